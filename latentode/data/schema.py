@@ -1,0 +1,125 @@
+"""The contract of a table: which column is what, and what was counted while reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from latentode.errors import DataError
+
+IdKind = Literal["text", "integer", "none"]
+TimeKind = Literal["number", "datetime"]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What each column of a table means.
+
+    Attributes:
+        id_column: column that names the series; None where the table is one series and has no such column.
+        time_column: column of the time stamps.
+        channels: columns of observed values, in the order of `Table.values`.
+        target_channels: the channels that are forecast, in the order of `channels`; the others are inputs only.
+        id_kind: what a series id is: "text", "integer", or "none" without an id column.
+        time_kind: "number" (any unit) or "datetime".
+        time_zone: "UTC", a fixed offset such as "+02:00", or an IANA name; None for numbers and for naive datetimes.
+    """
+
+    id_column: str | None
+    time_column: str
+    channels: tuple[str, ...]
+    target_channels: tuple[str, ...]
+    id_kind: IdKind
+    time_kind: TimeKind
+    time_zone: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the schema as plain values, fit for JSON and for a checkpoint."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Schema:
+        """Rebuild a schema from what `to_dict` gave."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in d.items()})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was read, in counts; each note is one sentence on something that was changed, left out or is unusual."""
+
+    n_rows: int
+    n_series: int
+    n_values: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as plain values."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def validate(
+    schema: Schema,
+    series_ids: np.ndarray,
+    starts: np.ndarray,
+    values: np.ndarray,
+    *,
+    source: str,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Count what a table holds and note what cannot be learned from.
+
+    Args:
+        schema: the columns of the table.
+        series_ids: names of the series, shape `(S,)`.
+        starts: first row of each series and the number of rows, shape `(S + 1,)`.
+        values: observed values, shape `(N, C)`, NaN where not observed.
+        source: name of the table in errors.
+        notes: what was noted before.
+
+    Raises:
+        DataError: no channel has a single observed value.
+    """
+    observed = ~np.isnan(values)
+    per_channel = observed.sum(axis=0)
+    if not per_channel.any():
+        raise DataError(
+            f"{source}: no channel holds a single value ({quote_names(schema.channels)}); "
+            "name the columns of values with --data.channels (`channels`)."
+        )
+    found = [*notes]
+    silent = [name for name, n in zip(schema.channels, per_channel, strict=True) if n == 0]
+    if silent:
+        found.append(f"{count(len(silent), 'channel is', 'channels are')} never observed: {quote_names(silent)}.")
+    n_empty = int((~observed.any(axis=1)).sum())
+    if n_empty:
+        found.append(f"{count(n_empty, 'row holds', 'rows hold')} no value in any channel; the time stamps are kept.")
+    single = np.flatnonzero(np.diff(starts) == 1)
+    if len(single):
+        names = quote_names([series_ids[i] for i in single[:5]], n_more=len(single) - min(len(single), 5))
+        found.append(
+            f"{count(len(single), 'series has', 'series have')} one row and can serve as history only: {names}."
+        )
+    return Report(len(values), len(series_ids), int(per_channel.sum()), tuple(found))
+
+
+def count(n: int, one: str, many: str) -> str:
+    """Write a count with its noun: `1 row`, `2 rows`.
+
+    >>> count(2, "row", "rows")
+    '2 rows'
+    """
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def quote_names(names: Sequence[Any], *, n_more: int = 0, limit: int = 20) -> str:
+    """List names in quotes, at most `limit` of them, and say how many more there are.
+
+    >>> quote_names(["a", 7], n_more=3)
+    "'a', '7' and 3 more"
+    """
+    n_more += max(len(names) - limit, 0)
+    text = ", ".join(f"'{name}'" for name in names[:limit])
+    return f"{text} and {n_more:,} more" if n_more else text

@@ -1,0 +1,116 @@
+"""The settings of `data`: which columns, which windows, which split. Torch-free, so that `fit --help` answers at once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from latentode.errors import InputError
+
+CHOICES = {"layout": ("wide", "long"), "duplicates": ("error", "mean", "last"), "split": ("time", "series")}
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to read and how to cut it into training examples; every field is a `--data.*` option and a `Forecaster` keyword.
+
+    Raises:
+        InputError: a value outside what its field allows.
+    """
+
+    path: str | None = _setting(
+        None, "CSV (plain or .gz) or Parquet (file or folder) with one row per series and time stamp"
+    )
+    id_column: str | None = _setting("series_id", "column that names the series; a table without it is one series")
+    time_column: str = _setting("time", "column of the time stamps: numbers or ISO 8601 datetimes")
+    channels: list[str] | None = _setting(None, "columns of observed values (left out: every remaining numeric column)")
+    target_channels: list[str] | None = _setting(None, "channels that are forecast (left out: all of them)")
+    layout: str = _setting("wide", "wide (one column per channel) or long (columns channel and value)")
+    duplicates: str = _setting("error", "what to do with two rows of one series and time: error, mean or last")
+    time_zone: str | None = _setting(None, "IANA zone to read times in, needed only where a column mixes offsets")
+    horizon: str | float | None = _setting(
+        None,
+        'how far to forecast: a duration such as "7d", or a number in the unit of time (left out: chosen from the data)',
+    )
+    history: str | float | None = _setting(
+        None, "how much of the past to read before an origin (left out: all of it, up to max_history)"
+    )
+    max_history: int = _setting(512, "most observed values read per window, the latest ones")
+    split: str = _setting("time", "time (the last part of each series is held out) or series (whole series are)")
+    val_fraction: float = _setting(0.15, "share of each series' time span, or of the series, held out for validation")
+    test_fraction: float = _setting(0.15, "share of each series' time span, or of the series, held out for the test")
+    val_from: str | float | None = _setting(None, "time at which validation starts, instead of val_fraction")
+    test_from: str | float | None = _setting(None, "time at which the test starts, instead of test_fraction")
+    batch_size: int = _setting(64, "windows per training step")
+    windows_per_epoch: int = _setting(2048, "windows drawn anew in every epoch")
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        for name in ("max_history", "batch_size", "windows_per_epoch"):
+            _check_positive_integer(name, getattr(self, name))
+        for name in ("val_fraction", "test_fraction"):
+            _check_fraction(name, getattr(self, name))
+        if self.val_fraction + self.test_fraction >= 1:
+            raise InputError(
+                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on; "
+                "make their sum less than 1."
+            )
+        for name in ("horizon", "history"):
+            _check_positive(name, getattr(self, name))
+        for name in ("channels", "target_channels"):
+            _check_names(name, getattr(self, name))
+
+    @classmethod
+    def help_texts(cls) -> dict[str, str]:
+        """Give one line of documentation per field, in order."""
+        return {f.name: f.metadata["help"] for f in fields(cls)}
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the choices, naming the nearest one.
+
+    Raises:
+        InputError: `value` is none of `choices`.
+    """
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(choices)}."
+    raise InputError(f"{name} is '{value}', which is none of {', '.join(choices)}; {hint}")
+
+
+def _check_positive_integer(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least 1.")
+
+
+def _check_fraction(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InputError(f"{name} is {value!r}; give a number from 0 up to, but not including, 1.")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    # Texts are durations and wait for the kind of time, which only the table knows.
+    if value is None or isinstance(value, str):
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f'{name} is {value!r}; give a positive number or a duration such as "7d".')
+
+
+def _check_names(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, str) or not all(isinstance(entry, str) for entry in value):
+        raise InputError(f"{name} is {value!r}; give a list of column names.")
+    if len(value) == 0:
+        raise InputError(f"{name} is an empty list; name at least one column or leave it out.")
+    repeated = sorted({entry for entry in value if list(value).count(entry) > 1})
+    if repeated:
+        raise InputError(f"{name} names '{repeated[0]}' twice; name each column once.")

@@ -1,0 +1,247 @@
+"""CSV, Parquet and DataFrames to one checked table, sorted by series and time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from latentode.data.cells import Cells, read_cells
+from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
+from latentode.data.rows import Ids, arrange, parse_ids, pivot
+from latentode.data.schema import Report, Schema, count, quote_names, validate
+from latentode.data.settings import CHOICES, check_choice
+from latentode.data.times import Times, check_zone, format_times, match_times, parse_times, read_in_zone
+from latentode.errors import DataError
+
+
+@dataclass(frozen=True)
+class Table:
+    """Observations of `S` series in `N` rows and `C` channels.
+
+    Attributes:
+        schema: what the columns mean.
+        series_ids: names of the series `(S,)`, text or int, in order of first appearance.
+        starts: rows of series `s` are `starts[s]:starts[s + 1]`; int64 `(S + 1,)`.
+        time: float64, or int64 nanoseconds since 1970 UTC, `(N,)`; strictly ascending inside a series.
+        values: float64 `(N, C)` in the user's units; NaN = not observed.
+        report: counts and notes of the reading.
+        source: the path, or "DataFrame".
+    """
+
+    schema: Schema
+    series_ids: np.ndarray
+    starts: np.ndarray
+    time: np.ndarray
+    values: np.ndarray
+    report: Report
+    source: str
+
+    @property
+    def n_series(self) -> int:
+        """Number of series."""
+        return len(self.series_ids)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, one per series and time stamp."""
+        return len(self.time)
+
+    @property
+    def row_series(self) -> np.ndarray:
+        """Position of each row's series, int64 `(N,)`."""
+        return np.repeat(np.arange(self.n_series), np.diff(self.starts))
+
+    def digest(self) -> str:
+        """Give a SHA-256 of ids, times, values and channels; the order of rows and series does not matter."""
+        names = np.asarray([str(name) for name in self.series_ids])
+        table = self.select(np.argsort(names, kind="stable"))
+        observed = ~np.isnan(table.values)
+        digest = hashlib.sha256(repr((self.schema.channels, sorted(names.tolist()))).encode())
+        # The place of each value and the values: bit patterns of NaN, which differ between readers, stay out.
+        for array in (table.starts, table.time, np.packbits(observed), table.values[observed]):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+    def select(self, series: Sequence[int] | np.ndarray) -> Table:
+        """Give the sub-table of the series at these positions, in this order."""
+        positions = np.asarray(series, dtype=np.int64)
+        lengths = np.diff(self.starts)[positions]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows = np.arange(starts[-1]) + np.repeat(self.starts[positions] - starts[:-1], lengths)
+        values = self.values[rows]
+        report = Report(len(rows), len(positions), int((~np.isnan(values)).sum()))
+        return replace(
+            self,
+            series_ids=self.series_ids[positions],
+            starts=starts,
+            time=self.time[rows],
+            values=values,
+            report=report,
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give the table as a wide DataFrame in the user's columns, ids and time format."""
+        columns = {} if self.schema.id_column is None else {self.schema.id_column: self.series_ids[self.row_series]}
+        columns[self.schema.time_column] = format_times(self.time, self.schema)
+        frame = pd.DataFrame(columns)
+        return pd.concat([frame, pd.DataFrame(self.values, columns=list(self.schema.channels))], axis=1)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Asked times in the order of the query table.
+
+    Attributes:
+        series: positions into `Table.series_ids`, int64 `(Nq,)`.
+        time: times `(Nq,)`, of the same kind as `Table.time`.
+        notes: what was assumed or left out, one sentence each.
+    """
+
+    series: np.ndarray
+    time: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def read_table(
+    source: str | Path | pd.DataFrame,
+    *,
+    id_column: str | None = "series_id",
+    time_column: str = "time",
+    channels: Sequence[str] | None = None,
+    target_channels: Sequence[str] | None = None,
+    layout: str = "wide",
+    duplicates: str = "error",
+    time_zone: str | None = None,
+    schema: Schema | None = None,
+    role: str = "data",
+) -> Table:
+    """Read and check a table of irregular series.
+
+    Args:
+        source: CSV (plain or gzip), Parquet (file or folder) or DataFrame.
+        id_column: column of the series ids; where it is left at its default and absent, the table is one series.
+        time_column: column of the times: numbers in any unit, or ISO 8601 datetimes.
+        channels: columns of observed values; left out, every remaining numeric column.
+        target_channels: those channels that are forecast; left out, all.
+        layout: "wide" (a column per channel) or "long" (columns `channel` and `value`).
+        duplicates: what becomes of rows of the same series and time: "error", "mean" or "last".
+        time_zone: IANA zone to give times back in; needed only where a column mixes offsets.
+        schema: of a fitted model; its columns are then looked for and must be there, in any order.
+        role: what the table is to the user, for the messages.
+
+    Raises:
+        DataError: the table breaks the contract; the message names file, line, column or series.
+        InputError: an argument is not of its form.
+    """
+    check_choice("layout", layout, CHOICES["layout"])
+    check_choice("duplicates", duplicates, CHOICES["duplicates"])
+    if time_zone is not None:
+        check_zone(time_zone)
+    if schema is not None:
+        id_column, time_column = schema.id_column or "series_id", schema.time_column
+        channels, target_channels = schema.channels, schema.target_channels
+    text_columns = {name for name in (id_column, time_column) if name} | ({"channel"} if layout == "long" else set())
+    cells = read_cells(source, text_columns=text_columns, role=role)
+    columns = choose_columns(
+        cells, id_column=id_column, time_column=time_column, layout=layout, channels=channels, schema=schema
+    )
+    ids = parse_ids(cells, columns.id)
+    times = parse_times(cells.columns[columns.time], time_zone=time_zone, at=cells.at, name=columns.time)
+    _check_kind(times, schema, cells, columns)
+    if layout == "wide":
+        names, values, notes = read_channels(cells, columns)
+        time, at = times.value, cells.at
+    else:
+        names, channel, value, notes = read_long_channels(cells, columns)
+        ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
+        at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
+    found = Schema(
+        columns.id,
+        columns.time,
+        names,
+        _targets(target_channels, names, cells.source),
+        ids.kind,
+        times.kind,
+        times.zone,
+    )
+
+    def show_time(row: int) -> str:
+        return str(format_times(time[row : row + 1], found)[0])
+
+    rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
+    notes = (*cells.notes, *columns.notes, *notes, *rows.notes)
+    report = validate(found, ids.names, rows.starts, rows.values, source=cells.source, notes=notes)
+    return Table(found, ids.names, rows.starts, rows.time, rows.values, report, cells.source)
+
+
+def _check_kind(times: Times, schema: Schema | None, cells: Cells, columns: Columns) -> None:
+    if schema is not None and times.kind != schema.time_kind:
+        raise DataError(
+            f"{cells.at(0)}: column '{columns.time}' holds {times.kind}s, but the model was fitted on times that are "
+            f"{schema.time_kind}s; write the times as in the training data."
+        )
+
+
+def _targets(target_channels: Sequence[str] | None, names: tuple[str, ...], source: str) -> tuple[str, ...]:
+    if target_channels is None:
+        return names
+    unknown = [name for name in target_channels if name not in names]
+    if unknown:
+        raise DataError(
+            f"{source}: target channel '{unknown[0]}' is not among the channels {quote_names(names)}; "
+            "correct --data.target_channels (`target_channels`)."
+        )
+    chosen = set(target_channels)
+    return tuple(name for name in names if name in chosen)
+
+
+def read_queries(source: str | Path | pd.DataFrame, schema: Schema, table: Table) -> Queries:
+    """Read a query table, one row per asked series and time, keeping its order.
+
+    Args:
+        source: CSV, Parquet or DataFrame with the id and time columns of `schema`; other columns are left out, with a note.
+        schema: of the history, or of the fitted model; names the columns.
+        table: the history; every queried series must be in it.
+
+    Raises:
+        DataError: a column is missing, a series is not in the history, a time cannot be read or is of another kind.
+    """
+    id_column = table.schema.id_column
+    names = {schema.time_column} | ({id_column} if id_column else set())
+    cells = read_cells(source, text_columns=names, role="query")
+    missing = [name for name in (id_column, schema.time_column) if name and name not in cells.columns]
+    if missing:
+        raise DataError(
+            f"{cells.source}: has no column '{missing[0]}' (it has {quote_names(list(cells.columns))}); "
+            f"a query table needs {quote_names(sorted(names))}."
+        )
+    ids = parse_ids(cells, id_column)
+    times = parse_times(cells.columns[schema.time_column], at=cells.at, name=schema.time_column)
+    time = match_times(times, table.schema, what=f"{cells.source}, column '{schema.time_column}'")
+    notes = list(cells.notes)
+    if times.kind == "datetime" and times.zone is None and table.schema.time_zone:
+        notes.append(read_in_zone(cells.source, table.schema.time_zone))
+    extra = [name for name in cells.columns if name not in names]
+    if extra:
+        notes.append(
+            f"{cells.source}: {count(len(extra), 'column was', 'columns were')} left out: {quote_names(extra)}."
+        )
+    return Queries(_positions(ids, table, cells), time, tuple(notes))
+
+
+def _positions(ids: Ids, table: Table, cells: Cells) -> np.ndarray:
+    # As text, so that 7 finds the series 7 whether either file reads as numbers.
+    place = pd.Index([str(name) for name in table.series_ids]).get_indexer([str(name) for name in ids.names])
+    unknown = np.flatnonzero(place < 0)
+    if len(unknown):
+        row = int(np.flatnonzero(ids.codes == unknown[0])[0])
+        raise DataError(
+            f"{cells.at(row)}: series '{ids.names[unknown[0]]}' is not in the history "
+            f"({count(len(unknown), 'such series', 'such series')}); add its rows to {table.source} or remove the query."
+        )
+    return place[ids.codes].astype(np.int64)
