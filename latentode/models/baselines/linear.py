@@ -1,0 +1,138 @@
+r"""Forecasts that are linear in the last value and the history mean: what every model has to beat, and what it may start from.
+
+With values in units of the training standard deviation around the training mean :math:`m`, the forecast of a channel is
+:math:`m + w_1 (\mathrm{last} - m) + w_2 (\mathrm{history\ mean} - m)`; here :math:`m = 0`. `Moments` holds the sums that give the
+squared error of *every* pair of weights in closed form, so that choosing them costs one pass over the data.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from latentode.data.batch import Batch
+from latentode.data.schema import Schema
+from latentode.models.history import at_targets, summarise
+from latentode.models.interfaces import ForecastModel
+
+MIN_STD = 1e-3  # in training standard deviations; keeps a constant channel's density finite
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over targets, per channel, of the products of features `x` (K of them) and target `y`; float64.
+
+    Attributes:
+        xx: `(C, K, K)`.
+        xy: `(C, K)`.
+        yy: `(C,)`.
+        count: `(C,)`.
+    """
+
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    count: Tensor
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy, self.count + other.count)
+
+    def squared_error(self, weight: Tensor) -> Tensor:
+        """Give the mean squared error of `weight` `(..., C, K)`: shape `(..., C)`, 0 where a channel has no target."""
+        quadratic = torch.einsum("...ck,ckl,...cl->...c", weight, self.xx, weight)
+        total = self.yy - 2 * (weight * self.xy).sum(-1) + quadratic
+        return total.clamp(min=0) / self.count.clamp(min=1)
+
+
+def moments_of(x: Tensor, batch: Batch) -> Moments:
+    """Sum the products of features `x` `(B, M, K)` and the targets of a batch, channel by channel."""
+    n_features = x.shape[-1]
+    seen = batch.target_observed
+    channel = batch.target_channel[seen]
+    x, y = x[seen].double(), batch.target_value[seen].double()
+    xx = x.new_zeros(batch.n_channels, n_features, n_features)
+    xy, yy = x.new_zeros(batch.n_channels, n_features), x.new_zeros(batch.n_channels)
+    return Moments(
+        xx.index_add(0, channel, x[:, :, None] * x[:, None, :]),
+        xy.index_add(0, channel, x * y[:, None]),
+        yy.index_add(0, channel, y * y),
+        yy.index_add(0, channel, torch.ones_like(y)),
+    )
+
+
+def base_features(batch: Batch) -> Tensor:
+    """Give last value and history mean of every target's channel, `(B, M, 2)`."""
+    summary = summarise(batch)
+    return torch.stack([at_targets(summary.last, batch), at_targets(summary.mean, batch)], -1)
+
+
+def collect(batches: Iterable[Batch]) -> Moments:
+    """Sum the moments of last value and history mean over batches."""
+    total: Moments | None = None
+    for batch in batches:
+        part = moments_of(base_features(batch), batch)
+        total = part if total is None else total + part
+    if total is None:
+        raise ValueError("no batch to collect moments from")
+    return total
+
+
+def least_squares(moments: Moments, strength: float = 1e-2) -> Tensor:
+    """Solve for the weights `(C, 2)` of least squared error, drawn towards "last value" by a ridge.
+
+    The pull matters only where a channel has few targets or its two features are one: there the last value is the safe choice.
+    """
+    prior = moments.xx.new_tensor([1.0, 0.0])
+    scale = strength * moments.xx.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-9
+    ridge = scale[:, None, None] * torch.eye(2, dtype=moments.xx.dtype, device=moments.xx.device)
+    return torch.linalg.solve(moments.xx + ridge, moments.xy + scale[:, None] * prior)
+
+
+def grid_search(moments: Moments, n_steps: int = 20) -> Tensor:
+    """Choose the weights `(C, 2)` from a grid over `[0, 1]²`, for the least squared error of each channel."""
+    level = torch.linspace(0, 1, n_steps + 1, dtype=moments.xx.dtype, device=moments.xx.device)
+    grid = torch.cartesian_prod(level, level)
+    error = moments.squared_error(grid[:, None, :].expand(-1, moments.xx.shape[0], -1))
+    return grid[error.argmin(0)]
+
+
+class LinearBaseline(ForecastModel):
+    """A forecast `w1 last + w2 history mean` with a Gaussian error of fixed width per channel."""
+
+    def setup(self, schema: Schema) -> None:
+        """Make the buffers: weights `(C, 2)` and error deviation `(C,)`."""
+        n_channels = len(schema.channels)
+        self.register_buffer("weight", self.initial_weight().repeat(n_channels, 1))
+        self.register_buffer("std", torch.ones(n_channels))
+
+    @abstractmethod
+    def initial_weight(self) -> Tensor:
+        """Give the weights `(2,)` before any data was seen."""
+
+    def choose_weight(self, moments: Moments) -> Tensor | None:
+        """Choose weights `(C, 2)` on validation; None keeps the initial ones."""
+        return None
+
+    def calibrate(self, validation: Iterable[Batch]) -> None:
+        """Choose the weights, and take the error's deviation from the same windows."""
+        moments = collect(validation)
+        chosen = self.choose_weight(moments)
+        if chosen is not None:
+            self.weight.copy_(torch.where((moments.count > 0)[:, None], chosen.to(self.weight.dtype), self.weight))
+        error = moments.squared_error(self.weight.double()).sqrt().clamp(min=MIN_STD)
+        self.std.copy_(torch.where(moments.count > 0, error, 1.0))
+
+    def forward(self, batch: Batch) -> Normal:
+        """Forecast every target `(B, M)`."""
+        mean = (base_features(batch) * self.weight[batch.target_channel]).sum(-1)
+        return Normal(mean, self.std[batch.target_channel], validate_args=False)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Give the mean squared error over the targets; nothing here is learned from it."""
+        seen = batch.target_observed
+        return (self(batch).mean - batch.target_value)[seen].square().mean()

@@ -1,0 +1,66 @@
+"""A Gaussian per target, its mean and deviation read off the latent state and the channel's own context."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from latentode.data.batch import Batch
+from latentode.data.schema import Schema
+from latentode.models.history import at_targets, summarise
+from latentode.models.interfaces import Decoder
+
+
+class GaussianDecoder(Decoder):
+    """Decodes a state into `Normal(mean, std)` per target.
+
+    Args:
+        hidden_size: width of the two hidden layers.
+        dropout: share of hidden units dropped in training.
+        min_std: least deviation, in the unit of the output.
+    """
+
+    def __init__(self, hidden_size: int = 64, *, dropout: float = 0.1, min_std: float = 0.02) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.dropout = dropout
+        self.min_std = min_std
+
+    def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
+        """Make the layers; the last one starts at zero: mean 0 and deviation 1 whatever the input."""
+        self.from_state = nn.Linear(latent_size, self.hidden_size)
+        self.from_context = nn.Linear(context_size, self.hidden_size)
+        self.from_summary = nn.Linear(5, self.hidden_size, bias=False)
+        self.layers = nn.Sequential(
+            nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(self.hidden_size, self.hidden_size), nn.ReLU()
+        )
+        self.output = nn.Linear(self.hidden_size, 2)
+        nn.init.zeros_(self.output.weight)
+        with torch.no_grad():
+            # softplus(0.5413) = 1: the untrained deviation is one residual deviation.
+            self.output.bias.copy_(torch.tensor([0.0, 0.5413 - self.min_std]))
+
+    def forward(self, z_BQD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> Normal:
+        """Give the distribution of every target `(B, M)`."""
+        hidden_state = _pick(self.from_state(z_BQD), batch.target_row)
+        hidden_channel = _pick(self.from_context(channel_context_BCE), batch.target_channel)
+        hidden = hidden_state + hidden_channel + self.from_summary(self._summary(batch))
+        mean, width = self.output(self.layers(hidden)).unbind(-1)
+        return Normal(mean, nn.functional.softplus(width) + self.min_std, validate_args=False)
+
+    def _summary(self, batch: Batch) -> Tensor:
+        summary = summarise(batch)
+        time = batch.query_time.gather(1, batch.target_row)
+        features = [
+            at_targets(summary.last, batch).clamp(-5, 5),
+            at_targets(summary.mean, batch).clamp(-5, 5),
+            at_targets(summary.age, batch).log1p(),
+            at_targets(summary.count, batch).log1p() / 4,
+            time,
+        ]
+        return torch.stack(features, -1)
+
+
+def _pick(x_BKH: Tensor, index_BM: Tensor) -> Tensor:
+    return x_BKH.gather(1, index_BM[..., None].expand(-1, -1, x_BKH.shape[-1]))

@@ -1,0 +1,60 @@
+"""What a careful person would read off a history first: per channel the last value, the mean, the count and the age of the last value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentode.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class HistorySummary:
+    """Per-channel figures of every history, each `(B, C)`, in scaled units and model time.
+
+    Attributes:
+        last: the latest value; 0, the training mean, where the channel was not seen.
+        mean: the mean of the values; 0 where there are none.
+        count: how many values were seen.
+        age: time from the latest value to the origin, >= 0; `UNSEEN_AGE` where the channel was not seen.
+    """
+
+    last: Tensor
+    mean: Tensor
+    count: Tensor
+    age: Tensor
+
+
+UNSEEN_AGE = 10.0  # ten horizons: older than what any forecast still profits from
+
+
+def summarise(batch: Batch) -> HistorySummary:
+    """Summarise every history of a batch, as scatters over its tokens."""
+    n_series, n_tokens = batch.token_channel.shape
+    n_channels = batch.n_channels
+    seen = batch.token_observed
+    # Tokens that are padding go to a channel beside the real ones, which is cut off afterwards.
+    slot = torch.where(seen, batch.token_channel, n_channels)
+    value = batch.token_value
+    empty = value.new_zeros(n_series, n_channels + 1)
+    count = empty.scatter_add(1, slot, seen.to(value.dtype))[:, :n_channels]
+    total = empty.scatter_add(1, slot, value)[:, :n_channels]
+    position = torch.arange(n_tokens, device=value.device).expand(n_series, -1)
+    latest = torch.full((n_series, n_channels + 1), -1, device=value.device)
+    latest = latest.scatter_reduce(1, slot, position, "amax")[:, :n_channels]
+    is_seen = latest >= 0
+    at = latest.clamp(min=0)
+    zero = value.new_zeros(())
+    return HistorySummary(
+        last=torch.where(is_seen, value.gather(1, at), zero),
+        mean=total / count.clamp(min=1),
+        count=count,
+        age=torch.where(is_seen, -batch.token_time.gather(1, at), zero + UNSEEN_AGE),
+    )
+
+
+def at_targets(per_channel_BC: Tensor, batch: Batch) -> Tensor:
+    """Pick, for every target `(B, M)`, the figure of its channel."""
+    return per_channel_BC.gather(1, batch.target_channel)

@@ -1,0 +1,47 @@
+"""Training objectives: formulas with their papers, as functions of tensors.
+
+Every function averages over the targets that are observed, weighted, and leaves padding out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def gaussian_nll(mean: Tensor, std: Tensor, value: Tensor) -> Tensor:
+    """Give the negative log-density of `value` under `Normal(mean, std)`, element-wise, in nats."""
+    return 0.5 * ((value - mean) / std).square() + std.log() + 0.5 * math.log(2 * math.pi)
+
+
+def beta_nll(mean: Tensor, std: Tensor, value: Tensor, beta: float) -> Tensor:
+    """Weight the Gaussian likelihood by `std^(2 beta)` held constant (Seitzer et al. 2022, equation 4).
+
+    With `beta = 0` it is the likelihood, with `beta = 1` the mean sees the gradient of the squared error; between them a point
+    that the model calls noisy still teaches the mean.
+    """
+    return std.detach().pow(2 * beta) * gaussian_nll(mean, std, value)
+
+
+def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
+    """Give the divergence of `Normal(mean, std)` from `Normal(0, 1)` summed over the last axis (Kingma and Welling 2014, appendix B)."""
+    return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(-1)
+
+
+def elbo(log_likelihood: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
+    """Give the evidence lower bound, averaged over the batch (Rubanova et al. 2019, equation 9).
+
+    Args:
+        log_likelihood: `(B,)`, of each series' targets given one posterior draw.
+        kl: `(B,)`, divergence of the posterior from the prior.
+        kl_weight: weight of the divergence, raised from 0 to 1 in training by those who anneal it.
+    """
+    return (log_likelihood - kl_weight * kl).mean()
+
+
+def weighted_mean(value: Tensor, weight: Tensor, observed: Tensor) -> Tensor:
+    """Average `value` over what is observed; 0 where nothing is, so that an empty batch teaches nothing."""
+    weight = torch.where(observed, weight, 0.0)
+    return (torch.where(observed, value, 0.0) * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -1,0 +1,314 @@
+"""`solve`: the door of the engine. Everything is checked here, once; what comes behind relies on it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentode.errors import InputError, SolveError
+
+from .adjoints import ADJOINTS, Adjoint
+from .control import Controller, FixedStep, PIDController
+from .dense import Steps
+from .loop import MAX_STEPS, NOT_FINITE, STEP_TOO_SMALL, SUCCESS, Options, Problem, Trajectory
+from .runge_kutta import ButcherTableau
+from .states import Packing, State
+from .tableaus import TABLEAUS
+
+SOLVERS: dict[str, ButcherTableau] = {**TABLEAUS}
+
+# What a status means and what to do about it.
+STATUS: dict[int, str] = {
+    SUCCESS: "reached the last query",
+    MAX_STEPS: "reached max_steps: loosen rtol and atol or raise max_steps (a stiff field needs ever shorter steps)",
+    STEP_TOO_SMALL: "the step fell below dtmin or the rounding of t: loosen rtol and atol, use float64, or name jumps of the "
+    "field in jump_times",
+    NOT_FINITE: "the field or the state became NaN or infinite: look at f there, or at the size of its parameters",
+}
+
+_DEFAULT_CONTROLLER = PIDController(rtol=1e-3, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solved initial value problem.
+
+    Attributes:
+        ts: the queries, `(B, Q)`, dtype of `t_eval`.
+        ys: states there, `(B, Q, *state)` in the structure and dtype of `y0`; NaN for failed samples.
+        stats: `nfe`, `n_steps`, `n_accepted`, `n_rejected` of each sample, `(B,)` int64.
+        status: 0 or how a sample failed, `(B,)` int64; `STATUS` tells what each number means.
+        event_times: None; events do not exist yet.
+    """
+
+    ts: Tensor
+    ys: Any
+    stats: dict[str, Tensor]
+    status: Tensor
+    event_times: Tensor | None = None
+    _read: Callable[[Tensor], Any] | None = field(default=None, repr=False)
+
+    def __call__(self, t: Tensor) -> Any:
+        """Give the states at any times `(Q',)` or `(B, Q')` between `t0` and the last query, `(B, Q', *state)`.
+
+        Raises:
+            InputError: without `dense=True`, or for a time outside the solve.
+        """
+        if self._read is None:
+            raise InputError("this solution kept only its queries; call solve(..., dense=True) to read it at other times")
+        return self._read(t)
+
+
+def solve(
+    f: Callable[..., Any],
+    y0: State,
+    t_eval: Tensor,
+    *,
+    t0: Tensor | float | None = None,
+    args: Sequence[Any] = (),
+    method: str | ButcherTableau = "tsit5",
+    controller: Controller = _DEFAULT_CONTROLLER,
+    adjoint: str | Adjoint = "direct",
+    dt0: float | None = None,
+    max_steps: int = 10_000,
+    step_mode: str = "per_sample",
+    events: None = None,
+    dense: bool = False,
+    on_failure: str = "raise",
+    compile: bool = False,
+) -> Solution:
+    """Solve `dy/dt = f(t, y, *args)`, `y(t0) = y0`, and give the states at `t_eval`.
+
+    Args:
+        f: vector field, a function or module of `t` `(B,)` and `y` `(B, *state)`, giving `dy/dt` like `y`.
+        y0: initial states `(B, *state)`, or a tuple or dict of such with a common `B`. Half precisions are kept in float32.
+        t_eval: query times, `(Q,)` for all samples or `(B, Q)`, per sample ascending or descending, repeats allowed.
+        t0: start, a number, `()` or `(B,)`; None: the first query.
+        args: further arguments of `f`.
+        method: a name in `SOLVERS` or a tableau.
+        controller: `PIDController` for adaptive steps, `FixedStep` for fixed ones.
+        adjoint: gradient route, a name in `ADJOINTS` or an object like those.
+        dt0: first step of adaptive solves; None: guessed at the cost of one call of `f`.
+        max_steps: a sample that has tried so many steps has failed.
+        step_mode: "per_sample": every sample steps on its own; "joint": one step for all, that of the worst sample.
+        events: none exist yet.
+        dense: keep the interpolants, so that the solution can be called with other times.
+        on_failure: "raise" a SolveError, or "return" NaN for the failed samples and the reason in `status`.
+        compile: does not exist yet.
+
+    Returns:
+        The solution. Gradients flow to `y0`, the parameters of `f`, `args`, `t_eval` and `t0`; step sizes are constants to them.
+
+    Raises:
+        InputError: an argument or what `f` returns is not of the form above.
+        SolveError: a sample failed and `on_failure` is "raise".
+
+    Example:
+        >>> import torch
+        >>> decay = solve(lambda t, y: -y, torch.ones(1, 1), torch.tensor([0.0, 1.0]), method="dopri5")
+        >>> round(float(decay.ys[0, -1, 0]), 3)
+        0.368
+    """
+    _refuse_what_does_not_exist(events, compile)
+    tableau = _choose(method, SOLVERS, "method", ButcherTableau)
+    route = _choose(adjoint, ADJOINTS, "adjoint", object)
+    _check_options(controller, tableau, step_mode, on_failure, dt0, max_steps)
+    packing = Packing.of(y0)
+    y0_BD = packing.flatten(y0)
+    problem, ts = _pose(f, args, packing, y0_BD, t_eval, t0, controller)
+    options = Options(tableau, controller, dt0, int(max_steps), step_mode == "joint", dense)
+    trajectory = route.integrate(problem, options)
+    if on_failure == "raise" and bool((trajectory.status != SUCCESS).any()):
+        raise SolveError(_describe_failure(problem, trajectory))
+    stats = {
+        "nfe": trajectory.nfe,
+        "n_steps": trajectory.n_steps,
+        "n_accepted": trajectory.n_steps - trajectory.n_rejected,
+        "n_rejected": trajectory.n_rejected,
+    }
+    read = _reader(problem, trajectory, packing, tableau) if dense else None
+    return Solution(ts, packing.unflatten(trajectory.ys), stats, trajectory.status, None, read)
+
+
+def _refuse_what_does_not_exist(events: object, compile: object) -> None:
+    if events is not None:
+        raise InputError("events do not exist yet; leave events=None and look for the crossing on a solution with dense=True")
+    if compile is not False:
+        raise InputError("compile does not exist yet; leave compile=False, the eager solver gives the same result")
+
+
+def _choose(choice: Any, table: Mapping[str, Any], what: str, kind: type) -> Any:
+    """Look a name up in `table`, or let an object of `kind` through."""
+    if not isinstance(choice, str):
+        if isinstance(choice, kind) and (kind is not object or hasattr(choice, "integrate")):
+            return choice
+        raise InputError(f"{what} is {choice!r}; give one of {', '.join(table)}, or an object like those")
+    if choice not in table:
+        near = difflib.get_close_matches(choice, table, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"unknown {what} {choice!r}: {hint}There are {', '.join(table)}")
+    return table[choice]
+
+
+def _check_options(
+    controller: Controller, tableau: ButcherTableau, step_mode: str, on_failure: str, dt0: float | None, max_steps: int
+) -> None:
+    if not isinstance(controller, (PIDController, FixedStep)):
+        raise InputError(f"controller is {controller!r}; give PIDController(rtol=..., atol=...) or FixedStep(dt=...)")
+    if isinstance(controller, PIDController) and tableau.b_hat is None:
+        adaptive = ", ".join(name for name, t in SOLVERS.items() if t.b_hat is not None)
+        raise InputError(
+            "this method has no embedded pair to estimate its error with; "
+            f"give controller=FixedStep(dt=...) or a method that has one ({adaptive})"
+        )
+    for name, value, known in (
+        ("step_mode", step_mode, ("per_sample", "joint")),
+        ("on_failure", on_failure, ("raise", "return")),
+    ):
+        if value not in known:
+            raise InputError(f"{name} is {value!r}; it is {known[0]!r} or {known[1]!r}")
+    if dt0 is not None and not 0 < dt0 < float("inf"):
+        raise InputError(f"dt0 is {dt0!r}; a first step is a number above 0, whichever way time runs")
+    if max_steps < 1:
+        raise InputError(f"max_steps is {max_steps!r}; at least one step must be allowed")
+
+
+def _pose(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    packing: Packing,
+    y0: Tensor,
+    t_eval: Tensor,
+    t0: Tensor | float | None,
+    controller: Controller,
+) -> tuple[Problem, Tensor]:
+    """Put the problem on the clock; returns it and the queries as `(B, Q)`."""
+    n_samples, device = y0.shape[0], y0.device
+    ts = _as_times(t_eval, "t_eval", device)
+    if ts.ndim not in (1, 2) or ts.shape[-1] == 0:
+        raise InputError(f"t_eval has shape {tuple(ts.shape)}; give (Q,) or (B, Q) with at least one query")
+    if ts.ndim == 2 and ts.shape[0] != n_samples:
+        raise InputError(f"t_eval has {ts.shape[0]} rows but y0 {n_samples} samples; give (Q,) or one row per sample")
+    ts = ts.expand(n_samples, -1)
+    start = ts[:, 0] if t0 is None else _as_times(t0, "t0", device)
+    if start.ndim > 1 or (start.ndim == 1 and start.shape[0] != n_samples):
+        raise InputError(f"t0 has shape {tuple(start.shape)}; give a number or one per sample, ({n_samples},)")
+    start = start.expand(n_samples)
+    # Some accelerators have no float64.
+    clock = torch.float64 if device.type != "mps" else torch.float32
+    offsets = ts.to(clock) - start.to(clock)[:, None]
+    last = offsets.detach()[:, -1]
+    direction = torch.where(last < 0, -1.0, 1.0).to(clock)
+    tau_eval = offsets * direction[:, None]
+    _check_monotone(tau_eval.detach())
+
+    def flat_field(t: Tensor, y: Tensor) -> Tensor:
+        slope = packing.flatten(f(t, packing.unflatten(y), *args), "f")
+        if slope.shape != y.shape:
+            raise InputError(
+                f"f returned {slope.shape[0]} samples for a state of {y.shape[0]}; dy/dt must have the shape of y"
+            )
+        return slope
+
+    carrier = (start - start.detach()).to(y0.dtype) if start.requires_grad else None
+
+    def on_clock(times: Tensor | None, name: str) -> Tensor | None:
+        if times is None:
+            return None
+        t = _as_times(times, name, device)
+        if t.ndim not in (1, 2) or (t.ndim == 2 and t.shape[0] != n_samples):
+            raise InputError(f"{name} has shape {tuple(t.shape)}; give (N,) or one row per sample, ({n_samples}, N)")
+        tau = (t.detach().to(clock).expand(n_samples, -1) - start.detach().to(clock)[:, None]) * direction[:, None]
+        return torch.where(tau > 0, tau, torch.inf).sort(1).values
+
+    problem = Problem(
+        field=flat_field,
+        y0=y0,
+        t0=start.detach().to(clock),
+        direction=direction,
+        span=tau_eval.detach()[:, -1].clone(),
+        tau_eval=tau_eval,
+        t_carrier=carrier,
+        jumps=on_clock(controller.jump_times, "jump_times") if isinstance(controller, PIDController) else None,
+        grid=on_clock(controller.grid, "grid") if isinstance(controller, FixedStep) else None,
+    )
+    return problem, ts
+
+
+def _as_times(times: Tensor | float, name: str, device: torch.device) -> Tensor:
+    t = torch.as_tensor(times, device=device)
+    if t.is_complex() or t.dtype == torch.bool:
+        raise InputError(f"{name} has dtype {t.dtype}; times are real numbers")
+    t = t if t.is_floating_point() else t.to(torch.float64)
+    if not bool(t.isfinite().all()):
+        raise InputError(f"{name} holds NaN or infinity; every time must be a finite number")
+    return t
+
+
+def _check_monotone(tau_eval: Tensor) -> None:
+    # From t0 on: queries on both sides of t0 are as little one way as unsorted ones.
+    steps = torch.diff(tau_eval, dim=1, prepend=torch.zeros_like(tau_eval[:, :1]))
+    is_wrong = (steps < 0).any(1)
+    if bool(is_wrong.any()):
+        raise InputError(
+            f"t_eval does not run one way from t0 (samples {_list_samples(is_wrong)}): "
+            "sort the query times of each sample, ascending or descending, all on one side of t0"
+        )
+
+
+def _list_samples(chosen: Tensor) -> str:
+    samples = chosen.nonzero()[:, 0].tolist()
+    shown = ", ".join(map(str, samples[:5]))
+    return shown if len(samples) <= 5 else f"{shown}, ... {len(samples)} in all"
+
+
+def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
+    """Say for the first failure which samples, when, at which step, and what to do."""
+    failed = trajectory.status != SUCCESS
+    first = int(failed.to(torch.int8).argmax())
+    code = int(trajectory.status[first])
+    alike = trajectory.status == code
+    t = float((problem.t0 + problem.direction * trajectory.tau)[first])
+    n_more = int((failed & ~alike).sum())
+    return (
+        f"samples {_list_samples(alike)}: {STATUS[code]} (sample {first} at t = {t:.9g}, step {float(trajectory.dt[first]):.3g}"
+        f", after {int(trajectory.n_steps[first])} steps)"
+        + (f"; {n_more} more failed otherwise" if n_more else "")
+        + '; on_failure="return" keeps the other samples'
+    )
+
+
+def _reader(
+    problem: Problem, trajectory: Trajectory, packing: Packing, tableau: ButcherTableau
+) -> Callable[[Tensor], State]:
+    """Make the function that reads a solution at other times."""
+    steps, span = trajectory.steps, problem.span
+    assert isinstance(steps, Steps)
+
+    def read(t: Tensor) -> State:
+        t = _as_times(t, "t", problem.y0.device)
+        n_samples = problem.y0.shape[0]
+        if t.ndim not in (1, 2) or (t.ndim == 2 and t.shape[0] != n_samples):
+            raise InputError(f"t has shape {tuple(t.shape)}; give (Q,) or one row per sample, ({n_samples}, Q)")
+        t0 = problem.t0 if problem.t_carrier is None else problem.t0 + problem.t_carrier
+        tau = (t.to(problem.t0.dtype).expand(n_samples, -1) - t0[:, None]) * problem.direction[:, None]
+        # A time that the query's own dtype rounded out of the solve is still inside.
+        slack = 4 * torch.finfo(t.dtype).eps * (problem.t0.abs() + span)[:, None]
+        outside = ((tau < -slack) | (tau > span[:, None] + slack)).any(1)
+        if bool(outside.any()):
+            raise InputError(
+                f"t lies outside the solve (samples {_list_samples(outside)}): it runs from t0 to the last of t_eval"
+            )
+        if not steps.ends or t.shape[-1] == 0:
+            return packing.unflatten(problem.y0[:, None].expand(-1, t.shape[-1], -1))
+        sample = torch.arange(n_samples, device=tau.device).repeat_interleave(tau.shape[1])
+        ys = steps.evaluate(tau.flatten(), sample, tableau).view(n_samples, tau.shape[1], -1)
+        ys = torch.where((trajectory.status != SUCCESS)[:, None, None], torch.nan, ys)
+        return packing.unflatten(ys)
+
+    return read
