@@ -102,8 +102,8 @@ class ForecastModel(Part):
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
 
-    def prepare(self, training: Iterable[Batch]) -> None:  # noqa: B027  (most models have nothing to prepare)
+    def prepare(self, training: Iterable[Batch]) -> None:
         """Fit, before training, what is not learned by gradients."""
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:  # noqa: B027
+    def calibrate(self, validation: Iterable[Batch]) -> None:
         """Choose, after training, what validation decides."""

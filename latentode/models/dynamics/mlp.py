@@ -23,7 +23,13 @@ class MLPField(Dynamics):
     """
 
     def __init__(
-        self, hidden_size: int = 64, *, method: str = "tsit5", rtol: float = 1e-3, atol: float = 1e-4, max_steps: int = 2_000
+        self,
+        hidden_size: int = 64,
+        *,
+        method: str = "tsit5",
+        rtol: float = 1e-3,
+        atol: float = 1e-4,
+        max_steps: int = 2_000,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size

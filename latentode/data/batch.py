@@ -1,0 +1,259 @@
+"""`Batch`, the one thing that models read, and the reader that makes batches from a table.
+
+Legend: `B` windows, `N` observation tokens, `Q` query times, `M` targets, `T` distinct history stamps, `C` channels. Every window has its
+own times: nothing is brought to the union of a batch's time stamps. Times are `(t - origin) / time_scale`, subtracted in the table's own
+float64 or int64, so that a date far from 1970 loses nothing; history is at or below 0, queries above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentode.data.scaling import Scaler
+from latentode.data.tables import Table
+from latentode.data.windows import Windows, bisect_rows
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """A history by time stamp: what a recurrent network reads.
+
+    Attributes:
+        time: ascending, padded at the end with 0, `(B, T)`.
+        value: `(B, T, C)`, 0 where not observed.
+        observed: bool `(B, T, C)`.
+        row_observed: bool `(B, T)`; False is padding.
+    """
+
+    time: Tensor
+    value: Tensor
+    observed: Tensor
+    row_observed: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Histories, queries and targets of `B` windows, float32.
+
+    Attributes:
+        token_time, token_value: of each observed value of the history, `(B, N)`; ascending in time, padded at the end with 0.
+        token_channel: int64 `(B, N)`.
+        token_observed: bool `(B, N)`; False is padding.
+        query_time: distinct ascending times, padded by repeating the last, `(B, Q)`.
+        query_observed: bool `(B, Q)`; True is a query.
+        target_row: which query time each target stands at, int64 `(B, M)`.
+        target_channel: int64 `(B, M)`.
+        target_value: scaled, `(B, M)`; 0 where it is not known.
+        target_observed: bool `(B, M)`; True is a known value (training) or an asked one (forecasting).
+        origin: float64 or int64 `(B,)`, in table time.
+        series: int64 `(B,)`.
+        n_channels: `C`.
+    """
+
+    token_time: Tensor
+    token_value: Tensor
+    token_channel: Tensor
+    token_observed: Tensor
+    query_time: Tensor
+    query_observed: Tensor
+    target_row: Tensor
+    target_channel: Tensor
+    target_value: Tensor
+    target_observed: Tensor
+    origin: Tensor
+    series: Tensor
+    n_channels: int
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def _map(self, function: str, *args: object, **kwargs: object) -> Batch:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "n_channels"}
+        return replace(self, **{name: getattr(x, function)(*args, **kwargs) for name, x in tensors.items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Give the batch on a device."""
+        return self._map("to", device, non_blocking=non_blocking)
+
+    def pin_memory(self) -> Batch:
+        """Give the batch in page-locked memory, from which copies to a GPU can overlap."""
+        return self._map("pin_memory")
+
+    def rows(self) -> DenseRows:
+        """Give the histories by distinct time stamp."""
+        seen, time = self.token_observed, self.token_time
+        is_new = seen & torch.cat([torch.ones_like(seen[:, :1]), time[:, 1:] != time[:, :-1]], dim=1)
+        row = (is_new.cumsum(1) - 1).clamp(min=0)
+        # The one number that must leave the device: how wide the result is.
+        n_rows = max(int(is_new.sum(1).max()), 1)
+        n_batch, n_channels = len(self), self.n_channels
+        # Padding writes into a row behind the real ones, which is cut off.
+        row = torch.where(seen, row, n_rows)
+        cell = row * n_channels + self.token_channel
+        value = time.new_zeros(n_batch, (n_rows + 1) * n_channels).scatter(1, cell, self.token_value)
+        observed = torch.zeros_like(value, dtype=torch.bool).scatter(1, cell, seen)
+        stamp = time.new_zeros(n_batch, n_rows + 1).scatter(1, row, time)
+        shape = (n_batch, n_rows + 1, n_channels)
+        observed = observed.view(shape)[:, :-1]
+        return DenseRows(stamp[:, :-1], value.view(shape)[:, :-1], observed, observed.any(-1))
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Positions `first:last` of each window in a flat array, as a padded index."""
+
+    index: np.ndarray  # (B, L), 0 where padded
+    inside: np.ndarray  # (B, L)
+
+    @classmethod
+    def of(cls, first: np.ndarray, last: np.ndarray) -> _Ragged:
+        width = max(int(np.max(last - first, initial=0)), 1)
+        index = first[:, None] + np.arange(width)
+        inside = index < last[:, None]
+        return cls(np.where(inside, index, 0), inside)
+
+    def gather(self, flat: np.ndarray) -> np.ndarray:
+        if len(flat) == 0:
+            return np.zeros(self.index.shape, flat.dtype)
+        return np.where(self.inside, flat[self.index], np.zeros((), flat.dtype))
+
+
+class WindowReader:
+    """Makes batches from a table: lays its observed values out flat once, then gathers any windows without a loop.
+
+    Args:
+        table: the data.
+        scaler: of the training rows.
+        max_history: most observed values read per window, the latest ones.
+        target_channels: positions of the channels that are forecast; left out, those of the table's schema that were seen in training.
+    """
+
+    def __init__(
+        self, table: Table, scaler: Scaler, *, max_history: int, target_channels: Sequence[int] | None = None
+    ) -> None:
+        if target_channels is None:
+            target_channels = target_positions(table, scaler)
+        self.table = table
+        self.scaler = scaler
+        self.max_history = max_history
+        self.target_channels = np.asarray(target_channels, dtype=np.int64)
+        observed = ~np.isnan(table.values)
+        row, channel = np.nonzero(observed)
+        self._row, self._channel = row, channel
+        self._value = scaler.transform(table.values[row, channel], channel).astype(np.float32)
+        self._token_from = _starts(observed.sum(axis=1))
+        is_target = np.zeros(observed.shape[1], dtype=bool)
+        is_target[self.target_channels] = True
+        per_row = (observed & is_target).sum(axis=1)
+        self._target_token = np.flatnonzero(is_target[channel])
+        self._target_from = _starts(per_row)
+        self._query_row = np.flatnonzero(per_row > 0)
+        self._query_from = _starts(per_row > 0)
+
+    def count_tokens(self, windows: Windows) -> np.ndarray:
+        """Give how many observed values each window reads, int64 `(W,)`."""
+        first, last = self._history(windows)
+        return last - first
+
+    def read(self, windows: Windows) -> Batch:
+        """Make a batch whose targets are the observed values in `(origin, until]`."""
+        begin, end = self._rows_until(windows, windows.origin), self._rows_until(windows, windows.until)
+        queries = _Ragged.of(self._query_from[begin], self._query_from[end])
+        query_row = queries.gather(self._query_row)
+        query_time = self._model_time(windows, self.table.time[query_row])
+        targets = _Ragged.of(self._target_from[begin], self._target_from[end])
+        token = targets.gather(self._target_token)
+        target_row = self._query_from[self._row[token]] - self._query_from[begin][:, None]
+        return self._batch(
+            windows,
+            query_time=_repeat_last(query_time, queries.inside),
+            query_observed=queries.inside,
+            target_row=np.where(targets.inside, target_row, 0),
+            target_channel=np.where(targets.inside, self._channel[token], 0),
+            target_value=np.where(targets.inside, self._value[token], np.float32(0)),
+            target_observed=targets.inside,
+        )
+
+    def read_queries(self, windows: Windows, row: np.ndarray, time: np.ndarray) -> tuple[Batch, np.ndarray]:
+        """Make a batch that asks for every target channel at given times.
+
+        Args:
+            windows: one per batch row.
+            row: which window each query belongs to, `(Nq,)`.
+            time: the times asked for, `(Nq,)`, in table time; in any order, repeats allowed.
+
+        Returns:
+            The batch, and for each query its column of `query_time`, `(Nq,)`. Target `(q, i)` of target channel number `i`
+            stands at position `q * len(target_channels) + i`.
+        """
+        order = np.lexsort((time, row))
+        sorted_row, sorted_time = row[order], time[order]
+        is_first = np.append(True, sorted_row[1:] != sorted_row[:-1])[: len(row)]
+        is_new = is_first | np.append(True, sorted_time[1:] != sorted_time[:-1])[: len(row)]
+        n_queries = np.bincount(sorted_row[is_new], minlength=len(windows))
+        starts = _starts(n_queries)
+        column = np.empty(len(row), dtype=np.int64)
+        column[order] = np.cumsum(is_new) - 1 - starts[sorted_row]
+        queries = _Ragged.of(starts[:-1], starts[1:])
+        query_time = self._model_time(windows, queries.gather(sorted_time[is_new]))
+        n_targets = len(self.target_channels)
+        n_batch, width = queries.inside.shape
+        shape = (n_batch, width * n_targets)
+        batch = self._batch(
+            windows,
+            query_time=_repeat_last(query_time, queries.inside),
+            query_observed=queries.inside,
+            target_row=np.broadcast_to(np.repeat(np.arange(width), n_targets), shape),
+            target_channel=np.broadcast_to(np.tile(self.target_channels, width), shape),
+            target_value=np.zeros(shape, np.float32),
+            target_observed=np.repeat(queries.inside, n_targets, axis=1),
+        )
+        return batch, column
+
+    def _rows_until(self, windows: Windows, time: np.ndarray) -> np.ndarray:
+        return bisect_rows(
+            self.table.time, self.table.starts[windows.series], self.table.starts[windows.series + 1], time
+        )
+
+    def _history(self, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+        first = self._token_from[self._rows_until(windows, windows.history_from)]
+        last = self._token_from[self._rows_until(windows, windows.origin)]
+        return np.maximum(first, last - self.max_history), last
+
+    def _model_time(self, windows: Windows, time: np.ndarray) -> np.ndarray:
+        return ((time - windows.origin[:, None]) / self.scaler.time_scale).astype(np.float32)
+
+    def _batch(self, windows: Windows, **targets: np.ndarray) -> Batch:
+        tokens = _Ragged.of(*self._history(windows))
+        time = self._model_time(windows, self.table.time[tokens.gather(self._row)])
+        arrays = {
+            "token_time": np.where(tokens.inside, time, np.float32(0)),
+            "token_value": tokens.gather(self._value),
+            "token_channel": tokens.gather(self._channel),
+            "token_observed": tokens.inside,
+            **targets,
+            "origin": windows.origin,
+            "series": windows.series,
+        }
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return Batch(**tensors, n_channels=self.table.values.shape[1])
+
+
+def target_positions(table: Table, scaler: Scaler) -> list[int]:
+    """Give the positions of the target channels of which training saw at least one value."""
+    channels = table.schema.channels
+    return [channels.index(name) for name in table.schema.target_channels if scaler.n_values[channels.index(name)] > 0]
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _repeat_last(time: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    last = np.maximum(inside.sum(axis=1) - 1, 0)
+    return np.where(inside, time, np.take_along_axis(time, last[:, None], axis=1)).astype(np.float32)

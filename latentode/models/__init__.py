@@ -1,0 +1,28 @@
+"""Models: a history in, a predictive distribution at any time out. Plain torch modules, trained by `latentode.training`."""
+
+from .baselines import Blend, Constant, LastValue
+from .decoders import GaussianDecoder
+from .dynamics import MLPField
+from .encoders import AttentionEncoder, ODERNNEncoder
+from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Part, Posterior
+from .latent_ode import LatentODE
+from .registry import BASELINES, MODELS
+
+__all__ = [
+    "BASELINES",
+    "MODELS",
+    "AttentionEncoder",
+    "Blend",
+    "Constant",
+    "Decoder",
+    "Dynamics",
+    "Encoder",
+    "ForecastModel",
+    "GaussianDecoder",
+    "LastValue",
+    "LatentODE",
+    "MLPField",
+    "ODERNNEncoder",
+    "Part",
+    "Posterior",
+]

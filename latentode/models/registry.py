@@ -1,0 +1,114 @@
+"""Models by name, and models as plain values: what a run folder stores instead of code.
+
+A checkpoint names classes; only those listed here are ever built from one. A user's own class is built only when the caller names its
+module, because importing a module runs it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from latentode.errors import InputError, RunError
+from latentode.models.baselines import Blend, Constant, LastValue
+from latentode.models.decoders import GaussianDecoder
+from latentode.models.dynamics import MLPField
+from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
+from latentode.models.interfaces import ForecastModel, Part
+from latentode.models.latent_ode import LatentODE
+
+MODELS: dict[str, type[ForecastModel]] = {
+    "latent_ode": LatentODE,
+    "constant": Constant,
+    "last_value": LastValue,
+    "blend": Blend,
+}
+BASELINES = ("constant", "last_value", "blend")
+
+_CLASSES: dict[str, type[Part]] = {
+    cls.__name__: cls for cls in (*MODELS.values(), AttentionEncoder, ODERNNEncoder, MLPField, GaussianDecoder)
+}
+
+
+def make_model(name: str) -> ForecastModel:
+    """Build the model of a short name with its default settings.
+
+    Raises:
+        InputError: no model has that name.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(str(name), MODELS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(MODELS)}."
+        raise InputError(f"model is '{name}', which is none of {', '.join(MODELS)}; {hint}")
+    return MODELS[name]()
+
+
+def to_plain(part: Part) -> dict[str, Any]:
+    """Write a model as plain values: its class and the settings that its constructor takes, parts in turn.
+
+    Raises:
+        InputError: a setting is neither a plain value nor a part.
+    """
+    cls = type(part)
+    name = cls.__name__ if _CLASSES.get(cls.__name__) is cls else f"{cls.__module__}.{cls.__qualname__}"
+    return {"class": name, "settings": {key: _plain(value, f"{name}.{key}") for key, value in part.settings().items()}}
+
+
+def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, Part):
+        return to_plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain(entry, name) for entry in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise InputError(
+        f"setting {name} is a {type(value).__name__}, which a run folder cannot hold; "
+        "make it a number, a text, a list or a part of a model."
+    )
+
+
+def from_plain(plain: dict[str, Any], allow_modules: Sequence[str] = ()) -> ForecastModel:
+    """Build a model from what `to_plain` gave; its parameters do not exist yet.
+
+    Args:
+        plain: class name and settings.
+        allow_modules: modules of own classes that may be imported.
+
+    Raises:
+        RunError: a class is not known and its module not allowed, or does not take the settings.
+    """
+    return _build(plain, allow_modules)
+
+
+def _build(plain: Any, allow_modules: Sequence[str]) -> Any:
+    if not isinstance(plain, dict):
+        return plain
+    cls = _find_class(str(plain.get("class")), allow_modules)
+    settings = {key: _build(value, allow_modules) for key, value in plain.get("settings", {}).items()}
+    try:
+        return cls(**settings)
+    except TypeError as error:
+        raise RunError(
+            f"the run's {plain['class']} cannot be built from its settings ({error}); "
+            "it was written by another version of latentode."
+        ) from error
+
+
+def _find_class(name: str, allow_modules: Sequence[str]) -> type[Part]:
+    if name in _CLASSES:
+        return _CLASSES[name]
+    module, _, attribute = name.rpartition(".")
+    if module and module in allow_modules:
+        try:
+            cls = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RunError(f"the run uses {name}, which cannot be imported ({error}).") from error
+        if isinstance(cls, type) and issubclass(cls, Part):
+            return cls
+        raise RunError(f"the run uses {name}, which is no part of a model.")
+    remedy = f"--allow-module {module} (allow_modules=['{module}'])" if module else "a newer latentode"
+    raise RunError(
+        f"the run uses the class {name}, which is none of latentode's; if you trust it, load it with {remedy}."
+    )
