@@ -1,0 +1,204 @@
+"""A fitted model and everything that forecasting needs, as one file of plain values and tensors.
+
+Loads with `torch.load(..., weights_only=True)`: a checkpoint from a stranger runs no code.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from latentode.data.batch import Batch, WindowReader
+from latentode.data.scaling import Scaler
+from latentode.data.schema import Schema
+from latentode.data.settings import DataSettings
+from latentode.data.tables import Table
+from latentode.data.windows import Spans, Windows
+from latentode.errors import RunError
+from latentode.metrics import METRICS, Totals
+from latentode.models.interfaces import ForecastModel
+from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
+
+FORMAT = 1
+READ_AT_ONCE = 256  # windows per batch where nothing is learned
+
+
+@dataclass
+class FittedModel:
+    """What was fitted and on what.
+
+    Attributes:
+        network: the model, set up.
+        baselines: by name, fitted on the same data.
+        schema, scaler, settings, spans: of the data it was fitted on.
+        digest: of the table, so that `evaluate` can tell it again.
+        seed: of the fit.
+    """
+
+    network: ForecastModel
+    baselines: nn.ModuleDict
+    schema: Schema
+    scaler: Scaler
+    settings: DataSettings
+    spans: Spans
+    digest: str
+    seed: int
+
+    @classmethod
+    def new(
+        cls, network: ForecastModel, table: Table, scaler: Scaler, settings: DataSettings, spans: Spans, seed: int
+    ) -> FittedModel:
+        """Set a network and the baselines up for the channels of a table; nothing is fitted yet."""
+        baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
+        for module in (network, *baselines.values()):
+            module.setup(table.schema)
+        return cls(network, baselines, table.schema, scaler, settings, spans, table.digest(), seed)
+
+    def calibrate(self, validation: Sequence[Batch]) -> None:
+        """Let validation decide what is not learned by gradients, in the model and in the baselines."""
+        for module in (self.network, *self.baselines.values()):
+            module.eval()
+            module.calibrate(validation)
+
+    def reader(self, table: Table) -> WindowReader:
+        """Give the reader that makes this model's batches from a table with its schema."""
+        return WindowReader(table, self.scaler, max_history=self.settings.max_history)
+
+    def score(
+        self,
+        table: Table,
+        windows: Windows,
+        names: Sequence[str] = tuple(METRICS),
+        *,
+        device: torch.device | str = "cpu",
+    ) -> dict[str, Any]:
+        """Score the model and the baselines on the same windows.
+
+        Returns:
+            The model's figures (`Totals.summary`), `n_windows`, and `baselines` by name; `ratio_to_blend`, of squared errors.
+        """
+        reader = self.reader(table)
+        models: dict[str, Any] = {"": self.network, **dict(self.baselines.items())}
+        totals = {name: Totals.zero(len(self.schema.channels), names) for name in models}
+        for batch in read_batches(reader, windows):
+            batch = batch.to(device)
+            with torch.no_grad():
+                for name, model in models.items():
+                    totals[name].add(model(batch), batch.target_value, batch.target_channel, batch.target_observed)
+        std = torch.from_numpy(self.scaler.std)
+        figures = {name: total.summary(self.schema.channels, std) for name, total in totals.items()}
+        result = {**figures.pop(""), "n_windows": len(windows), "baselines": figures}
+        if "mse" in names:
+            result["ratio_to_blend"] = result["mse"] / max(figures["blend"]["mse"], 1e-12)
+        return result
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give all but the tensors as plain values."""
+        return {
+            "format": FORMAT,
+            "network": to_plain(self.network),
+            "schema": self.schema.to_dict(),
+            "scaler": self.scaler.to_dict(),
+            "settings": {f.name: getattr(self.settings, f.name) for f in fields(self.settings)},
+            "spans": asdict(self.spans),
+            "digest": self.digest,
+            "seed": self.seed,
+        }
+
+    def save(self, path: Path, *, extra: dict[str, Any] | None = None) -> None:
+        """Write the file whole or not at all; a crash midway leaves what was there before. `extra` holds further plain values."""
+        content = {
+            **(extra or {}),
+            "latentode": self.to_plain(),
+            "state_dict": {f"network.{key}": value for key, value in self.network.state_dict().items()},
+            "baselines": self.baselines.state_dict(),
+        }
+        write_whole(path, lambda part: torch.save(content, part))
+
+    @classmethod
+    def load(cls, path: Path, *, allow_modules: Sequence[str] = ()) -> FittedModel:
+        """Read what `save` wrote.
+
+        Args:
+            path: of the checkpoint.
+            allow_modules: modules of own classes that may be imported.
+
+        Raises:
+            RunError: the file is cut off, is no checkpoint of latentode, or holds more than plain values.
+        """
+        content = load_plain(path)
+        plain = content.get("latentode") if isinstance(content, dict) else None
+        if not isinstance(plain, dict) or "state_dict" not in content:
+            raise RunError(f"{path} is no checkpoint of latentode; name a run folder that `latentode fit` wrote.")
+        if plain.get("format") != FORMAT:
+            raise RunError(
+                f"{path} has format {plain.get('format')}, this version reads {FORMAT}; fit the model again."
+            )
+        if "baselines" not in content:
+            raise RunError(f"{path} is of a fit that did not come to its end; fit the model again.")
+        try:
+            return cls._rebuild(plain, content, allow_modules)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, RunError):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{path} does not hold together ({reason}); fit the model again.") from error
+
+    @classmethod
+    def _rebuild(cls, plain: dict[str, Any], content: dict[str, Any], allow_modules: Sequence[str]) -> FittedModel:
+        schema = Schema.from_dict(plain["schema"])
+        network = from_plain(plain["network"], allow_modules)
+        baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
+        for module in (network, *baselines.values()):
+            module.setup(schema)
+        prefix = "network."
+        network.load_state_dict(
+            {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+        )
+        baselines.load_state_dict(content["baselines"])
+        network.eval(), baselines.eval()
+        settings, scaler = DataSettings(**plain["settings"]), Scaler.from_dict(plain["scaler"])
+        return cls(
+            network, baselines, schema, scaler, settings, Spans(**plain["spans"]), plain["digest"], plain["seed"]
+        )
+
+
+def read_batches(reader: WindowReader, windows: Windows, size: int = READ_AT_ONCE) -> Iterable[Batch]:
+    """Read windows in batches of like length, in an order that depends on nothing but the windows."""
+    order = np.argsort(reader.count_tokens(windows), kind="stable")
+    for start in range(0, len(order), size):
+        yield reader.read(windows.take(order[start : start + size]))
+
+
+def load_plain(path: Path) -> Any:
+    """Read a file of tensors and plain values, and nothing else.
+
+    Raises:
+        RunError: it is not there, is cut off, or holds anything that would run code.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; name a run folder that `latentode fit` wrote.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RunError(f"{path} holds more than plain values and tensors, so it is not loaded.") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise RunError(f"{path} is cut off or is no checkpoint; fit the model again.") from error
+
+
+def write_whole(path: Path, write: Any) -> None:
+    """Write a file under a temporary name beside its place, then put it there in one move."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

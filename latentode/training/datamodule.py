@@ -1,0 +1,152 @@
+"""Feeds the task: reads the table, cuts it, and draws new training windows every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from latentode.data.batch import Batch, WindowReader
+from latentode.data.scaling import Scaler
+from latentode.data.settings import DataSettings
+from latentode.data.tables import Table, read_table
+from latentode.data.windows import Rows, Spans, Split, Windows, heldout_windows, make_split, training_windows
+from latentode.errors import DataError, InputError
+from latentode.models.fitted import READ_AT_ONCE, read_batches
+
+POOL = 16  # batches among which windows of like length are sorted together
+
+
+class EpochBatches:
+    """The training batches of one epoch after another, a function of seed and epoch only."""
+
+    def __init__(self, data: ForecastingDataModule) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return self.data.n_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        data, trainer = self.data, self.data.trainer
+        rng = np.random.default_rng([data.seed, trainer.current_epoch if trainer else 0])
+        windows = data.draw(rng)
+        for index in like_lengths(data.reader.count_tokens(windows), data.settings.batch_size, rng)[: len(self)]:
+            yield data.reader.read(windows.take(index))
+
+
+def like_lengths(length: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Group windows into batches of like length, so that little of a batch is padding, in random order.
+
+    Args:
+        length: tokens per window, `(W,)`, in the random order of the draw.
+        batch_size: windows per batch.
+        rng: of the order of the batches.
+
+    Returns:
+        Positions of each batch's windows; every window once.
+    """
+    batches: list[np.ndarray] = []
+    for start in range(0, len(length), POOL * batch_size):
+        pool = np.arange(start, min(start + POOL * batch_size, len(length)))
+        pool = pool[np.argsort(length[pool], kind="stable")]
+        batches += np.split(pool, range(batch_size, len(pool), batch_size))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class ForecastingDataModule(pl.LightningDataModule):
+    """Reads a table by its settings and gives batches of windows.
+
+    Args:
+        settings: which columns, which windows, which split.
+        table: read before; left out, `settings.path` is read.
+        seed: of the drawn windows.
+    """
+
+    def __init__(self, settings: DataSettings, table: Table | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = settings
+        self.seed = seed
+        self._given = table
+        self.notes: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        """Read and cut the table, fit the scaler.
+
+        Raises:
+            DataError: nothing trainable remains.
+        """
+        if hasattr(self, "reader"):
+            return
+        self.table = self._given if self._given is not None else read_settings(self.settings)
+        self.spans = Spans.of(self.table, self.settings)
+        self.split: Split = make_split(self.table, self.settings)
+        self.scaler = Scaler.fit(self.table, self.split, self.spans.horizon)
+        self.rows = Rows.of(self.table)
+        self.reader = WindowReader(self.table, self.scaler, max_history=self.settings.max_history)
+        first = self.draw(np.random.default_rng(self.seed))
+        if len(first) == 0 or len(self.reader.target_channels) == 0:
+            raise DataError(
+                f"{self.table.source}: the training part holds no window with a value to read and a value to forecast; "
+                "choose another horizon (--data.horizon) or hold out less (--data.val_fraction, --data.test_fraction)."
+            )
+        self.n_batches = -(-len(first) // self.settings.batch_size)
+        self.validation = heldout_windows(self.table, self.split, "val", self.spans)
+        self._note(first)
+
+    def _note(self, first: Windows) -> None:
+        """Say what a user would want to know before trusting the fit."""
+        self.notes += self.table.report.notes
+        channels = self.table.schema.target_channels
+        seen = {self.table.schema.channels[i] for i in self.reader.target_channels}
+        left_out = [name for name in channels if name not in seen]
+        if left_out:
+            self.notes.append(
+                f"{len(left_out)} channel(s) without a value in the training part are not forecast: {', '.join(left_out)}."
+            )
+        if len(self.validation) == 0:
+            self.notes.append(
+                "The validation part holds no window, so training windows stand in for it; hold out more."
+            )
+            self.validation = first
+
+    def draw(self, rng: np.random.Generator) -> Windows:
+        """Draw the training windows of one epoch."""
+        return training_windows(
+            self.table, self.split, self.spans, rng, self.settings.windows_per_epoch, rows=getattr(self, "rows", None)
+        )
+
+    def preparation_batches(self) -> Iterable[Batch]:
+        """Give the training windows from which a model takes what it fits before training."""
+        return read_batches(self.reader, self.draw(np.random.default_rng(self.seed)), READ_AT_ONCE)
+
+    def validation_batches(self) -> list[Batch]:
+        """Give all validation windows."""
+        return list(read_batches(self.reader, self.validation, READ_AT_ONCE))
+
+    def train_dataloader(self) -> EpochBatches:
+        """Give the batches of an epoch."""
+        return EpochBatches(self)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Give the validation batches, made once (in a loader, since Lightning reads a list as a list of loaders)."""
+        return DataLoader(self.validation_batches(), batch_size=None)  # pyright: ignore[reportArgumentType]
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch."""
+        return batch.to(device, non_blocking=True)
+
+
+def read_settings(settings: DataSettings) -> Table:
+    """Read the table that the settings name.
+
+    Raises:
+        InputError: they name none.
+    """
+    if settings.path is None:
+        raise InputError("no table was named; give one with --data.path data.csv.")
+    names = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
+    return read_table(Path(settings.path), **{name: getattr(settings, name) for name in names})

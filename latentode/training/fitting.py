@@ -1,0 +1,170 @@
+"""One fit from table to run folder; the command line and `Forecaster` both come through here, so that they give the same forecast."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+
+from latentode.data.settings import DataSettings
+from latentode.data.tables import Table
+from latentode.data.windows import heldout_windows
+from latentode.errors import RunError
+from latentode.models import ForecastModel
+from latentode.models.fitted import FittedModel, load_plain, write_whole
+from latentode.training.callbacks import EpochLog, EpochProgress
+from latentode.training.datamodule import ForecastingDataModule
+from latentode.training.task import ForecastingTask
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 30,
+    "gradient_clip_val": 1.0,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How long and how fast to train.
+
+    Attributes:
+        max_epochs: epochs at most.
+        patience: epochs without a better validation error after which training ends.
+        learning_rate, weight_decay: of the task.
+        seed: of weights and windows.
+        device: "auto" or a Lightning accelerator: "cpu", "gpu".
+    """
+
+    max_epochs: int = TRAINER_DEFAULTS["max_epochs"]
+    patience: int = 10
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+    device: str = "auto"
+
+
+def run_callbacks(run_dir: Path, patience: int, *, show_progress: bool) -> list[Callback]:
+    """Give the callbacks of every fit: best and last weights, early stopping, log, progress."""
+    checkpoint = ModelCheckpoint(
+        dirpath=run_dir, filename="best", monitor="val_mse", save_last=True, enable_version_counter=False
+    )
+    stop = EarlyStopping(monitor="val_mse", patience=patience)
+    return [checkpoint, stop, EpochLog(run_dir / "log.csv"), *([EpochProgress()] if show_progress else [])]
+
+
+def fit_network(
+    network: ForecastModel,
+    settings: DataSettings,
+    fit: FitSettings,
+    run_dir: Path,
+    *,
+    table: Table | None = None,
+    show_progress: bool = True,
+) -> tuple[FittedModel, dict[str, Any]]:
+    """Train a network and leave a run folder.
+
+    Args:
+        network: not yet set up.
+        settings: of the data.
+        fit: of the training.
+        run_dir: exists; checkpoints and log are written there.
+        table: read before; left out, `settings.path` is read.
+        show_progress: whether to draw a bar on a terminal.
+
+    Returns:
+        The fitted model with its best weights, and the figures that stand in `metrics.json`.
+    """
+    with quiet_lightning():
+        pl.seed_everything(fit.seed, workers=True, verbose=False)
+        data = ForecastingDataModule(settings, table, seed=fit.seed)
+        task = ForecastingTask(network, fit.learning_rate, fit.weight_decay)
+        trainer = pl.Trainer(
+            **{**TRAINER_DEFAULTS, "max_epochs": fit.max_epochs},
+            accelerator=fit.device,
+            devices=1,
+            default_root_dir=run_dir,
+            callbacks=run_callbacks(run_dir, fit.patience, show_progress=show_progress),
+        )
+        start = time.perf_counter()
+        trainer.fit(task, datamodule=data)
+        return finish(task, data, run_dir, seconds=time.perf_counter() - start)
+
+
+def finish(
+    task: ForecastingTask, data: ForecastingDataModule, run_dir: Path, *, seconds: float
+) -> tuple[FittedModel, dict[str, Any]]:
+    """Take the best weights, let validation decide the rest, score, and write `best.ckpt` and `metrics.json` whole.
+
+    Raises:
+        RunError: training ended before its first validation.
+    """
+    fitted, best = task.fitted, run_dir / BEST
+    if fitted is None or not best.is_file():
+        raise RunError(f"{run_dir}: training ended before its first validation, so there are no best weights to keep.")
+    content = load_plain(best)
+    task.load_state_dict(content["state_dict"], strict=False)
+    fitted.network.to("cpu")
+    fitted.calibrate(data.validation_batches())
+    # What Lightning asks of a checkpoint, so that `validate --ckpt_path` takes it; its optimiser is in last.ckpt.
+    fitted.save(best, extra={key: content[key] for key in ("pytorch-lightning_version", "epoch", "global_step")})
+    metrics = {
+        "validation": fitted.score(data.table, data.validation),
+        "test": fitted.score(data.table, heldout_windows(data.table, data.split, "test", data.spans)),
+        "n_parameters": sum(p.numel() for p in fitted.network.parameters()),
+        "n_epochs": int(task.trainer.current_epoch),
+        "best_epoch": int(content["epoch"]),
+        "seconds": round(seconds, 2),
+        "horizon": data.spans.describe(data.table.schema),
+        "notes": data.notes,
+    }
+    write_json(run_dir / "metrics.json", metrics)
+    return fitted, metrics
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values whole or not at all; NaN, which JSON has not, becomes null."""
+    text = json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Hold back Lightning's remarks on hardware, workers and folders: they are no news to the user of a forecast."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", category=UserWarning, module=r"(pytorch_lightning|lightning|lightning_fabric)"
+            )
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,95 @@
+"""The one LightningModule: trains any `ForecastModel`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from latentode.data.batch import Batch
+from latentode.models import ForecastModel
+from latentode.models.fitted import FittedModel
+from latentode.models.registry import make_model
+
+
+class ChannelError(Metric):
+    """Squared error averaged per channel, then over channels; torchmetrics adds the sums up over processes."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(n_channels), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(n_channels), dist_reduce_fx="sum")
+
+    def update(self, mean: Tensor, batch: Batch) -> None:
+        """Add a batch's errors; targets that are padding are left out."""
+        seen = batch.target_observed
+        channel, error = batch.target_channel[seen], (mean - batch.target_value)[seen].square()
+        self.total.index_add_(0, channel, error.to(self.total.dtype))
+        self.count.index_add_(0, channel, torch.ones_like(error, dtype=self.count.dtype))
+
+    def compute(self) -> Tensor:
+        """Give the macro average, in training deviations squared."""
+        has_values = self.count > 0
+        return (self.total[has_values] / self.count[has_values]).mean()
+
+
+class ForecastingTask(pl.LightningModule):
+    """Trains a network by its own loss with AdamW under a one-cycle schedule.
+
+    Args:
+        network: the model to train, or the short name of one: latent_ode, blend, last_value, constant.
+        learning_rate: highest learning rate of the cycle.
+        weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self, network: ForecastModel | str = "latent_ode", learning_rate: float = 2e-3, weight_decay: float = 1e-2
+    ) -> None:
+        super().__init__()
+        self.network = make_model(network) if isinstance(network, str) else network
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.fitted: FittedModel | None = None
+
+    def setup(self, stage: str) -> None:
+        """Make the network's parameters for the data at hand, and fit its base."""
+        if self.fitted is not None:
+            return
+        data = self.trainer.datamodule
+        # Back to the start of the seeded stream: what was drawn before (a parser, a progress bar) must not change the weights.
+        seed = torch.initial_seed()
+        torch.manual_seed(seed)
+        self.fitted = FittedModel.new(self.network, data.table, data.scaler, data.settings, data.spans, seed)
+        self.error = ChannelError(len(data.table.schema.channels))
+        self.network.prepare(data.preparation_batches())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Give the loss; a baseline, which has nothing to learn, gives None."""
+        loss = self.network.loss(batch)
+        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch))
+        return loss if loss.requires_grad else None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add the batch to the validation error."""
+        self.error.update(self.network(batch).mean, batch)
+        self.log("val_mse", self.error, on_epoch=True, batch_size=len(batch))
+
+    def configure_optimizers(self) -> Any:
+        """Give AdamW and a one-cycle schedule over all steps; nothing where there is nothing to train."""
+        parameters = list(self.network.parameters())
+        if not parameters:
+            return None
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        n_steps = max(int(self.trainer.estimated_stepping_batches), 2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=n_steps, pct_start=0.2
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put beside the weights, as plain values, all that rebuilding the model takes."""
+        assert self.fitted is not None
+        checkpoint["latentode"] = self.fitted.to_plain()
