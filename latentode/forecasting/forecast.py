@@ -1,0 +1,143 @@
+"""The result of a forecast: moments and quantiles at the asked times, in the user's units, ids and time format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentode.data.schema import Schema
+from latentode.data.tables import Table
+from latentode.data.times import format_times
+from latentode.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUANTILES = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
+
+
+def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    """Give quantile levels in ascending order.
+
+    Raises:
+        InputError: a level is no number between 0 and 1, or stands twice.
+    """
+    bad = [level for level in levels if not 0 < level < 1]
+    if bad or len(levels) == 0:
+        raise InputError(f"quantiles are {list(levels)}; give levels between 0 and 1, such as 0.1,0.5,0.9.")
+    if len(set(levels)) < len(levels):
+        raise InputError(f"quantiles are {list(levels)}; name each level once.")
+    return tuple(sorted(float(level) for level in levels))
+
+
+@dataclass(frozen=True, repr=False)
+class Forecast:
+    """`P` query times of `K` channels.
+
+    Attributes:
+        schema: of the history.
+        series: position of each query's series in `history`, int64 `(P,)`, in the order asked.
+        time: asked times, as in `Table.time`, `(P,)`.
+        channels: names, `K` of them.
+        mean, std: `(P, K)`, float64, in the user's units.
+        levels: of the quantiles, `L` of them, ascending.
+        quantiles: `(P, K, L)`.
+        history: what was read.
+        notes: what was assumed or is unusual, one sentence each.
+    """
+
+    schema: Schema
+    series: np.ndarray
+    time: np.ndarray
+    channels: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    levels: tuple[float, ...]
+    quantiles: np.ndarray
+    history: Table
+    notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        n_series = len(np.unique(self.series))
+        return f"Forecast of {len(self.time)} times of {n_series} series, channels {', '.join(self.channels)}"
+
+    def to_frame(self, layout: str = "long") -> pd.DataFrame:
+        """Give the forecast as a table.
+
+        Args:
+            layout: "long": one row per query and channel, columns `series_id, time, channel, mean, std, q0.025, ...`; "wide": one row
+                per query, columns `<channel>_mean, <channel>_std, <channel>_q0.025, ...`.
+        """
+        if layout not in ("long", "wide"):
+            raise InputError(f"layout is '{layout}'; choose long or wide.")
+        keys = {"series_id": self.history.series_ids[self.series], "time": format_times(self.time, self.schema)}
+        names = ["mean", "std", *(f"q{level:g}" for level in self.levels)]
+        figures = np.concatenate([self.mean[..., None], self.std[..., None], self.quantiles], axis=-1)
+        if layout == "wide":
+            columns = [f"{channel}_{name}" for channel in self.channels for name in names]
+            wide = pd.DataFrame(figures.reshape(len(self.time), len(columns)), columns=columns)
+            return pd.concat([pd.DataFrame(keys), wide], axis=1)
+        n_channels = len(self.channels)
+        frame = pd.DataFrame({name: np.repeat(value, n_channels) for name, value in keys.items()})
+        frame["channel"] = np.tile(np.asarray(self.channels, dtype=object), len(self.time))
+        return pd.concat([frame, pd.DataFrame(figures.reshape(-1, len(names)), columns=names)], axis=1)
+
+    def sample(self, n_samples: int, *, seed: int = 0) -> pd.DataFrame:
+        """Draw from the predictive distribution of each query and channel, independently.
+
+        Returns:
+            One row per query, channel and draw: `series_id, time, channel, sample, value`.
+
+        Raises:
+            InputError: `n_samples` is less than 1.
+        """
+        if n_samples < 1:
+            raise InputError(f"n_samples is {n_samples}; give a whole number of at least 1.")
+        draws = np.random.default_rng(seed).standard_normal((*self.mean.shape, n_samples))
+        value = self.mean[..., None] + self.std[..., None] * draws
+        keys = self.to_frame()[["series_id", "time", "channel"]]
+        frame = keys.loc[keys.index.repeat(n_samples)].reset_index(drop=True)
+        frame["sample"] = np.tile(np.arange(n_samples), len(keys))
+        frame["value"] = value.reshape(-1)
+        return frame
+
+    def plot(
+        self,
+        series: Sequence[Any] | None = None,
+        channels: Sequence[str] | None = None,
+        *,
+        truth: Table | None = None,
+    ) -> Figure:
+        """Draw history, forecast and band.
+
+        Args:
+            series: ids to draw; left out, the first few.
+            channels: to draw; left out, the first few.
+            truth: observations after the origin, to be drawn beside the forecast.
+        """
+        from latentode.plots import plot_forecast
+
+        return plot_forecast(
+            _observations(self.history),
+            self.to_frame(),
+            None if truth is None else _observations(truth),
+            series,
+            channels,
+        )
+
+
+def _observations(table: Table) -> pd.DataFrame:
+    """Give the observed values as `series_id, time, channel, value`."""
+    row, channel = np.nonzero(~np.isnan(table.values))
+    return pd.DataFrame(
+        {
+            "series_id": table.series_ids[table.row_series[row]],
+            "time": format_times(table.time, table.schema)[row],
+            "channel": np.asarray(table.schema.channels, dtype=object)[channel],
+            "value": table.values[row, channel],
+        }
+    )

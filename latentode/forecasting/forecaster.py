@@ -1,0 +1,214 @@
+"""`Forecaster`: fit, predict, score, save and load, in scikit-learn's manner."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+
+from latentode.data.settings import DataSettings
+from latentode.data.tables import Table, read_table
+from latentode.errors import InputError
+from latentode.forecasting.evaluate import evaluate
+from latentode.forecasting.forecast import QUANTILES, Forecast
+from latentode.forecasting.predict import Ask, predict, read_history
+from latentode.forecasting.runs import CHECKPOINT, FILES, load_run
+from latentode.models import ForecastModel
+from latentode.models.fitted import FittedModel, write_whole
+from latentode.models.registry import make_model
+
+Source = str | Path | pd.DataFrame | Table
+
+
+class Forecaster(BaseEstimator):
+    """Forecasts irregular series with any model, from a table to a table.
+
+    Parameters are stored as they are given; what is fitted ends in an underscore. Every setting of `data` and of the fit is a keyword
+    under the name that it has on the command line, and the same settings give the same forecast there.
+
+    Args:
+        model: a short name in `latentode.models.MODELS`, or a model that is not set up yet.
+        id_column, time_column, channels, target_channels, layout, duplicates, time_zone: how to read a table that is not read yet; see
+            `DataSettings` for these and the following.
+        horizon, history, max_history: what a window holds.
+        split, val_fraction, test_fraction, val_from, test_from: what is held out.
+        batch_size, windows_per_epoch: size of steps and epochs.
+        max_epochs, patience, learning_rate, weight_decay: of the training.
+        seed: of weights and windows.
+        device: "auto", "cpu" or "gpu".
+        show_progress: whether to draw a bar on a terminal.
+
+    Attributes:
+        fitted_: the fitted model.
+        metrics_: figures on validation and test, beside the baselines'.
+
+    Example:
+        >>> from latentode.data.datasets import pbcseq
+        >>> forecaster = Forecaster(model="blend", max_epochs=1).fit(pbcseq.path())
+        >>> forecaster.predict(pbcseq.path(), at=[6000]).to_frame().shape[0] == 312 * 7
+        True
+    """
+
+    def __init__(
+        self,
+        model: str | ForecastModel = "latent_ode",
+        *,
+        id_column: str | None = "series_id",
+        time_column: str = "time",
+        channels: list[str] | None = None,
+        target_channels: list[str] | None = None,
+        layout: str = "wide",
+        duplicates: str = "error",
+        time_zone: str | None = None,
+        horizon: str | float | None = None,
+        history: str | float | None = None,
+        max_history: int = 512,
+        split: str = "time",
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        val_from: str | float | None = None,
+        test_from: str | float | None = None,
+        batch_size: int = 64,
+        windows_per_epoch: int = 2048,
+        max_epochs: int = 30,
+        patience: int = 10,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        seed: int = 0,
+        device: str = "auto",
+        show_progress: bool = True,
+    ) -> None:
+        self.model = model
+        self.id_column = id_column
+        self.time_column = time_column
+        self.channels = channels
+        self.target_channels = target_channels
+        self.layout = layout
+        self.duplicates = duplicates
+        self.time_zone = time_zone
+        self.horizon = horizon
+        self.history = history
+        self.max_history = max_history
+        self.split = split
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.val_from = val_from
+        self.test_from = test_from
+        self.batch_size = batch_size
+        self.windows_per_epoch = windows_per_epoch
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.device = device
+        self.show_progress = show_progress
+
+    def fit(self, table: Source) -> Forecaster:
+        """Fit the model and the baselines; best weights on validation are kept.
+
+        Args:
+            table: a table, or what `read_table` reads.
+
+        Raises:
+            DataError: nothing trainable remains.
+            InputError: a setting is outside what it allows.
+        """
+        from latentode.training.fitting import FitSettings, fit_network
+
+        settings = self._data_settings(None if isinstance(table, Table | pd.DataFrame) else str(table))
+        fit = FitSettings(**{f.name: getattr(self, f.name) for f in fields(FitSettings)})
+        # A copy: the model that was passed stays as it was, and can be fitted again.
+        network = make_model(self.model) if isinstance(self.model, str) else copy.deepcopy(self.model)
+        read = table if isinstance(table, Table) else self._read(table)
+        with tempfile.TemporaryDirectory(prefix="latentode-") as name:
+            folder = Path(name)
+            self.fitted_, self.metrics_ = fit_network(
+                network, settings, fit, folder, table=read, show_progress=self.show_progress
+            )
+            # Kept in memory, so that an estimator can be copied and pickled without a folder that may be gone.
+            self._files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name in FILES}
+        return self
+
+    def predict(
+        self,
+        history: Source,
+        *,
+        at: Any = None,
+        every: str | float | None = None,
+        horizon: str | float | None = None,
+        queries: str | Path | pd.DataFrame | None = None,
+        origin: Any = None,
+        quantiles: Sequence[float] = QUANTILES,
+    ) -> Forecast:
+        """Forecast every series of a history; see `latentode.forecasting.predict.predict`."""
+        ask = Ask(at=at, every=every, horizon=horizon, queries=queries, origin=origin)
+        return predict(self._get_fitted(), history, ask, quantiles=quantiles, device=self._torch_device())
+
+    def score(self, table: Source, metrics: Sequence[str] | None = None) -> dict[str, Any]:
+        """Score the model and the baselines; see `latentode.forecasting.evaluate.evaluate`."""
+        fitted = self._get_fitted()
+        return evaluate(fitted, read_history(fitted, table), metrics=metrics, device=self._torch_device())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the run folder.
+
+        Args:
+            path: folder, made where it is not there; files of an earlier run in it are replaced.
+        """
+        self._get_fitted()
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            write_whole(folder / name, lambda part, content=content: part.write_bytes(content))
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path, *, allow_modules: Sequence[str] = ()) -> Forecaster:
+        """Load a run folder, of `save` or of `latentode fit`.
+
+        Args:
+            path: the folder.
+            allow_modules: modules of own classes that may be imported.
+
+        Raises:
+            RunError: it is no run folder, or it was cut off.
+        """
+        fitted = load_run(path, allow_modules=allow_modules)
+        names = {f.name for f in fields(DataSettings)} - {"path"}
+        forecaster = cls(**{name: getattr(fitted.settings, name) for name in names}, seed=fitted.seed)
+        forecaster.model = fitted.network
+        forecaster.fitted_ = fitted
+        folder = Path(path)
+        forecaster._files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+        assert CHECKPOINT in forecaster._files
+        return forecaster
+
+    def _data_settings(self, path: str | None) -> DataSettings:
+        names = {f.name for f in fields(DataSettings)} - {"path"}
+        return DataSettings(path=path, **{name: getattr(self, name) for name in names})
+
+    def _read(self, source: str | Path | pd.DataFrame) -> Table:
+        names = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
+        return read_table(source, **{name: getattr(self, name) for name in names})
+
+    def _get_fitted(self) -> FittedModel:
+        if not hasattr(self, "fitted_"):
+            raise NotFittedError("this Forecaster is not fitted yet; call fit(table) or Forecaster.load(path) first.")
+        return self.fitted_
+
+    def _torch_device(self) -> str:
+        import torch
+
+        if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
+            return "cpu"
+        if self.device not in ("auto", "gpu", "cuda"):
+            raise InputError(f"device is '{self.device}'; choose auto, cpu or gpu.")
+        return "cuda"

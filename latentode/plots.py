@@ -1,0 +1,134 @@
+"""Pictures: arrays and frames in, figures out. Knows no model.
+
+Colours are those of Okabe and Ito (2008), told apart by every kind of colour vision and in grey print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+
+from latentode.errors import InputError
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
+BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.28))
+MAX_SERIES, MAX_CHANNELS = 3, 4
+
+
+def plot_forecast(
+    history: pd.DataFrame,
+    forecast: pd.DataFrame,
+    truth: pd.DataFrame | None = None,
+    series: Sequence[Any] | None = None,
+    channels: Sequence[str] | None = None,
+    *,
+    time_label: str = "time",
+    title: str | None = None,
+) -> Figure:
+    """Draw history, median, central bands and truth, one panel per series (rows) and channel (columns).
+
+    Args:
+        history, truth: observed values, columns `series_id, time, channel, value`.
+        forecast: the long forecast table; bands are drawn for the levels that it has.
+        series, channels: what to draw, in order; left out, the first three series and the first four channels.
+        time_label: of the horizontal axis.
+        title: of the figure.
+
+    Raises:
+        InputError: a series or channel is not in the forecast.
+    """
+    series = _choose(series, forecast["series_id"], MAX_SERIES, "series")
+    channels = _choose(channels, forecast["channel"], MAX_CHANNELS, "channel")
+    figure = Figure(figsize=(1.2 + 3.4 * len(channels), 1.1 + 2.3 * len(series)), layout="constrained")
+    axes = figure.subplots(len(series), len(channels), sharex="row", squeeze=False)
+    for i, one in enumerate(series):
+        for j, channel in enumerate(channels):
+            axis = axes[i, j]
+            parts = [_pick(frame, one, channel) for frame in (history, forecast, truth)]
+            _draw_panel(axis, *parts)
+            if i == 0:
+                axis.set_title(channel, fontsize=10)
+            if i == len(series) - 1:
+                axis.set_xlabel(time_label, fontsize=9)
+        axes[i, 0].set_ylabel(f"series {one}", fontsize=9)
+    _add_legend(figure, axes)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _choose(chosen: Sequence[Any] | None, column: pd.Series, limit: int, what: str) -> list[Any]:
+    names = list(column.drop_duplicates())
+    if chosen is None:
+        return names[:limit]
+    # Ids are compared as text, so that 7 finds the series 7 whether it was read as a number or not.
+    known = {str(name): name for name in names}
+    unknown = [name for name in chosen if str(name) not in known]
+    if unknown:
+        raise InputError(f"{what} '{unknown[0]}' is not in the forecast; it has {', '.join(list(known)[:10])}.")
+    return [known[str(name)] for name in chosen]
+
+
+def _pick(frame: pd.DataFrame | None, series: Any, channel: str) -> pd.DataFrame:
+    if frame is None:
+        return pd.DataFrame({"time": [], "value": []})
+    part = frame[(frame["series_id"] == series) & (frame["channel"] == channel)].sort_values("time")
+    if part["time"].dtype == object or pd.api.types.is_string_dtype(part["time"]):
+        part = part.assign(time=pd.to_datetime(part["time"], utc=True, format="ISO8601").dt.tz_localize(None))
+    return part
+
+
+def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
+    axis.plot(history["time"], history["value"], ".-", color=GREY, ms=4, lw=0.7, alpha=0.9, label="history")
+    for low, high, name, alpha in BANDS:
+        low_name, high_name = f"q{low:g}", f"q{high:g}"
+        if low_name in forecast and high_name in forecast:
+            band = (forecast["time"], forecast[low_name], forecast[high_name])
+            axis.fill_between(*band, color=BLUE, alpha=alpha, lw=0, label=f"{name} of outcomes")
+    middle = "q0.5" if "q0.5" in forecast else "mean"
+    style = "-" if len(forecast) > 1 else "o"
+    axis.plot(forecast["time"], forecast[middle], style, color=BLUE, lw=1.6, ms=4, label="forecast")
+    if len(truth):
+        axis.plot(truth["time"], truth["value"], "D", color=ORANGE, ms=4.5, mec="white", mew=0.5, label="what happened")
+    if len(history):
+        axis.axvline(history["time"].iloc[-1], color=GREY, lw=0.6, ls=":")
+    if len(forecast) and np.issubdtype(forecast["time"].dtype, np.datetime64):
+        locator = AutoDateLocator(minticks=3, maxticks=6)
+        axis.xaxis.set_major_locator(locator)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    _limit_view(axis, history, forecast, truth)
+    axis.grid(alpha=0.25, lw=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+
+
+def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
+    """Show the last part of a long history: three times as much past as future, so that the forecast can be seen."""
+    if len(forecast) == 0 or len(history) == 0:
+        return
+    origin, end = history["time"].iloc[-1], forecast["time"].iloc[-1]
+    first = max(history["time"].iloc[0], origin - 3 * (end - origin))
+    margin = 0.03 * (end - first)
+    axis.set_xlim(first - margin, end + margin)
+    shown = [history.loc[history["time"] >= first, "value"], truth.get("value", pd.Series(dtype=float))]
+    quantiles = [forecast[name] for name in forecast if name in ("mean", "q0.025", "q0.1", "q0.9", "q0.975")]
+    values = pd.concat([part for part in (*shown, *quantiles) if len(part)])
+    low, high = float(values.min()), float(values.max())
+    pad = 0.06 * (high - low) or 1.0
+    axis.set_ylim(low - pad, high + pad)
+
+
+def _add_legend(figure: Figure, axes: np.ndarray) -> None:
+    found: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(
+        list(found.values()), list(found), loc="outside lower center", ncols=len(found), frameon=False, fontsize=9
+    )

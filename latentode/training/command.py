@@ -1,0 +1,170 @@
+"""`latentode fit` and `latentode validate`: Lightning's command line with our data settings and our errors."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import ArgumentError
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from latentode.data.settings import DataSettings
+from latentode.errors import InputError
+from latentode.models.fitted import write_whole
+from latentode.training.datamodule import ForecastingDataModule
+from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
+from latentode.training.task import ForecastingTask
+
+
+class ForecastingCLI(LightningCLI):
+    """Builds task, data and trainer from YAML and options.
+
+    The data settings are a dataclass and not the data module's arguments, so that they stay in one place for Python, YAML and help.
+    """
+
+    datamodule: ForecastingDataModule
+    model: ForecastingTask
+    trainer: pl.Trainer
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add trainer, model and data."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        parser.add_lightning_class_args(ForecastingTask, "model")
+        parser.add_class_arguments(DataSettings, "data")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what concerns the run as a whole."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="run folder (left out: runs/<name>-<n>)")
+        parser.add_argument(
+            "--patience", type=int, default=FitSettings.patience, help="epochs without improvement before training ends"
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="checkpoint to validate or to go on from"
+        )
+
+    def instantiate_classes(self) -> None:
+        """Build everything; the run folder is chosen here, since the callbacks write into it."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+        settings: DataSettings = self.config_init["data"]
+        seed = self.config["seed_everything"]
+        self.datamodule = ForecastingDataModule(settings, seed=seed)
+        self.model = self.config_init["model"]
+        self.run_dir = choose_run_dir(self.config["run_dir"], settings)
+        trainer = dict(self.config_init["trainer"])
+        own = run_callbacks(self.run_dir, self.config["patience"], show_progress=not trainer["enable_progress_bar"])
+        trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
+        trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
+        self.trainer = self.trainer_class(**trainer)
+
+    def fit(self) -> dict[str, Any]:
+        """Train, keep the best weights, leave the run folder."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        config = self.parser.dump(self.config, skip_none=False)
+        write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
+        start = time.perf_counter()
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])
+        return finish(self.model, self.datamodule, self.run_dir, seconds=time.perf_counter() - start)[1]
+
+    def validate(self) -> dict[str, Any]:
+        """Give the validation error of a checkpoint."""
+        path = self.config["ckpt_path"]
+        if path is None:
+            raise InputError("validate needs weights; give them with --ckpt_path RUN/best.ckpt.")
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist; give a checkpoint with --ckpt_path RUN/best.ckpt.")
+        return dict(self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0])
+
+
+def _as_list(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def choose_run_dir(chosen: str | None, settings: DataSettings) -> Path:
+    """Give the run folder: the chosen one, or the next free `runs/<name of the table>-<n>`.
+
+    Raises:
+        InputError: the chosen path is a file.
+    """
+    if chosen is not None:
+        if Path(chosen).exists() and not Path(chosen).is_dir():
+            raise InputError(f"run_dir {chosen} is a file; name a folder.")
+        return Path(chosen)
+    name = Path(settings.path).name.split(".")[0] if settings.path else "run"
+    n = 1
+    while (Path("runs") / f"{name}-{n}").exists():
+        n += 1
+    return Path("runs") / f"{name}-{n}"
+
+
+def run_command(command: str, arguments: list[str]) -> tuple[Path, dict[str, Any], list[str]]:
+    """Run `fit` or `validate`.
+
+    Args:
+        command: "fit" or "validate".
+        arguments: of the command line.
+
+    Returns:
+        The run folder, the figures, and what is to be said about the data.
+
+    Raises:
+        InputError: an option is unknown or has a value that it does not take; the message names the nearest one.
+    """
+    shown = [argument.replace("--help.all", "--help") for argument in arguments]
+    with quiet_lightning():
+        cli = _build(command, shown)
+        figures = cli.fit() if command == "fit" else cli.validate()
+    return cli.run_dir, figures, cli.datamodule.notes
+
+
+def _build(command: str, arguments: list[str]) -> ForecastingCLI:
+    known: list[str] = []
+
+    class Parser(LightningArgumentParser):
+        """Raises where argparse would print its usage, several screens of it."""
+
+        def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+            known.extend(option for action in self._actions for option in action.option_strings)
+            raise ArgumentError(None, message)
+
+    argv = sys.argv
+    # Lightning warns where both its arguments and those of the process are there.
+    sys.argv = argv[:1]
+    try:
+        return ForecastingCLI(
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=FitSettings.seed,
+            save_config_callback=None,
+            parser_class=Parser,
+            parser_kwargs={"prog": f"latentode {command}", "exit_on_error": False, "allow_abbrev": False},
+            args=arguments,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except ArgumentError as error:
+        raise InputError(_explain(str(error), known, command)) from error
+    finally:
+        sys.argv = argv
+
+
+def _explain(message: str, known: list[str], command: str) -> str:
+    """Turn the parser's message into one sentence that names the nearest option."""
+    text = " ".join(message.split())
+    unknown = re.search(r"(?:[Uu]nrecognized arguments?|Unknown option).*?(--[\w.]+)", text) or re.search(
+        r"[Kk]ey ['\"]?([\w.]+)['\"]? is not expected", text
+    )
+    if unknown:
+        option = unknown[1] if unknown[1].startswith("--") else f"--{unknown[1]}"
+        near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+        starting = [name for name in known if name.startswith(option)]
+        hint = f"did you mean {(starting or near)[0]}?" if starting or near else "see `latentode fit --help.all`."
+        return f"{option} is no option of `latentode {command}`; {hint}"
+    return f"{text[:600].rstrip('.')}; see `latentode {command} --help` or --help.all."
