@@ -74,7 +74,9 @@ class Batch:
 
     def __repr__(self) -> str:
         sizes = {"N": self.token_time, "Q": self.query_time, "M": self.target_row}
-        return f"Batch(B={len(self)}, {', '.join(f'{key}={x.shape[1]}' for key, x in sizes.items())}, C={self.n_channels})"
+        return (
+            f"Batch(B={len(self)}, {', '.join(f'{key}={x.shape[1]}' for key, x in sizes.items())}, C={self.n_channels})"
+        )
 
     def _map(self, function: str, *args: object, **kwargs: object) -> Batch:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "n_channels"}

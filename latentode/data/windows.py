@@ -127,9 +127,11 @@ def bisect_rows(time: np.ndarray, first: np.ndarray, last: np.ndarray, at: np.nd
 
 
 def choose_horizon(table: Table) -> int | float:
-    """Choose how far to forecast: 20 median gaps, at most 0.15 of the median span; for dates the nearest round duration.
+    """Choose how far to forecast: 20 median gaps, but at most 0.15 of the median span; for dates the nearest round duration.
 
-    Numbers are not rounded: the same series in another unit of time must give the same forecast.
+    Where there are few series it is shorter, down to four gaps, so that the held-out parts hold some ten windows each: a model cannot
+    be judged, nor its residual weighed, on three. Numbers are not rounded: the same series in another unit of time must give the same
+    forecast.
 
     Raises:
         DataError: no series has two rows, so that nothing can be learned about time.
@@ -142,7 +144,9 @@ def choose_horizon(table: Table) -> int | float:
         )
     spans = table.time[table.starts[long + 1] - 1] - table.time[table.starts[long]]
     gaps = np.diff(table.time)[np.diff(table.row_series) == 0]
-    horizon = min(0.15 * float(np.median(spans)), 20.0 * float(np.median(gaps)))
+    span, gap = float(np.median(spans)), float(np.median(gaps))
+    judged = max(0.015 * span * len(long), 4.0 * gap)
+    horizon = min(0.15 * span, 20.0 * gap, judged)
     if table.schema.time_kind == "number":
         return horizon
     distance = np.abs(np.log(np.asarray(_NICE) / horizon))

@@ -8,11 +8,12 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from latentode.data.settings import DataSettings
@@ -21,6 +22,7 @@ from latentode.data.windows import heldout_windows
 from latentode.errors import RunError
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel, load_plain, write_whole
+from latentode.models.registry import to_plain
 from latentode.training.callbacks import EpochLog, EpochProgress
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.task import ForecastingTask
@@ -88,6 +90,7 @@ def fit_network(
     Returns:
         The fitted model with its best weights, and the figures that stand in `metrics.json`.
     """
+    write_config(run_dir / "config.yaml", network, settings, fit)
     with quiet_lightning():
         pl.seed_everything(fit.seed, workers=True, verbose=False)
         data = ForecastingDataModule(settings, table, seed=fit.seed)
@@ -102,6 +105,32 @@ def fit_network(
         start = time.perf_counter()
         trainer.fit(task, datamodule=data)
         return finish(task, data, run_dir, seconds=time.perf_counter() - start)
+
+
+def write_config(path: Path, network: ForecastModel, settings: DataSettings, fit: FitSettings) -> None:
+    """Write the settings of a fit as `latentode fit --config` reads them."""
+    config = {
+        "seed_everything": fit.seed,
+        "patience": fit.patience,
+        "model": {
+            "network": _as_class_path(to_plain(network)),
+            "learning_rate": fit.learning_rate,
+            "weight_decay": fit.weight_decay,
+        },
+        "data": {f.name: getattr(settings, f.name) for f in fields(settings)},
+        "trainer": {"max_epochs": fit.max_epochs, "accelerator": fit.device},
+    }
+    text = yaml.safe_dump(config, sort_keys=False)
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _as_class_path(plain: Any) -> Any:
+    """Turn plain values of the registry into the form that jsonargparse builds classes from."""
+    if not isinstance(plain, dict):
+        return plain
+    name = plain["class"]
+    path = name if "." in name else f"latentode.models.{name}"
+    return {"class_path": path, "init_args": {key: _as_class_path(value) for key, value in plain["settings"].items()}}
 
 
 def finish(
