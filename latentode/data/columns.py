@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentode.data.cells import Cells, parse_numbers
+from latentode.data.arrow import parse_numbers
+from latentode.data.cells import Cells
 from latentode.data.rows import encode_text
-from latentode.data.schema import Schema, count, quote_names
+from latentode.data.schema import Schema, count, quote_cell, quote_names
 from latentode.errors import DataError
 
 CHANNEL, VALUE = "channel", "value"
@@ -50,7 +51,7 @@ def choose_columns(
         DataError: a column that is needed or asked for is not there, or no column is left for values.
     """
     names = list(cells.columns)
-    _require(cells, time_column, "time column", "--data.time_column (`time_column`)")
+    _require(cells, time_column, f"time column '{time_column}'", "--data.time_column (`time_column`)")
     found_id = _find_id(cells, id_column, schema)
     if found_id == time_column:
         raise DataError(
@@ -59,15 +60,13 @@ def choose_columns(
     rest = [name for name in names if name not in (found_id, time_column)]
     if layout == "long":
         for name in (CHANNEL, VALUE):
-            _require(
-                cells,
-                name,
-                f"column '{name}' of the long layout",
-                "--data.layout wide (`layout`) for a column per channel",
-            )
-        return Columns(
-            found_id, time_column, tuple(channels or ()), channels is not None, _extra_note(rest, (CHANNEL, VALUE))
-        )
+            if name not in rest:
+                raise DataError(
+                    f"{cells.source}: has no column '{name}' of the long layout (it has {quote_names(names)}); add it, "
+                    "or choose --data.layout wide (`layout`) where every channel has its own column."
+                )
+        notes = _extra_note(rest, (CHANNEL, VALUE))
+        return Columns(found_id, time_column, tuple(channels or ()), is_chosen=channels is not None, notes=notes)
     if channels is None:
         if not rest:
             raise DataError(
@@ -75,6 +74,11 @@ def choose_columns(
             )
         return Columns(found_id, time_column, tuple(rest), is_chosen=False)
     for name in channels:
+        if name in (found_id, time_column):
+            what = "time" if name == time_column else "series id"
+            raise DataError(
+                f"{cells.source}: column '{name}' is the {what} and cannot be a channel; correct `channels`."
+            )
         if name not in rest:
             raise DataError(_describe_unknown_channel(cells, name, rest, schema))
     return Columns(found_id, time_column, tuple(channels), is_chosen=True, notes=_extra_note(rest, channels))
@@ -85,16 +89,15 @@ def _find_id(cells: Cells, id_column: str | None, schema: Schema | None) -> str 
         return id_column
     if id_column == "series_id" and (schema is None or schema.id_column is None):
         return None
-    _require(cells, id_column, "column of series ids", "--data.id_column (`id_column`)")
+    _require(cells, id_column, f"column '{id_column}' of series ids", "--data.id_column (`id_column`)")
     return id_column
 
 
 def _require(cells: Cells, name: str, what: str, option: str) -> None:
     if name not in cells.columns:
-        near = difflib.get_close_matches(name, list(cells.columns), n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        names = list(cells.columns)
         raise DataError(
-            f"{cells.source}: has no {what} '{name}' (it has {quote_names(list(cells.columns))}){hint or ';'} Name it with {option}."
+            f"{cells.source}: has no {what} (it has {quote_names(names)}); {_nearest(name, names)}name it with {option}."
         )
 
 
@@ -104,9 +107,16 @@ def _describe_unknown_channel(cells: Cells, name: str, rest: list[str], schema: 
             f"{cells.source}: has no column '{name}', a channel of the fitted model (it has {quote_names(rest)}); "
             "add the column, with empty cells if nothing was observed."
         )
-    near = difflib.get_close_matches(name, rest, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else "; correct --data.channels (`channels`)."
-    return f"{cells.source}: has no channel column '{name}' (it has {quote_names(rest)}){hint}"
+    return (
+        f"{cells.source}: has no channel column '{name}' (it has {quote_names(rest)}); "
+        f"{_nearest(name, rest)}correct --data.channels (`channels`)."
+    )
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), [other.lower() for other in names], n=1)
+    found = [other for other in names if near and other.lower() == near[0]]
+    return f"did you mean '{found[0]}'? If not, " if found else ""
 
 
 def _extra_note(rest: list[str], used: Sequence[str]) -> tuple[str, ...]:
@@ -133,7 +143,7 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
         if is_text.any():
             if not columns.is_chosen and np.isnan(value).all():
                 n_text = count(int(is_text.sum()), "cell", "cells")
-                notes.append(f"Column '{name}' holds text ({n_text}) and was left out.")
+                notes.append(f"Column '{name}' holds no numbers ({n_text} of text or other kind) and was left out.")
                 continue
             _refuse_text(cells, name, is_text)
         _refuse_infinite(cells, name, value)
@@ -150,9 +160,9 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
 def _refuse_text(cells: Cells, name: str, is_text: np.ndarray) -> None:
     row = int(np.flatnonzero(is_text)[0])
     raise DataError(
-        f"{cells.at(row)}: column '{name}' holds {str(cells.columns[name][row].as_py())!r}, which is not a number "
+        f"{cells.at(row)}: column '{name}' holds {quote_cell(cells.columns[name][row].as_py())}, which is not a number "
         f"({count(int(is_text.sum()), 'such row', 'such rows')}); correct it, empty the cell if nothing was observed, "
-        "or leave the column out with --data.channels (`channels`)."
+        "or leave the channel out with --data.channels (`channels`)."
     )
 
 
@@ -171,24 +181,36 @@ def read_long_channels(
     """Read the columns `channel` and `value` of the long layout.
 
     Returns:
-        names of the channels (the chosen ones, else in order of first appearance), position of each row's channel `(L,)`, value
-        `(L,)`, and notes.
+        names of the channels (the chosen ones, else in order of first appearance), position of each row's channel `(L,)`, -1 where it
+        is not among them, value `(L,)`, and notes.
 
     Raises:
-        DataError: a channel has no name, a value is text or infinite, or a chosen channel does not occur.
+        DataError: a channel has no name or that of the id or time column, a value is text or infinite, or a chosen channel does
+            not occur.
     """
-    codes, found = encode_text(cells, CHANNEL, "channel name")
+    codes, texts = encode_text(cells, CHANNEL, "channel name")
+    # Stripped like the names of columns in the wide layout.
+    stripped = [text.strip() for text in texts]
+    found = list(dict.fromkeys(stripped))
+    names = columns.channels if columns.is_chosen else tuple(found)
+    for name in names:
+        if name in (columns.id, columns.time):
+            raise DataError(f"{cells.source}: a channel is named '{name}' like a column of the table; rename it.")
+        if name not in found:
+            raise DataError(
+                f"{cells.source}: column '{CHANNEL}' never names the channel '{name}' (it names {quote_names(found)}); "
+                "correct --data.channels (`channels`)."
+            )
+    channel = np.asarray([names.index(text) if text in names else -1 for text in stripped], dtype=np.int64)[codes]
     value, is_text = parse_numbers(cells.columns[VALUE])
+    is_text &= channel >= 0
+    value = np.where(channel >= 0, value, np.nan)
     if is_text.any():
         _refuse_text(cells, VALUE, is_text)
     _refuse_infinite(cells, VALUE, value)
-    if not columns.is_chosen:
-        return tuple(found), codes, value, ()
-    missing = [name for name in columns.channels if name not in found]
-    if missing:
-        raise DataError(
-            f"{cells.source}: column '{CHANNEL}' never names the channel '{missing[0]}' (it names {quote_names(found)}); "
-            "correct --data.channels (`channels`)."
-        )
-    place = np.asarray([columns.channels.index(name) if name in columns.channels else -1 for name in found])
-    return columns.channels, place[codes], value, ()
+    others = [name for name in found if name not in names]
+    if not others:
+        return names, channel, value, ()
+    n_rows = count(int((channel < 0).sum()), "row", "rows")
+    what = count(len(others), "channel is", "channels are")
+    return names, channel, value, (f"{what} not chosen and left out ({n_rows}): {quote_names(others)}.",)

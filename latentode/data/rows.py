@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from latentode.data.cells import Cells, is_numeric, is_string, to_float, to_numpy
+from latentode.data.arrow import is_numeric, is_string, pc, to_float, to_numpy
+from latentode.data.cells import Cells
 from latentode.data.schema import IdKind, count
 from latentode.errors import DataError
 
 # A whole number as a program writes it: `007` is a text, and so is what int64 does not hold.
-_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+_INTEGER = r"0|-?[1-9][0-9]{0,18}"
 _SINGLE_SERIES = "series"
 
 
@@ -53,7 +53,8 @@ def parse_ids(cells: Cells, column: str | None) -> Ids:
         names = np.asarray([_SINGLE_SERIES], dtype=object)
         return Ids(np.zeros(cells.n_rows, dtype=np.int64), names, "none")
     codes, texts = encode_text(cells, column, "series id")
-    kind: IdKind = "integer" if all(re.fullmatch(_INTEGER, text) for text in texts) else "text"
+    is_integer = all(re.fullmatch(_INTEGER, text) and -(2**63) <= int(text) < 2**63 for text in texts)
+    kind: IdKind = "integer" if is_integer else "text"
     names = np.empty(len(texts), dtype=object)
     names[:] = [int(text) for text in texts] if kind == "integer" else texts
     return Ids(codes, names, kind)
@@ -80,20 +81,16 @@ def encode_text(cells: Cells, column: str, what: str) -> tuple[np.ndarray, list[
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if is_string(column.type):
-        return column.cast(pa.large_string())
     if pa.types.is_floating(column.type):
         # A DataFrame turns whole numbers into floats as soon as one is missing.
         numbers = to_float(column)
-        if (numbers[np.isfinite(numbers)] % 1 == 0).all():
-            column = pc.if_else(pc.is_finite(column), column, None).cast(pa.int64())
-    if is_numeric(column.type) or pa.types.is_temporal(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+        if (np.isnan(numbers) | ((numbers % 1 == 0) & (np.abs(numbers) < 2**53))).all():
+            column = column.cast(pa.int64())
+    if is_string(column.type) or is_numeric(column.type) or pa.types.is_temporal(column.type):
         return column.cast(pa.large_string())
-    return pa.chunked_array(
-        [pa.array([None if cell is None else str(cell) for cell in column.to_pylist()], pa.large_string())]
-    )
+    texts = [None if cell is None else str(cell) for cell in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.large_string())])
 
 
 def arrange(
@@ -147,10 +144,16 @@ def _describe_repeat(
     ids: Ids, pair: tuple[int, int], n_repeats: int, at: Callable[[int], str], show_time: Callable[[int], str]
 ) -> str:
     first, second = pair
-    series = "" if ids.kind == "none" else f"series '{ids.names[ids.codes[second]]}' "
+    series, remedy = f"series '{ids.names[ids.codes[second]]}' has", "remove one"
+    if ids.kind == "none":
+        series, remedy = (
+            "the table is read as one series and has",
+            "name the column of series ids with --data.id_column",
+        )
+    such = count(n_repeats, "such row", "such rows")
     return (
-        f"{at(second)}: {series}has time {show_time(second)} twice (first at {at(first)}; "
-        f"{count(n_repeats, 'such row', 'such rows')}); remove one, or choose --data.duplicates mean or last (`duplicates`)."
+        f"{at(second)}: {series} time {show_time(second)} twice (first at {at(first)}; {such}); "
+        f"{remedy}, or choose --data.duplicates mean or last (`duplicates`)."
     )
 
 
@@ -161,7 +164,7 @@ def _merge(values: np.ndarray, is_repeat: np.ndarray, how: str) -> np.ndarray:
     group = np.cumsum(~is_repeat) - 1
     merged = values[~is_repeat]
     grouped = pd.DataFrame(values[concerned]).groupby(group[concerned], sort=True)
-    folded = grouped.mean() if how == "mean" else grouped.last()
+    folded: pd.DataFrame = grouped.mean() if how == "mean" else grouped.last()
     merged[folded.index.to_numpy()] = folded.to_numpy()
     return merged
 
@@ -174,7 +177,7 @@ def pivot(
     Args:
         ids: series of each long row.
         time: `(L,)`.
-        channel: position of each long row's channel, `(L,)`.
+        channel: position of each long row's channel, `(L,)`; of a row with -1 only series and time count.
         value: `(L,)`, NaN where not observed.
         n_channels: number of channels.
 
@@ -189,12 +192,14 @@ def pivot(
     first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), position, 0))
     repetition = np.empty(len(time), dtype=np.int64)
     repetition[order] = position - first
+    repetition[channel < 0] = 0
     order = np.lexsort((repetition, time, ids.codes))
     keys = (ids.codes[order], time[order], repetition[order])
     is_new = np.ones(len(order), dtype=bool)
     is_new[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     place = np.cumsum(is_new) - 1
     values = np.full((int(is_new.sum()), n_channels), np.nan)
-    values[place, channel[order]] = value[order]
+    is_kept = channel[order] >= 0
+    values[place[is_kept], channel[order][is_kept]] = value[order][is_kept]
     row = np.minimum.reduceat(order, np.flatnonzero(is_new))
     return Ids(keys[0][is_new], ids.names, ids.kind), keys[1][is_new], values, row

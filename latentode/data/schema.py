@@ -43,7 +43,8 @@ class Schema:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Schema:
         """Rebuild a schema from what `to_dict` gave."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in d.items()})
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in d.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,16 @@ def count(n: int, one: str, many: str) -> str:
     '2 rows'
     """
     return f"{n:,} {one if n == 1 else many}"
+
+
+def quote_cell(cell: Any, *, limit: int = 60) -> str:
+    """Write a cell as it stands in the file, cut where it is long.
+
+    >>> quote_cell("n.a."), quote_cell("x" * 100, limit=3)
+    ("'n.a.'", "'xxx...'")
+    """
+    text = str(cell)
+    return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
 def quote_names(names: Sequence[Any], *, n_more: int = 0, limit: int = 20) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from latentode.errors import InputError
@@ -65,7 +67,7 @@ class DataSettings:
         for name in ("horizon", "history"):
             _check_positive(name, getattr(self, name))
         for name in ("channels", "target_channels"):
-            _check_names(name, getattr(self, name))
+            check_columns(name, getattr(self, name))
 
     @classmethod
     def help_texts(cls) -> dict[str, str]:
@@ -87,12 +89,12 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _check_positive_integer(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise InputError(f"{name} is {value!r}; give a whole number of at least 1.")
 
 
 def _check_fraction(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise InputError(f"{name} is {value!r}; give a number from 0 up to, but not including, 1.")
 
 
@@ -100,14 +102,20 @@ def _check_positive(name: str, value: Any) -> None:
     # Texts are durations and wait for the kind of time, which only the table knows.
     if value is None or isinstance(value, str):
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise InputError(f'{name} is {value!r}; give a positive number or a duration such as "7d".')
 
 
-def _check_names(name: str, value: Any) -> None:
+def check_columns(name: str, value: Any) -> None:
+    """Refuse what is no list of distinct column names; None stands for "chosen from the data".
+
+    Raises:
+        InputError: `value` is neither None nor such a list.
+    """
     if value is None:
         return
-    if isinstance(value, str) or not all(isinstance(entry, str) for entry in value):
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not all(isinstance(entry, str) for entry in value):
         raise InputError(f"{name} is {value!r}; give a list of column names.")
     if len(value) == 0:
         raise InputError(f"{name} is an empty list; name at least one column or leave it out.")

@@ -14,8 +14,8 @@ from latentode.data.cells import Cells, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
 from latentode.data.rows import Ids, arrange, parse_ids, pivot
 from latentode.data.schema import Report, Schema, count, quote_names, validate
-from latentode.data.settings import CHOICES, check_choice
-from latentode.data.times import Times, check_zone, format_times, match_times, parse_times, read_in_zone
+from latentode.data.settings import CHOICES, check_choice, check_columns
+from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
 from latentode.errors import DataError
 
 
@@ -64,7 +64,7 @@ class Table:
         digest = hashlib.sha256(repr((self.schema.channels, sorted(names.tolist()))).encode())
         # The place of each value and the values: bit patterns of NaN, which differ between readers, stay out.
         for array in (table.starts, table.time, np.packbits(observed), table.values[observed]):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def select(self, series: Sequence[int] | np.ndarray) -> Table:
@@ -140,8 +140,8 @@ def read_table(
     """
     check_choice("layout", layout, CHOICES["layout"])
     check_choice("duplicates", duplicates, CHOICES["duplicates"])
-    if time_zone is not None:
-        check_zone(time_zone)
+    check_columns("channels", channels)
+    check_columns("target_channels", target_channels)
     if schema is not None:
         id_column, time_column = schema.id_column or "series_id", schema.time_column
         channels, target_channels = schema.channels, schema.target_channels
@@ -151,7 +151,13 @@ def read_table(
         cells, id_column=id_column, time_column=time_column, layout=layout, channels=channels, schema=schema
     )
     ids = parse_ids(cells, columns.id)
-    times = parse_times(cells.columns[columns.time], time_zone=time_zone, at=cells.at, name=columns.time)
+    times = parse_times(
+        cells.columns[columns.time],
+        time_zone=time_zone,
+        zone_if_mixed=schema.time_zone if schema else None,
+        place=lambda row: f"{cells.at(row)}: column '{columns.time}'",
+        hint=", or name another column with --data.time_column (`time_column`)",
+    )
     _check_kind(times, schema, cells, columns)
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
@@ -174,9 +180,14 @@ def read_table(
         return str(format_times(time[row : row + 1], found)[0])
 
     rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
-    notes = (*cells.notes, *columns.notes, *notes, *rows.notes)
+    notes = (*cells.notes, *columns.notes, *notes, *_rounding_note(times), *rows.notes)
     report = validate(found, ids.names, rows.starts, rows.values, source=cells.source, notes=notes)
     return Table(found, ids.names, rows.starts, rows.time, rows.values, report, cells.source)
+
+
+def _rounding_note(times: Times) -> tuple[str, ...]:
+    n = int((np.abs(times.value) > 2**53).sum()) if times.kind == "number" else 0
+    return (f"{count(n, 'time is', 'times are')} beyond 2^53 and rounded to the nearest float64.",) if n else ()
 
 
 def _check_kind(times: Times, schema: Schema | None, cells: Cells, columns: Columns) -> None:
@@ -221,7 +232,12 @@ def read_queries(source: str | Path | pd.DataFrame, schema: Schema, table: Table
             f"a query table needs {quote_names(sorted(names))}."
         )
     ids = parse_ids(cells, id_column)
-    times = parse_times(cells.columns[schema.time_column], at=cells.at, name=schema.time_column)
+    times = parse_times(
+        cells.columns[schema.time_column],
+        # The times are given back in the table's zone, so offsets may differ among them.
+        zone_if_mixed="UTC",
+        place=lambda row: f"{cells.at(row)}: column '{schema.time_column}'",
+    )
     time = match_times(times, table.schema, what=f"{cells.source}, column '{schema.time_column}'")
     notes = list(cells.notes)
     if times.kind == "datetime" and times.zone is None and table.schema.time_zone:

@@ -1,0 +1,109 @@
+"""Columns of a table as arrow arrays: what type they are, and how text cells read as numbers."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+
+# pyarrow makes its compute functions at import, so a type checker knows none of them.
+pc: Any = pyarrow.compute
+
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "none")
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_INFINITE = r"^[+-]?(?i:inf|infinity)$"
+_NAN = r"^[+-]?(?i:nan)$"
+
+
+def to_arrow(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
+    """Give a column of a frame, or a list, as an arrow array; what pandas calls missing is null."""
+    try:
+        array = pa.array(cells if isinstance(cells, pd.Series) else list(cells), from_pandas=True)
+    except (pa.ArrowException, ValueError, TypeError):
+        # Cells of several types: as text each is judged like a cell of a CSV.
+        return _as_text(cells)
+    is_object = not isinstance(cells, pd.Series) or cells.dtype == object
+    if is_object and pa.types.is_timestamp(array.type) and len(_zones_of(cells)) > 1:
+        # Arrow would count datetimes without offset as UTC and forget the offsets of the others.
+        return _as_text(cells)
+    return plain(array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Undo encodings that only save memory (categories, views), and write extension types such as periods as text."""
+    if pa.types.is_dictionary(column.type):
+        return plain(column.cast(column.type.value_type))
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    if isinstance(column.type, pa.BaseExtensionType):
+        return _as_text(column.to_pandas())
+    return column
+
+
+def _as_text(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
+    texts = [None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in cells]
+    return pa.chunked_array([pa.array(texts, pa.large_string())])
+
+
+def _zones_of(cells: pd.Series | Sequence[Any]) -> set[datetime.tzinfo | None]:
+    return {cell.tzinfo for cell in cells if isinstance(cell, datetime.datetime) and cell is not pd.NaT}
+
+
+def is_numeric(kind: pa.DataType) -> bool:
+    """Tell whether an arrow type holds numbers (booleans count as 0 and 1)."""
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Tell whether an arrow type holds text."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_missing_text(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Tell which trimmed text cells stand for "nothing here"; shape `(N,)`, no nulls."""
+    return pc.is_in(text, value_set=pa.array([*MISSING, None], type=text.type))
+
+
+def to_float(column: pa.ChunkedArray) -> np.ndarray:
+    """Give a numeric column as float64 with NaN for nulls."""
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    # float64 holds whole numbers exactly to 2^53 only; arrow refuses larger ones unless told.
+    column = column.cast(pa.float64(), safe=False)
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """Give a column without nulls as a numpy array."""
+    return np.asarray(column.to_numpy())
+
+
+def parse_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Read a column as numbers.
+
+    Returns:
+        values: float64 `(N,)`, NaN where missing; infinite cells stay infinite.
+        is_text: `(N,)` bool, True where a cell is neither missing nor a number.
+    """
+    none = np.zeros(len(column), dtype=bool)
+    if is_numeric(column.type):
+        return to_float(column), none
+    if not is_string(column.type):
+        return np.full(len(column), np.nan), to_numpy(pc.is_valid(column))
+    text = pc.utf8_trim_whitespace(column)
+    is_missing = is_missing_text(text)
+    try:
+        return to_float(pc.if_else(is_missing, None, text).cast(pa.float64())), none
+    except pa.ArrowInvalid:
+        # Some cell is no number, or is one that arrow does not read, such as `+5`: find out which.
+        pass
+    readable = pc.fill_null(pc.match_substring_regex(text, f"{_NUMBER}|{_INFINITE}"), False)
+    is_missing = pc.or_(is_missing, pc.fill_null(pc.match_substring_regex(text, _NAN), False))
+    unsigned = pc.utf8_ltrim(pc.if_else(readable, text, None), "+")
+    return to_float(unsigned.cast(pa.float64())), to_numpy(pc.invert(pc.or_(readable, is_missing)))
