@@ -61,10 +61,11 @@ def run_demo(out: Path, *, seed: int = 0, max_epochs: int | None = None) -> int:
     chosen = _most_observed(forecast, truth)
     figure = forecast.plot([forecast.history.series_ids[i] for i in chosen], SHOWN_CHANNELS, truth=truth)
     save_figure(figure, out / "forecast.png")
+    table.to_frame().to_csv(out / "data.csv", index=False)
     console.print(f"fitted in {metrics['seconds']:.0f} s; the run folder is {out}")
     console.print(f"forecast of {len(np.unique(forecast.series))} patients: {out / 'forecast.csv'}")
     console.print(f"picture of three of them: {out / 'forecast.png'}")
-    console.print("next: latentode fit --data.path YOUR.csv --run_dir runs/mine")
+    console.print(f"next: latentode fit --data.path YOUR.csv --run_dir runs/mine (a table such as {out / 'data.csv'})")
     return 0
 
 

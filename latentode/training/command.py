@@ -38,8 +38,12 @@ class ForecastingCLI(LightningCLI):
         parser.add_lightning_class_args(ForecastingTask, "model")
         parser.add_class_arguments(DataSettings, "data")
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Leave out Lightning's own seed option, which takes booleans too."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what concerns the run as a whole."""
+        parser.add_argument("--seed_everything", type=int, default=FitSettings.seed, help="of weights and windows")
         parser.add_argument("--run_dir", type=str | None, default=None, help="run folder (left out: runs/<name>-<n>)")
         parser.add_argument(
             "--patience", type=int, default=FitSettings.patience, help="epochs without improvement before training ends"
@@ -47,6 +51,10 @@ class ForecastingCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to validate or to go on from"
         )
+
+    def _set_seed(self) -> None:
+        """Set the seed without Lightning's remark."""
+        pl.seed_everything(self.config["seed_everything"], workers=True, verbose=False)
 
     def instantiate_classes(self) -> None:
         """Build everything; the run folder is chosen here, since the callbacks write into it."""
@@ -140,7 +148,6 @@ def _build(command: str, arguments: list[str]) -> ForecastingCLI:
     try:
         return ForecastingCLI(
             trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=FitSettings.seed,
             save_config_callback=None,
             parser_class=Parser,
             parser_kwargs={"prog": f"latentode {command}", "exit_on_error": False, "allow_abbrev": False},
