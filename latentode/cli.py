@@ -29,12 +29,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
+    def known_options(self) -> list[str]:
+        """Give every option string."""
+        return [option for action in self._actions for option in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         """Raise InputError with the nearest option where one is unknown."""
         unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
         if message.startswith("unrecognized arguments") and unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            known += [option for options in getattr(self, "command_options", {}).values() for option in options]
+            known = self.known_options()
             starting = [option for option in known if option.startswith(unknown[0])]
             near = starting or difflib.get_close_matches(unknown[0], known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`."
@@ -84,9 +87,14 @@ def _dispatch(argv: list[str]) -> int:
         parser.print_help()
         return OK
     if argv[0] in commands:
-        options, rest = commands[argv[0]].parse_known_args(argv[1:])
-        if rest:
-            commands[argv[0]].error(f"unrecognized arguments: {' '.join(rest)}")
+        command = commands[argv[0]]
+        # Before anything that is missing: a misspelt option is most often the one that seems to be missing.
+        unknown = [
+            word for word in argv[1:] if word.startswith("--") and word.split("=")[0] not in command.known_options()
+        ]
+        if unknown:
+            command.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options = command.parse_args(argv[1:])
         return options.run(options)
     if argv[0].startswith("-"):
         parser.parse_args(argv)

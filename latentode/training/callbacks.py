@@ -42,6 +42,7 @@ class EpochProgress(pl.Callback):
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.best = float("inf")
+        self.progress: Progress | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the bar."""
@@ -59,17 +60,25 @@ class EpochProgress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Move on by one batch."""
-        self.progress.advance(self.task)
+        if self.progress:
+            self.progress.advance(self.task)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the best error so far."""
         self.best = min(self.best, float(trainer.callback_metrics.get("val_mse", float("inf"))))
-        self.progress.update(self.task, error=f"epoch {trainer.current_epoch + 1}, best validation mse {self.best:.4f}")
+        if self.progress:
+            self.progress.update(
+                self.task, error=f"epoch {trainer.current_epoch + 1}, best validation mse {self.best:.4f}"
+            )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the bar away."""
-        self.progress.stop()
+        self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
-        self.progress.stop()
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.progress:
+            self.progress.stop()
