@@ -65,11 +65,11 @@ def _in_unit_of_time(text: Any, name: str) -> float:
 
 def _in_nanoseconds(text: Any, name: str) -> int:
     form = f'{name} is {str(text)!r}; the table\'s times are dates, so give a duration such as "7d", "12h" or "30min"'
-    if isinstance(text, datetime.timedelta | np.timedelta64):
+    if isinstance(text, datetime.timedelta | np.timedelta64) and not pd.isna(text):
         try:
             return int(pd.Timedelta(text).as_unit("ns").value)
-        except (ValueError, AttributeError) as error:
-            # NaT, a calendar month, or more than nanoseconds can count.
+        except ValueError as error:
+            # A calendar month, or more than nanoseconds can count.
             raise InputError(f"{form}.") from error
     if not isinstance(text, str):
         raise InputError(f"{form}.")

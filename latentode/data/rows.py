@@ -163,8 +163,8 @@ def _merge(values: np.ndarray, is_repeat: np.ndarray, how: str) -> np.ndarray:
     concerned[:-1] |= is_repeat[1:]
     group = np.cumsum(~is_repeat) - 1
     merged = values[~is_repeat]
-    grouped = pd.DataFrame(values[concerned]).groupby(group[concerned], sort=True)
-    folded: pd.DataFrame = grouped.mean() if how == "mean" else grouped.last()
+    # pandas' "mean" and "last" pass over what was not observed.
+    folded = pd.DataFrame(values[concerned]).groupby(group[concerned], sort=True).agg(how)
     merged[folded.index.to_numpy()] = folded.to_numpy()
     return merged
 

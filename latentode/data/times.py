@@ -262,12 +262,13 @@ def format_times(time: np.ndarray, schema: Schema) -> np.ndarray:
         return np.asarray(time, dtype=np.float64)
     utc = np.asarray(time, dtype=np.int64)
     if schema.time_zone is None:
-        return _iso_texts(utc).astype(object)
+        return _iso_texts(utc)
     local, offsets = wall_clock(utc, schema.time_zone)
-    return np.char.add(_iso_texts(local), offsets).astype(object)
+    return _iso_texts(local) + offsets.astype(object)
 
 
 def _iso_texts(ns: np.ndarray) -> np.ndarray:
+    """Write `2026-01-31 07:30:00`, with as many digits of a second as the finest of these times needs."""
     steps = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000}
-    unit: Any = next((unit for unit, step in steps.items() if not (ns % step).any()), "ns")
-    return np.char.replace(np.datetime_as_string(ns.view("datetime64[ns]"), unit=unit), "T", " ")
+    unit, step = next((item for item in steps.items() if not (ns % item[1]).any()), ("ns", 1))
+    return pa.array(ns // step).cast(pa.timestamp(unit)).cast(pa.string()).to_numpy(zero_copy_only=False)
