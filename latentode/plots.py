@@ -43,8 +43,8 @@ def plot_forecast(
     Raises:
         InputError: a series or channel is not in the forecast.
     """
-    series = _choose(series, forecast["series_id"], MAX_SERIES, "series")
-    channels = _choose(channels, forecast["channel"], MAX_CHANNELS, "channel")
+    series = _choose(series, list(forecast["series_id"]), MAX_SERIES, "series")
+    channels = _choose(channels, list(forecast["channel"]), MAX_CHANNELS, "channel")
     figure = Figure(figsize=(1.2 + 3.4 * len(channels), 1.1 + 2.3 * len(series)), layout="constrained")
     axes = figure.subplots(len(series), len(channels), sharex="row", squeeze=False)
     for i, one in enumerate(series):
@@ -63,8 +63,8 @@ def plot_forecast(
     return figure
 
 
-def _choose(chosen: Sequence[Any] | None, column: pd.Series, limit: int, what: str) -> list[Any]:
-    names = list(column.drop_duplicates())
+def _choose(chosen: Sequence[Any] | None, column: list[Any], limit: int, what: str) -> list[Any]:
+    names = list(dict.fromkeys(column))
     if chosen is None:
         return names[:limit]
     # Ids are compared as text, so that 7 finds the series 7 whether it was read as a number or not.
@@ -78,7 +78,7 @@ def _choose(chosen: Sequence[Any] | None, column: pd.Series, limit: int, what: s
 def _pick(frame: pd.DataFrame | None, series: Any, channel: str) -> pd.DataFrame:
     if frame is None:
         return pd.DataFrame({"time": [], "value": []})
-    part = frame[(frame["series_id"] == series) & (frame["channel"] == channel)].sort_values("time")
+    part = frame.loc[(frame["series_id"] == series) & (frame["channel"] == channel)].sort_values(by="time")
     if part["time"].dtype == object or pd.api.types.is_string_dtype(part["time"]):
         part = part.assign(time=pd.to_datetime(part["time"], utc=True, format="ISO8601").dt.tz_localize(None))
     return part
@@ -98,7 +98,7 @@ def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
         axis.plot(truth["time"], truth["value"], "D", color=ORANGE, ms=4.5, mec="white", mew=0.5, label="what happened")
     if len(history):
         axis.axvline(history["time"].iloc[-1], color=GREY, lw=0.6, ls=":")
-    if len(forecast) and np.issubdtype(forecast["time"].dtype, np.datetime64):
+    if len(forecast) and pd.api.types.is_datetime64_any_dtype(forecast["time"]):
         locator = AutoDateLocator(minticks=3, maxticks=6)
         axis.xaxis.set_major_locator(locator)
         axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -118,7 +118,7 @@ def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
     axis.set_xlim(first - margin, end + margin)
     shown = [history.loc[history["time"] >= first, "value"], truth.get("value", pd.Series(dtype=float))]
     quantiles = [forecast[name] for name in forecast if name in ("mean", "q0.025", "q0.1", "q0.9", "q0.975")]
-    values = pd.concat([part for part in (*shown, *quantiles) if len(part)])
+    values = np.concatenate([np.asarray(part, dtype=np.float64) for part in (*shown, *quantiles)])
     low, high = float(values.min()), float(values.max())
     pad = 0.06 * (high - low) or 1.0
     axis.set_ylim(low - pad, high + pad)

@@ -120,10 +120,11 @@ def _describe_channel(table: Table, i: int) -> ChannelSummary:
     observed = ~np.isnan(table.values[:, i])
     values = table.values[observed, i]
     n_series = len(np.unique(table.row_series[observed]))
-    figures = [float(f(values)) for f in (np.mean, np.std, np.min, np.max)] if len(values) else [None] * 4
+    figures = [float(f(values)) if len(values) else None for f in (np.mean, np.std, np.min, np.max)]
+    mean, std, low, high = figures
     is_constant = len(values) > 1 and bool((values == values[0]).all())
     share = len(values) / max(table.n_rows, 1)
-    return ChannelSummary(table.schema.channels[i], len(values), share, n_series, *figures, is_constant)
+    return ChannelSummary(table.schema.channels[i], len(values), share, n_series, mean, std, low, high, is_constant)
 
 
 def _describe_windows(table: Table, settings: DataSettings, notes: list[str]) -> tuple[str | None, dict[str, int]]:

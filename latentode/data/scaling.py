@@ -60,5 +60,5 @@ class Scaler:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Scaler:
         """Rebuild a scaler from what `to_dict` gave."""
-        floats = (np.asarray(d[name], dtype=np.float64) for name in ("mean", "std"))
-        return cls(*floats, np.asarray(d["n_values"], dtype=np.int64), float(d["time_scale"]))
+        mean, std = (np.asarray(d[name], dtype=np.float64) for name in ("mean", "std"))
+        return cls(mean, std, np.asarray(d["n_values"], dtype=np.int64), float(d["time_scale"]))

@@ -85,7 +85,8 @@ class Rows:
         """Count values and target values over the rows of a table."""
         observed = ~np.isnan(table.values)
         targets = observed[:, [table.schema.channels.index(name) for name in table.schema.target_channels]]
-        return cls(table.time, table.starts, *(_running_count(seen.any(1)) for seen in (observed, targets)))
+        valued, targeted = (_running_count(np.any(seen, axis=1)) for seen in (observed, targets))
+        return cls(table.time, table.starts, valued, targeted)
 
     def until(self, series: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Give, for each pair, the number of the first row of the series after `time`."""

@@ -82,8 +82,8 @@ def forecast_heldout(fitted: FittedModel, table: Table) -> tuple[Forecast, Table
     origin[chosen.series] = table.time[last]
     elapsed = table.time - origin[table.row_series]
     frame = table.to_frame()
-    history = read_table(frame[elapsed <= 0], schema=table.schema)
-    truth = read_table(frame[(elapsed > 0) & (elapsed <= fitted.spans.horizon)], schema=table.schema)
+    history = read_table(frame.loc[elapsed <= 0], schema=table.schema)
+    truth = read_table(frame.loc[(elapsed > 0) & (elapsed <= fitted.spans.horizon)], schema=table.schema)
     return predict(fitted, history, Ask(every=EVERY)), truth
 
 

@@ -136,6 +136,7 @@ def _queries(fitted: FittedModel, table: Table, windows: Windows, ask: Ask) -> Q
         note = zone_note(ask.at, table.schema, name="at")
         series = np.repeat(every, len(time))
         return Queries(series, np.tile(time, table.n_series), (note,) if note else ())
+    assert ask.every is not None
     kind = table.schema.time_kind
     step = parse_duration(ask.every, kind, name="every")
     horizon = fitted.spans.horizon if ask.horizon is None else parse_duration(ask.horizon, kind, name="horizon")

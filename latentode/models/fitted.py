@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -58,13 +58,13 @@ class FittedModel:
     ) -> FittedModel:
         """Set a network and the baselines up for the channels of a table; nothing is fitted yet."""
         baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
-        for module in (network, *baselines.values()):
+        for module in _members(network, baselines):
             module.setup(table.schema)
         return cls(network, baselines, table.schema, scaler, settings, spans, table.digest(), seed)
 
     def calibrate(self, validation: Sequence[Batch]) -> None:
         """Let validation decide what is not learned by gradients, in the model and in the baselines."""
-        for module in (self.network, *self.baselines.values()):
+        for module in _members(self.network, self.baselines):
             module.eval()
             module.calibrate(validation)
 
@@ -157,18 +157,23 @@ class FittedModel:
         schema = Schema.from_dict(plain["schema"])
         network = from_plain(plain["network"], allow_modules)
         baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
-        for module in (network, *baselines.values()):
+        for module in _members(network, baselines):
             module.setup(schema)
         prefix = "network."
         network.load_state_dict(
             {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
         )
         baselines.load_state_dict(content["baselines"])
-        network.eval(), baselines.eval()
+        network.eval()
+        baselines.eval()
         settings, scaler = DataSettings(**plain["settings"]), Scaler.from_dict(plain["scaler"])
         return cls(
             network, baselines, schema, scaler, settings, Spans(**plain["spans"]), plain["digest"], plain["seed"]
         )
+
+
+def _members(network: ForecastModel, baselines: nn.ModuleDict) -> list[ForecastModel]:
+    return [network, *(cast(ForecastModel, module) for module in baselines.values())]
 
 
 def read_batches(reader: WindowReader, windows: Windows, size: int = READ_AT_ONCE) -> Iterable[Batch]:

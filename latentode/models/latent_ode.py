@@ -46,6 +46,12 @@ class LatentODE(ForecastModel):
         kl_weight: weight of the divergence in the "elbo" objective.
     """
 
+    base_weight: Tensor
+    unit: Tensor
+    residual_weight: Tensor
+    std_factor: Tensor
+    loss_weight: Tensor
+
     def __init__(
         self,
         encoder: Encoder | None = None,

@@ -13,10 +13,14 @@ from latentode.data.batch import Batch
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import make_model
+from latentode.training.datamodule import ForecastingDataModule
 
 
 class ChannelError(Metric):
     """Squared error averaged per channel, then over channels; torchmetrics adds the sums up over processes."""
+
+    total: Tensor
+    count: Tensor
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class ForecastingTask(pl.LightningModule):
         """Make the network's parameters for the data at hand, and fit its base."""
         if self.fitted is not None:
             return
-        data = self.trainer.datamodule
+        data: ForecastingDataModule = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         # Back to the start of the seeded stream: what was drawn before (a parser, a progress bar) must not change the weights.
         seed = torch.initial_seed()
         torch.manual_seed(seed)

@@ -43,4 +43,4 @@ def path() -> Path:
         'pbcseq.csv.gz'
     """
     # Wheels are unpacked when they are installed, so the resource is a real file.
-    return Path(str(resources.files(__package__) / "pbcseq.csv.gz"))
+    return Path(str(resources.files("latentode.data.datasets") / "pbcseq.csv.gz"))

@@ -104,6 +104,9 @@ def grid_search(moments: Moments, n_steps: int = 20) -> Tensor:
 class LinearBaseline(ForecastModel):
     """A forecast `w1 last + w2 history mean` with a Gaussian error of fixed width per channel."""
 
+    weight: Tensor
+    std: Tensor
+
     def setup(self, schema: Schema) -> None:
         """Make the buffers: weights `(C, 2)` and error deviation `(C,)`."""
         n_channels = len(schema.channels)
