@@ -28,6 +28,7 @@ class Cells:
         columns: one array per column, all of length `n_rows`; CSV columns are text unless they read as float64.
         n_rows: number of rows.
         at: gives the place of a row (0-based) for a message: `data.csv:7`, or `data.parquet, row 6`.
+        untyped: columns whose text may stand for numbers: those of a CSV, and those that are names of folders.
         notes: what was left out while reading.
     """
 
@@ -35,7 +36,8 @@ class Cells:
     columns: dict[str, pa.ChunkedArray]
     n_rows: int
     at: Callable[[int], str]
-    notes: tuple[str, ...] = ()
+    untyped: frozenset[str]
+    notes: tuple[str, ...]
 
 
 def read_cells(source: str | Path | pd.DataFrame, *, text_columns: Collection[str] = (), role: str = "data") -> Cells:
@@ -65,7 +67,7 @@ def read_cells(source: str | Path | pd.DataFrame, *, text_columns: Collection[st
     if data[:4] == b"PAR1" or path.is_dir():
         return _read_parquet(path)
     columns, at = read_csv(str(path), _gunzip(str(path), data), text_columns)
-    return _tabular(str(path), columns, at)
+    return _tabular(str(path), columns, at, untyped=frozenset(columns))
 
 
 def _gunzip(path: str, data: bytes) -> bytes:
@@ -116,7 +118,7 @@ def _read_parquet(path: Path) -> Cells:
             row -= n_rows
         return f"{file}, row {row + 1}"
 
-    return _tabular(str(path), columns, at)
+    return _tabular(str(path), columns, at, untyped=frozenset(partition.names))
 
 
 def _parquet_schema(file: Path) -> pa.Schema:
@@ -143,14 +145,16 @@ def _read_frame(frame: pd.DataFrame) -> Cells:
         names = [_column_name(name) for name in frame.index.names] + names
     check_names("DataFrame", names)
     arrays = {name: to_arrow(column) for name, column in zip(names, columns, strict=True)}
-    return _tabular("DataFrame", arrays, lambda row: f"DataFrame, row {row} (counted from 0)")
+    return _tabular("DataFrame", arrays, lambda row: f"DataFrame, row {row} (counted from 0)", untyped=frozenset())
 
 
 def _column_name(name: Any) -> str:
     return "" if pd.api.types.is_scalar(name) and pd.isna(name) else str(name).strip()
 
 
-def _tabular(source: str, columns: dict[str, pa.ChunkedArray], at: Callable[[int], str]) -> Cells:
+def _tabular(
+    source: str, columns: dict[str, pa.ChunkedArray], at: Callable[[int], str], *, untyped: frozenset[str]
+) -> Cells:
     notes = ()
     if "" in columns:
         # A column without a name is most often an index that was written along.
@@ -161,4 +165,4 @@ def _tabular(source: str, columns: dict[str, pa.ChunkedArray], at: Callable[[int
     n_rows = len(next(iter(columns.values())))
     if n_rows == 0:
         raise DataError(f"{source}: has columns {NO_ROWS}")
-    return Cells(source, {name: plain(column) for name, column in columns.items()}, n_rows, at, notes)
+    return Cells(source, {name: plain(column) for name, column in columns.items()}, n_rows, at, untyped, notes)

@@ -123,9 +123,7 @@ def _extra_note(rest: list[str], used: Sequence[str]) -> tuple[str, ...]:
     extra = [name for name in rest if name not in used]
     if not extra:
         return ()
-    return (
-        f"{count(len(extra), 'column is', 'columns are')} not among the channels and were left out: {quote_names(extra)}.",
-    )
+    return (f"{count(len(extra), 'column is', 'columns are')} no channel and left out: {quote_names(extra)}.",)
 
 
 def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:

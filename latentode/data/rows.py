@@ -40,7 +40,9 @@ class Rows:
 
 
 def parse_ids(cells: Cells, column: str | None) -> Ids:
-    """Read the column of series ids; whole numbers stay numbers, everything else stays the text it is (`007`, `NA`).
+    """Read the column of series ids; whole numbers become integers, everything else stays the text it is (`007`, `NA`).
+
+    Text in a DataFrame or Parquet file stays text, whatever it says: the ids of a forecast then match those of the user's frame.
 
     Args:
         cells: the table.
@@ -53,7 +55,10 @@ def parse_ids(cells: Cells, column: str | None) -> Ids:
         names = np.asarray([_SINGLE_SERIES], dtype=object)
         return Ids(np.zeros(cells.n_rows, dtype=np.int64), names, "none")
     codes, texts = encode_text(cells, column, "series id")
-    is_integer = all(re.fullmatch(_INTEGER, text) and -(2**63) <= int(text) < 2**63 for text in texts)
+    may_be_integer = column in cells.untyped or not is_string(cells.columns[column].type)
+    is_integer = may_be_integer and all(
+        re.fullmatch(_INTEGER, text) and -(2**63) <= int(text) < 2**63 for text in texts
+    )
     kind: IdKind = "integer" if is_integer else "text"
     names = np.empty(len(texts), dtype=object)
     names[:] = [int(text) for text in texts] if kind == "integer" else texts

@@ -84,7 +84,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value in choices:
         return
     near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(choices)}."
+    hint = f"did you mean '{near[0]}'?" if near else "choose one of them."
     raise InputError(f"{name} is '{value}', which is none of {', '.join(choices)}; {hint}")
 
 

@@ -62,8 +62,8 @@ class Table:
         table = self.select(np.argsort(names, kind="stable"))
         observed = ~np.isnan(table.values)
         digest = hashlib.sha256(repr((self.schema.channels, sorted(names.tolist()))).encode())
-        # The place of each value and the values: bit patterns of NaN, which differ between readers, stay out.
-        for array in (table.starts, table.time, np.packbits(observed), table.values[observed]):
+        # The place of each value and the values: bit patterns of NaN, which differ between readers, stay out. Adding 0 turns -0 into 0.
+        for array in (table.starts, table.time + 0, np.packbits(observed), table.values[observed] + 0):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
@@ -86,7 +86,10 @@ class Table:
 
     def to_frame(self) -> pd.DataFrame:
         """Give the table as a wide DataFrame in the user's columns, ids and time format."""
-        columns = {} if self.schema.id_column is None else {self.schema.id_column: self.series_ids[self.row_series]}
+        columns = {}
+        if self.schema.id_column is not None:
+            ids = self.series_ids.astype(np.int64) if self.schema.id_kind == "integer" else self.series_ids
+            columns[self.schema.id_column] = ids[self.row_series]
         columns[self.schema.time_column] = format_times(self.time, self.schema)
         frame = pd.DataFrame(columns)
         return pd.concat([frame, pd.DataFrame(self.values, columns=list(self.schema.channels))], axis=1)
