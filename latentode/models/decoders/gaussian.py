@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -10,6 +12,8 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.history import at_targets, summarise
 from latentode.models.interfaces import Decoder
+
+N_FREQUENCIES = 8
 
 
 class GaussianDecoder(Decoder):
@@ -31,7 +35,10 @@ class GaussianDecoder(Decoder):
         """Make the layers; the last one starts at zero: mean 0 and deviation 1 whatever the input."""
         self.from_state = nn.Linear(latent_size, self.hidden_size)
         self.from_context = nn.Linear(context_size, self.hidden_size)
-        self.from_summary = nn.Linear(5, self.hidden_size, bias=False)
+        # From one swing over many horizons to some six within one, in radians per horizon: a daily cycle seen in the history can be
+        # drawn on without the solver having to follow every swing of it.
+        self.frequency = nn.Parameter(torch.exp(torch.linspace(math.log(0.5), math.log(40.0), N_FREQUENCIES)))
+        self.from_summary = nn.Linear(5 + 2 * N_FREQUENCIES, self.hidden_size, bias=False)
         self.layers = nn.Sequential(
             nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(self.hidden_size, self.hidden_size), nn.ReLU()
         )
@@ -59,7 +66,8 @@ class GaussianDecoder(Decoder):
             at_targets(summary.count, batch).log1p() / 4,
             time,
         ]
-        return torch.stack(features, -1)
+        angle = time[..., None] * self.frequency
+        return torch.cat([torch.stack(features, -1), angle.sin(), angle.cos()], -1)
 
 
 def _pick(x_BKH: Tensor, index_BM: Tensor) -> Tensor:
