@@ -135,7 +135,9 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
     Raises:
         DataError: a cell of a channel is text or infinite, or no column holds numbers.
     """
-    names, values, notes = [], [], []
+    names, notes = [], []
+    # Filled column by column: beside the result, only one column is in memory.
+    values = np.empty((cells.n_rows, len(columns.channels)))
     for name in columns.channels:
         value, is_text = parse_numbers(cells.columns[name])
         if is_text.any():
@@ -145,14 +147,14 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
                 continue
             _refuse_text(cells, name, is_text)
         _refuse_infinite(cells, name, value)
+        values[:, len(names)] = value
         names.append(name)
-        values.append(value)
     if not names:
         raise DataError(
             f"{cells.source}: none of the columns {quote_names(columns.channels)} holds numbers; "
             "add a column of values or name it with --data.channels (`channels`)."
         )
-    return tuple(names), np.column_stack(values), tuple(notes)
+    return tuple(names), np.ascontiguousarray(values[:, : len(names)]), tuple(notes)
 
 
 def _refuse_text(cells: Cells, name: str, is_text: np.ndarray) -> None:

@@ -41,7 +41,7 @@ def read_csv(
     data = data.removeprefix(b"\xef\xbb\xbf")
     _check_bytes(path, data)
     names, body, n_header_lines = _split_header(path, data)
-    if not body.strip():
+    if not body or body.isspace():
         raise DataError(f"{path}: holds a header {NO_ROWS}")
     _check_quotes(path, body, n_header_lines)
     kinds = {name: pa.string() if name in text_columns else pa.float64() for name in names}
@@ -76,7 +76,7 @@ def check_names(place: str, names: list[str]) -> None:
 
 
 def _check_bytes(path: str, data: bytes) -> None:
-    if not data.strip():
+    if not data or data.isspace():
         raise DataError(f"{path}: is empty; a table needs a header and at least one row.")
     if data[:4] == b"PK\x03\x04":
         raise DataError(f"{path}: is a zip or Excel file, not a CSV; save it as CSV or Parquet.")
