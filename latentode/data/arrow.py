@@ -84,6 +84,14 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.to_numpy())
 
 
+def cast_numbers(text: pa.ChunkedArray) -> np.ndarray | None:
+    """Read trimmed text as float64, NaN for nulls; None where one cell is another thing. Fast, but it does not say which."""
+    try:
+        return to_float(text.cast(pa.float64()))
+    except pa.ArrowInvalid:
+        return None
+
+
 def parse_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Read a column as numbers.
 
@@ -98,11 +106,10 @@ def parse_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(column), np.nan), to_numpy(pc.is_valid(column))
     text = pc.utf8_trim_whitespace(column)
     is_missing = is_missing_text(text)
-    try:
-        return to_float(pc.if_else(is_missing, None, text).cast(pa.float64())), none
-    except pa.ArrowInvalid:
-        # Some cell is no number, or is one that arrow does not read, such as `+5`: find out which.
-        pass
+    values = cast_numbers(pc.if_else(is_missing, None, text))
+    if values is not None:
+        return values, none
+    # Some cell is no number, or is one that arrow does not read, such as `+5`: find out which.
     readable = pc.fill_null(pc.match_substring_regex(text, f"{_NUMBER}|{_INFINITE}"), False)
     is_missing = pc.or_(is_missing, pc.fill_null(pc.match_substring_regex(text, _NAN), False))
     unsigned = pc.utf8_ltrim(pc.if_else(readable, text, None), "+")

@@ -15,7 +15,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from latentode.data.arrow import is_missing_text, is_numeric, is_string, parse_numbers, pc, to_arrow, to_float, to_numpy
+from latentode.data.arrow import (
+    cast_numbers,
+    is_missing_text,
+    is_numeric,
+    is_string,
+    parse_numbers,
+    pc,
+    to_arrow,
+    to_float,
+    to_numpy,
+)
 from latentode.data.durations import format_duration, parse_duration
 from latentode.data.schema import Schema, TimeKind, count, quote_cell, quote_names
 from latentode.data.zones import check_zone, localize, name_zone, offset_ns, wall_clock
@@ -138,6 +148,9 @@ def _read_text(column: _Column, zone_if_mixed: str | None, hint: str) -> Times:
     naive = _cast_stamps(text)
     if naive is not None and naive.min() >= _FIRST and naive.max() < _END:
         return Times(naive, "datetime", None)
+    numbers = cast_numbers(text)
+    if numbers is not None:
+        return _read_numbers(column, numbers)
     parts = pc.extract_regex(text, _ISO)
     is_other = to_numpy(pc.is_null(parts))
     if is_other.any():
