@@ -76,6 +76,7 @@ class ForecastingCLI(LightningCLI):
         config = self.parser.dump(self.config, skip_none=False)
         write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
         start = time.perf_counter()
+        self.model.build(self.datamodule)
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])
         return finish(self.model, self.datamodule, self.run_dir, seconds=time.perf_counter() - start)[1]
 
@@ -86,6 +87,7 @@ class ForecastingCLI(LightningCLI):
             raise InputError("validate needs weights; give them with --ckpt_path RUN/best.ckpt.")
         if not Path(path).is_file():
             raise InputError(f"{path} does not exist; give a checkpoint with --ckpt_path RUN/best.ckpt.")
+        self.model.build(self.datamodule)
         return dict(self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
@@ -28,6 +28,9 @@ from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.task import ForecastingTask
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+
+# Averaged over some fifty steps, an epoch or two: what is validated, kept and forecast with is the average.
+EMA_DECAY = 0.98
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -65,7 +68,8 @@ def run_callbacks(run_dir: Path, patience: int, *, show_progress: bool) -> list[
         dirpath=run_dir, filename="best", monitor="val_mse", save_last=True, enable_version_counter=False
     )
     stop = EarlyStopping(monitor="val_mse", patience=patience)
-    return [checkpoint, stop, EpochLog(run_dir / "log.csv"), *([EpochProgress()] if show_progress else [])]
+    average = EMAWeightAveraging(decay=EMA_DECAY)
+    return [average, checkpoint, stop, EpochLog(run_dir / "log.csv"), *([EpochProgress()] if show_progress else [])]
 
 
 def fit_network(
@@ -103,6 +107,7 @@ def fit_network(
             callbacks=run_callbacks(run_dir, fit.patience, show_progress=show_progress),
         )
         start = time.perf_counter()
+        task.build(data)
         trainer.fit(task, datamodule=data)
         return finish(task, data, run_dir, seconds=time.perf_counter() - start)
 

@@ -58,11 +58,12 @@ class ForecastingTask(pl.LightningModule):
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
 
-    def setup(self, stage: str) -> None:
-        """Make the network's parameters for the data at hand, and fit its base."""
-        if self.fitted is not None:
-            return
-        data: ForecastingDataModule = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    def build(self, data: ForecastingDataModule) -> None:
+        """Make the network's parameters for the data at hand, and fit its base.
+
+        Before the trainer starts, and not in `setup`: the callback that averages weights copies the module before its `setup` is called.
+        """
+        data.setup("fit")
         # Back to the start of the seeded stream: what was drawn before (a parser, a progress bar) must not change the weights.
         seed = torch.initial_seed()
         torch.manual_seed(seed)
