@@ -84,10 +84,12 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.to_numpy())
 
 
-def cast_numbers(text: pa.ChunkedArray) -> np.ndarray | None:
-    """Read trimmed text as float64, NaN for nulls; None where one cell is another thing. Fast, but it does not say which."""
+def try_cast(text: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    """Read trimmed text as numbers or timestamps; None where one cell is another thing. Fast, but it does not say which."""
     try:
-        return to_float(text.cast(pa.float64()))
+        # arrow reads on after a cell that it cannot read, and slowly: a look at the first cells spares most of that.
+        text.slice(0, 100).cast(kind)
+        return text.cast(kind)
     except pa.ArrowInvalid:
         return None
 
@@ -106,9 +108,9 @@ def parse_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(column), np.nan), to_numpy(pc.is_valid(column))
     text = pc.utf8_trim_whitespace(column)
     is_missing = is_missing_text(text)
-    values = cast_numbers(pc.if_else(is_missing, None, text))
-    if values is not None:
-        return values, none
+    numbers = try_cast(pc.if_else(is_missing, None, text), pa.float64())
+    if numbers is not None:
+        return to_float(numbers), none
     # Some cell is no number, or is one that arrow does not read, such as `+5`: find out which.
     readable = pc.fill_null(pc.match_substring_regex(text, f"{_NUMBER}|{_INFINITE}"), False)
     is_missing = pc.or_(is_missing, pc.fill_null(pc.match_substring_regex(text, _NAN), False))

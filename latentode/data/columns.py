@@ -176,9 +176,14 @@ def _refuse_infinite(cells: Cells, name: str, value: np.ndarray) -> None:
 
 
 def read_long_channels(
-    cells: Cells, columns: Columns
+    cells: Cells, columns: Columns, *, may_be_absent: bool = False
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, tuple[str, ...]]:
     """Read the columns `channel` and `value` of the long layout.
+
+    Args:
+        cells: the table.
+        columns: roles of its columns.
+        may_be_absent: whether a chosen channel without a single row is one that was not observed, rather than a misspelt one.
 
     Returns:
         names of the channels (the chosen ones, else in order of first appearance), position of each row's channel `(L,)`, -1 where it
@@ -196,7 +201,7 @@ def read_long_channels(
     for name in names:
         if name in (columns.id, columns.time):
             raise DataError(f"{cells.source}: a channel is named '{name}' like a column of the table; rename it.")
-        if name not in found:
+        if name not in found and not may_be_absent:
             raise DataError(
                 f"{cells.source}: column '{CHANNEL}' never names the channel '{name}' (it names {quote_names(found)}); "
                 "correct --data.channels (`channels`)."

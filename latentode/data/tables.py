@@ -166,7 +166,7 @@ def read_table(
         names, values, notes = read_channels(cells, columns)
         time, at = times.value, cells.at
     else:
-        names, channel, value, notes = read_long_channels(cells, columns)
+        names, channel, value, notes = read_long_channels(cells, columns, may_be_absent=schema is not None)
         ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
         at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
     found = Schema(

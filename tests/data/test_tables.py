@@ -265,6 +265,15 @@ def test_table_for_a_model_needs_its_channels_and_its_kind_of_time():
     )
 
 
+def test_channel_without_a_row_in_the_long_layout_was_not_observed():
+    schema = read_table(FRAME).schema
+    long = pd.DataFrame({"series_id": "a", "time": ["2026-01-01", "2026-01-02"], "channel": "temp", "value": [1, 2]})
+    table = read_table(long, layout="long", schema=schema)
+    np.testing.assert_array_equal(table.values, [[1, NAN], [2, NAN]])
+    assert table.report.notes == ("1 channel is never observed: 'wind'.",)
+    assert "never names the channel 'wind'" in refusal(long, layout="long", channels=["temp", "wind"])
+
+
 def test_offsets_may_differ_in_a_table_for_a_model_with_a_zone():
     times = ["2026-03-29T00:00+01:00", "2026-03-29T12:00+02:00"]
     frame = pd.DataFrame({"time": times, "a": [1, 2]})
