@@ -55,7 +55,7 @@ class FitSettings:
     """
 
     max_epochs: int = TRAINER_DEFAULTS["max_epochs"]
-    patience: int = 10
+    patience: int = 15
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0
