@@ -24,12 +24,12 @@ def to_arrow(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
     """Give a column of a frame, or a list, as an arrow array; what pandas calls missing is null."""
     try:
         array = pa.array(cells if isinstance(cells, pd.Series) else list(cells), from_pandas=True)
-    except (pa.ArrowException, ValueError, TypeError):
+    except (pa.ArrowException, ArithmeticError, ValueError, TypeError):
         # Cells of several types: as text each is judged like a cell of a CSV.
         return _as_text(cells)
     is_object = not isinstance(cells, pd.Series) or cells.dtype == object
-    if is_object and pa.types.is_timestamp(array.type) and len(_zones_of(cells)) > 1:
-        # Arrow would count datetimes without offset as UTC and forget the offsets of the others.
+    if is_object and pa.types.is_temporal(array.type) and len(_kinds_of_stamps(cells)) > 1:
+        # Arrow would count datetimes without offset as UTC, forget the offsets of the others, and take a number for a day.
         return _as_text(cells)
     return plain(array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
 
@@ -46,12 +46,20 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_text(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
-    texts = [None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in cells]
-    return pa.chunked_array([pa.array(texts, pa.large_string())])
+    return pa.chunked_array([pa.array([None if _is_missing(cell) else str(cell) for cell in cells], pa.large_string())])
 
 
-def _zones_of(cells: pd.Series | Sequence[Any]) -> set[datetime.tzinfo | None]:
-    return {cell.tzinfo for cell in cells if isinstance(cell, datetime.datetime) and cell is not pd.NaT}
+def _is_missing(cell: Any) -> bool:
+    # Not `pd.isna`: it fails on a signalling NaN of `decimal` and gives an array for a list.
+    if isinstance(cell, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(cell))
+    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.floating) and cell != cell)
+
+
+def _kinds_of_stamps(cells: pd.Series | Sequence[Any]) -> set[Any]:
+    """Tell the zones of datetimes and the types of all other cells that are not missing."""
+    present = (cell for cell in cells if not _is_missing(cell))
+    return {("zone", cell.tzinfo) if isinstance(cell, datetime.datetime) else type(cell) for cell in present}
 
 
 def is_numeric(kind: pa.DataType) -> bool:

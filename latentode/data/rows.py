@@ -92,7 +92,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = pc.if_else(pc.is_nan(column), None, column)
         if (np.isnan(numbers) | ((numbers % 1 == 0) & (np.abs(numbers) < 2**53))).all():
             column = column.cast(pa.int64())
-    if is_string(column.type) or is_numeric(column.type) or pa.types.is_temporal(column.type):
+    if is_string(column.type) or is_numeric(column.type):
         return column.cast(pa.large_string())
     texts = [None if cell is None else str(cell) for cell in column.to_pylist()]
     return pa.chunked_array([pa.array(texts, pa.large_string())])

@@ -7,7 +7,7 @@ datetimes; naive ones are counted as if they were UTC). What the user wrote is r
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,12 @@ class _Column:
         rows = np.flatnonzero(is_bad)
         if len(rows):
             first = int(rows[0])
-            text = what.replace("{cell}", quote_cell(self.cells[first].as_py()))
+            try:
+                cell = self.cells[first].as_py()
+            except (OverflowError, ValueError):
+                # Parquet knows years that Python does not.
+                cell = "a time beyond the year 9999"
+            text = what.replace("{cell}", quote_cell(cell))
             such = count(len(rows), "such row", "such rows")
             raise DataError(f"{self.place(first)} {text} ({such}); {remedy}.")
 
@@ -243,8 +248,10 @@ def _parse_list(text_or_list: Any, name: str) -> Times:
         entries: list[Any] = [entry for entry in text_or_list.split(",") if entry.strip()]
     elif isinstance(text_or_list, int | float | np.number | datetime.date | np.datetime64):
         entries = [text_or_list]
-    else:
+    elif isinstance(text_or_list, Iterable):
         entries = list(text_or_list)
+    else:
+        raise InputError(f"{name} is {text_or_list!r}; give times as text, numbers or datetimes.")
     if not entries:
         raise InputError(f"{name} names no time; give at least one.")
     # The times are given back in the table's zone, so offsets may differ among them.

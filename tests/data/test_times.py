@@ -170,11 +170,16 @@ def test_dates_of_python_are_midnights():
 def test_datetimes_with_and_without_offset_in_one_object_column_are_refused():
     naive, aware = dt.datetime(2026, 1, 1), dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     assert "a time without offset where others have one" in refusal(pd.Series([aware, naive], dtype=object))
+    assert "holds '5', which is no ISO 8601 datetime" in refusal([dt.date(2026, 1, 1), 5, dt.date(2026, 1, 2)])
     east = dt.timezone(dt.timedelta(hours=2))
     assert "mixes the offsets '+02:00', 'UTC'" in refusal([aware, aware.astimezone(east)])
 
 
 # --- Refusals ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_years_that_python_cannot_tell_are_refused():
+    assert "outside the years 1678 to 2261" in refusal(pa.chunked_array([pa.array([10**9], pa.date32())]))
 
 
 @pytest.mark.parametrize("cell", ["", "  ", "NA", "nan", None])
@@ -381,6 +386,7 @@ def test_offsets_may_differ_in_a_list_since_the_table_has_a_zone():
     [
         ("", "number", None, "at names no time; give at least one."),
         ([], "number", None, "at names no time; give at least one."),
+        (None, "number", None, "at is None; give times as text, numbers or datetimes."),
         ("1,two", "number", None, "at: entry 2 holds 'two' where other rows hold numbers"),
         ("2026-01-01,tomorrow", "datetime", None, "at: entry 2 holds 'tomorrow', which is no ISO 8601 datetime"),
         ("7", "datetime", None, "at: the table's times are datetimes such as 2026-01-31T07:30, but these are numbers"),
