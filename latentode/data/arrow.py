@@ -22,6 +22,9 @@ _NAN = r"^[+-]?(?i:nan)$"
 
 def to_arrow(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
     """Give a column of a frame, or a list, as an arrow array; what pandas calls missing is null."""
+    if isinstance(cells, pd.Series) and isinstance(cells.dtype, pd.CategoricalDtype):
+        codes = cells.cat.codes.to_numpy()
+        return to_arrow(cells.cat.categories.to_series()).take(pa.array(codes, mask=codes < 0))
     try:
         array = pa.array(cells if isinstance(cells, pd.Series) else list(cells), from_pandas=True)
     except (pa.ArrowException, ArithmeticError, ValueError, TypeError):

@@ -90,7 +90,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         # A DataFrame turns whole numbers into floats as soon as one is missing.
         numbers = to_float(column)
         column = pc.if_else(pc.is_nan(column), None, column)
-        if (np.isnan(numbers) | ((numbers % 1 == 0) & (np.abs(numbers) < 2**53))).all():
+        if (np.isnan(numbers) | ((np.rint(numbers) == numbers) & (np.abs(numbers) < 2**53))).all():
             column = column.cast(pa.int64())
     if is_string(column.type) or is_numeric(column.type):
         return column.cast(pa.large_string())

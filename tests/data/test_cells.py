@@ -349,6 +349,13 @@ def test_missing_cells_of_every_dtype(dtype):
     assert not is_text.any()
 
 
+@pytest.mark.parametrize(
+    ("cells", "expected"), [([2**62 + 1, None], [2**62 + 1, None]), (["a", 1, None], ["a", "1", None])]
+)
+def test_categories_are_judged_like_the_cells_they_stand_for(cells, expected):
+    assert to_arrow(pd.Series(pd.Categorical(cells))).to_pylist() == expected
+
+
 def test_object_column_of_mixed_cells_is_judged_cell_by_cell():
     frame = pd.DataFrame({"x": pd.Series([1, "2.5", None, np.nan, pd.NA, "oops", [1]], dtype=object)})
     values, is_text = parse_numbers(read_cells(frame).columns["x"])
