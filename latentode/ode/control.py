@@ -123,7 +123,9 @@ class FixedStep:
         if (self.dt is None) == (self.grid is None):
             raise InputError("FixedStep takes either dt or grid: FixedStep(dt=0.1) or FixedStep(grid=t)")
         if self.dt is not None and not 0 < self.dt < float("inf"):
-            raise InputError(f"FixedStep(dt={self.dt!r}): a step is a number above 0; the direction follows from t_eval")
+            raise InputError(
+                f"FixedStep(dt={self.dt!r}): a step is a number above 0; the direction follows from t_eval"
+            )
 
     def first_step(self, ends: Tensor | None, span: Tensor) -> Tensor:
         """Give the length of step 0, `(B,)`."""
@@ -152,7 +154,14 @@ Controller = PIDController | FixedStep
 
 
 def initial_step(
-    field: Field, t0: Tensor, y0: Tensor, k0: Tensor, span: Tensor, direction: Tensor, order: int, control: PIDController
+    field: Field,
+    t0: Tensor,
+    y0: Tensor,
+    k0: Tensor,
+    span: Tensor,
+    direction: Tensor,
+    order: int,
+    control: PIDController,
 ) -> Tensor:
     """Guess the first step (Hairer, Norsett and Wanner 1993, section II.4), at the cost of one call of `field`.
 

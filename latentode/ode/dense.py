@@ -57,7 +57,7 @@ class Steps:
             States, `(P, D)`.
         """
         starts_BN, ends_BN = torch.stack(self.starts, 1), torch.stack(self.ends, 1)
-        n_samples, n_steps = ends_BN.shape
+        n_samples = len(ends_BN)
         step_P = _find_steps(starts_BN[:, 0], ends_BN, tau_P.detach(), sample_P)
         start_P = starts_BN[sample_P, step_P]
         length_P = ends_BN[sample_P, step_P] - start_P

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .control import Controller, FixedStep, Memory, PIDController, initial_step
+from .control import Controller, FixedStep, PIDController, initial_step
 from .dense import Steps
 from .runge_kutta import ButcherTableau, Field, rk_step
 
@@ -171,6 +171,7 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
             if n_left_now < n_left:
                 n_steps = torch.where((tau < span) & (tau1 >= span), i_step, n_steps)
             if is_adaptive:
+                assert ratio is not None
                 dt_next, memory = controller.next_step(h, ratio, accepted, memory, tableau.order)
                 if options.is_joint:
                     dt_next = dt_next.amax().expand_as(dt_next)
@@ -221,7 +222,14 @@ def _first_step(problem: Problem, options: Options, k0: Tensor) -> tuple[Tensor,
 
 
 def _step(
-    problem: Problem, tau: Tensor, h: Tensor, y: Tensor, k: Tensor, c: Tensor, tableau: ButcherTableau, stop: Tensor | None
+    problem: Problem,
+    tau: Tensor,
+    h: Tensor,
+    y: Tensor,
+    k: Tensor,
+    c: Tensor,
+    tableau: ButcherTableau,
+    stop: Tensor | None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Take one step of length `h` `(B,)` from clock `tau`; with `stop`, its last stages see the near side of a jump there."""
     t_stages = problem.times(torch.addcmul(tau, c, h))

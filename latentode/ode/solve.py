@@ -60,7 +60,9 @@ class Solution:
             InputError: without `dense=True`, or for a time outside the solve.
         """
         if self._read is None:
-            raise InputError("this solution kept only its queries; call solve(..., dense=True) to read it at other times")
+            raise InputError(
+                "this solution kept only its queries; call solve(..., dense=True) to read it at other times"
+            )
         return self._read(t)
 
 
@@ -137,7 +139,9 @@ def solve(
 
 def _refuse_what_does_not_exist(events: object, compile: object) -> None:
     if events is not None:
-        raise InputError("events do not exist yet; leave events=None and look for the crossing on a solution with dense=True")
+        raise InputError(
+            "events do not exist yet; leave events=None and look for the crossing on a solution with dense=True"
+        )
     if compile is not False:
         raise InputError("compile does not exist yet; leave compile=False, the eager solver gives the same result")
 

@@ -41,13 +41,19 @@ class Packing:
         elif isinstance(y0, (tuple, list)) and y0:
             keys, is_dict, parts = tuple(str(i) for i in range(len(y0))), False, tuple(y0)
         else:
-            raise InputError(f"y0 is {type(y0).__name__}; give a tensor, or a tuple or dict of tensors that is not empty")
+            raise InputError(
+                f"y0 is {type(y0).__name__}; give a tensor, or a tuple or dict of tensors that is not empty"
+            )
         names = ("y0",) if keys is None else tuple(f"y0[{key}]" for key in keys)
         for name, part in zip(names, parts, strict=True):
             if not isinstance(part, Tensor):
-                raise InputError(f"{name} is {type(part).__name__}, not a tensor; turn it into one with torch.as_tensor")
+                raise InputError(
+                    f"{name} is {type(part).__name__}, not a tensor; turn it into one with torch.as_tensor"
+                )
             if not part.is_floating_point():
-                raise InputError(f"{name} has dtype {part.dtype}; a state changes continuously, so convert it: y0.double()")
+                raise InputError(
+                    f"{name} has dtype {part.dtype}; a state changes continuously, so convert it: y0.double()"
+                )
             if part.ndim < 1:
                 raise InputError(f"{name} has no batch axis; give it shape (B, ...), y0[None] for one sample")
             if part.shape[0] != parts[0].shape[0]:
@@ -70,7 +76,9 @@ class Packing:
         elif self.is_dict:
             if not isinstance(state, dict) or set(state) != set(self.keys):
                 got = sorted(state) if isinstance(state, dict) else type(state).__name__
-                raise InputError(f"{name} returned {got}; it must return a dict with the keys of y0, {sorted(self.keys)}")
+                raise InputError(
+                    f"{name} returned {got}; it must return a dict with the keys of y0, {sorted(self.keys)}"
+                )
             parts = tuple(state[key] for key in self.keys)
         else:
             if not isinstance(state, (tuple, list)) or len(state) != len(self.keys):
