@@ -196,6 +196,57 @@ def test_bad_table_is_refused_with_its_place(csv_file, text, message):
     assert refusal(path).startswith(f"{path}{message}")
 
 
+odd = st.sampled_from(
+    [
+        "",
+        "1",
+        "+5",
+        "inf",
+        "nan",
+        "x",
+        "2026-01-01",
+        "2026-01-01T00:00Z",
+        '"a',
+        '"a,b"',
+        'a"b',
+        " ",
+        "007",
+        "é",
+        "\r",
+        "1e999",
+    ]
+)
+lines = st.lists(odd, max_size=6).map(",".join)
+headers = st.sampled_from(["series_id,time,a,b", "time,a", "series_id,time,channel,value", ",time,a", "time;a"]) | lines
+texts_of_files = st.builds(
+    lambda header, rows, newline: newline.join([header, *rows]).encode(),
+    headers,
+    st.lists(lines | st.tuples(odd, odd, odd, odd).map(",".join), max_size=6),
+    st.sampled_from(["\n", "\r\n", "\r", "\n\n"]),
+)
+
+
+@given(
+    texts_of_files | st.binary(max_size=40),
+    st.sampled_from(["wide", "long"]),
+    st.sampled_from(["error", "mean", "last"]),
+)
+def test_whatever_is_in_a_file_it_is_a_table_or_one_sentence(tmp_path_factory, content, layout, duplicates):
+    path = tmp_path_factory.getbasetemp() / "odd.csv"
+    path.write_bytes(content)
+    try:
+        table = read_table(path, layout=layout, duplicates=duplicates)
+    except DataError as error:
+        message = str(error)
+    else:
+        message = f"{path}: read"
+        assert np.isfinite(table.time.astype(float)).all()
+        assert not np.isinf(table.values).any()
+        assert (np.diff(table.time)[np.diff(table.row_series) == 0] > 0).all()
+    assert message.startswith(str(path))
+    assert "\n" not in message
+
+
 def test_rows_of_a_frame_and_a_parquet_file_are_named_too(tmp_path):
     frame = FRAME.assign(temp=[1, 2, np.inf, 4, 5])
     frame.to_parquet(tmp_path / "data.parquet")
