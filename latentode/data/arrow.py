@@ -14,6 +14,7 @@ import pyarrow.compute
 # pyarrow makes its compute functions at import, so a type checker knows none of them.
 pc: Any = pyarrow.compute
 
+_NUMPY_TIMES = {np.datetime64, np.timedelta64}
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "none")
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _INFINITE = r"^[+-]?(?i:inf|infinity)$"
@@ -25,12 +26,15 @@ def to_arrow(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
     if isinstance(cells, pd.Series) and isinstance(cells.dtype, pd.CategoricalDtype):
         codes = cells.cat.codes.to_numpy()
         return to_arrow(cells.cat.categories.to_series()).take(pa.array(codes, mask=codes < 0))
+    is_object = not isinstance(cells, pd.Series) or cells.dtype == object
+    if is_object and _NUMPY_TIMES & (types := set(map(type, cells))) and len(types) > 1:
+        # Arrow 26 ends the process on a numpy datetime beside a numpy float.
+        return _as_text(cells)
     try:
         array = pa.array(cells if isinstance(cells, pd.Series) else list(cells), from_pandas=True)
     except (pa.ArrowException, ArithmeticError, ValueError, TypeError):
         # Cells of several types: as text each is judged like a cell of a CSV.
         return _as_text(cells)
-    is_object = not isinstance(cells, pd.Series) or cells.dtype == object
     if is_object and pa.types.is_temporal(array.type) and len(_kinds_of_stamps(cells)) > 1:
         # Arrow would count datetimes without offset as UTC, forget the offsets of the others, and take a number for a day.
         return _as_text(cells)

@@ -356,6 +356,10 @@ def test_categories_are_judged_like_the_cells_they_stand_for(cells, expected):
     assert to_arrow(pd.Series(pd.Categorical(cells))).to_pylist() == expected
 
 
+def test_numpy_datetime_beside_a_numpy_float_does_not_end_the_process():
+    assert to_arrow([np.datetime64("2026-01-31"), np.float32(2), None]).to_pylist() == ["2026-01-31", "2.0", None]
+
+
 def test_object_column_of_mixed_cells_is_judged_cell_by_cell():
     frame = pd.DataFrame({"x": pd.Series([1, "2.5", None, np.nan, pd.NA, "oops", [1]], dtype=object)})
     values, is_text = parse_numbers(read_cells(frame).columns["x"])
