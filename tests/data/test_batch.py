@@ -1,0 +1,144 @@
+"""Batches against a slow reference that follows the contract word by word."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentode.data.batch import WindowReader
+from latentode.data.scaling import Scaler
+from latentode.data.settings import DataSettings
+from latentode.data.tables import read_table
+from latentode.data.windows import Spans, forecast_windows, make_split, training_windows
+from tests.data.tables import make_frame, make_table
+
+
+def prepare(table, *, max_history=512, n=40, **kwargs):
+    horizon = "3h" if table.schema.time_kind == "datetime" else 3.0
+    given = DataSettings(**{"horizon": horizon, **kwargs})
+    split, spans = make_split(table, given), Spans.of(table, given)
+    scaler = Scaler.fit(table, split, spans.horizon)
+    windows = training_windows(table, split, spans, np.random.default_rng(1), n)
+    return WindowReader(table, scaler, max_history=max_history), windows, scaler
+
+
+def slow_tokens(table, scaler, windows, w, max_history):
+    s = windows.series[w]
+    tokens = []
+    for row in range(table.starts[s], table.starts[s + 1]):
+        if windows.history_from[w] < table.time[row] <= windows.origin[w]:
+            for c in range(table.values.shape[1]):
+                if not np.isnan(table.values[row, c]):
+                    time = float(table.time[row] - windows.origin[w]) / scaler.time_scale
+                    tokens.append((time, c, (table.values[row, c] - scaler.mean[c]) / scaler.std[c]))
+    return tokens[-max_history:]
+
+
+def slow_targets(table, scaler, windows, w, channels):
+    s = windows.series[w]
+    found = []
+    for row in range(table.starts[s], table.starts[s + 1]):
+        if windows.origin[w] < table.time[row] <= windows.until[w]:
+            for c in channels:
+                if not np.isnan(table.values[row, c]):
+                    time = float(table.time[row] - windows.origin[w]) / scaler.time_scale
+                    found.append((time, c, (table.values[row, c] - scaler.mean[c]) / scaler.std[c]))
+    return found
+
+
+@pytest.mark.parametrize("datetimes", [False, True])
+@pytest.mark.parametrize("max_history", [5, 512])
+def test_batches_hold_what_the_contract_says(datetimes, max_history):
+    table = make_table(datetimes=datetimes)
+    reader, windows, scaler = prepare(table, max_history=max_history)
+    batch = reader.read(windows)
+    for w in range(len(windows)):
+        seen = batch.token_observed[w]
+        tokens = list(
+            zip(batch.token_time[w][seen], batch.token_channel[w][seen], batch.token_value[w][seen], strict=True)
+        )
+        assert np.allclose(tokens, slow_tokens(table, scaler, windows, w, max_history), atol=1e-5)
+        assert seen.tolist() == sorted(seen.tolist(), reverse=True)
+        known = batch.target_observed[w]
+        time = batch.query_time[w][batch.target_row[w]]
+        targets = list(zip(time[known], batch.target_channel[w][known], batch.target_value[w][known], strict=True))
+        assert np.allclose(targets, slow_targets(table, scaler, windows, w, [0, 1]), atol=1e-5)
+        asked = batch.query_time[w][batch.query_observed[w]]
+        assert (asked > 0).all()
+        assert (asked.diff() > 0).all()
+        assert (batch.query_time[w][~batch.query_observed[w]] == asked[-1]).all()
+    assert reader.count_tokens(windows).tolist() == batch.token_observed.sum(1).tolist()
+
+
+def test_a_batch_row_is_the_window_read_alone():
+    reader, windows, _ = prepare(make_table())
+    batch = reader.read(windows)
+    for w in (0, 7, 21):
+        alone = reader.read(windows.take(np.asarray([w])))
+        for name in ("token_time", "token_value", "query_time", "target_value", "target_row"):
+            one, many = getattr(alone, name)[0], getattr(batch, name)[w]
+            assert torch.equal(one, many[: len(one)])
+
+
+def test_only_target_channels_are_forecast():
+    table = read_table(make_frame(n_channels=3), target_channels=["x2", "x0"])
+    reader, windows, scaler = prepare(table)
+    batch = reader.read(windows)
+    assert set(batch.target_channel[batch.target_observed].tolist()) == {0, 2}
+    assert set(batch.token_channel[batch.token_observed].tolist()) == {0, 1, 2}
+    found = [len(slow_targets(table, scaler, windows, w, [0, 2])) for w in range(len(windows))]
+    assert batch.target_observed.sum(1).tolist() == found
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_queries_in_any_order_find_their_place(data):
+    table = make_table(n_series=3)
+    reader, _, scaler = prepare(table)
+    windows = forecast_windows(table)
+    n = data.draw(st.integers(1, 12))
+    row = np.asarray(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    after = np.asarray(data.draw(st.lists(st.sampled_from([0.5, 1.0, 1.5, 4.0]), min_size=n, max_size=n)))
+    batch, column = reader.read_queries(windows, row, windows.origin[row] + after)
+    assert np.allclose(batch.query_time.numpy()[row, column], after / scaler.time_scale, atol=1e-6)
+    assert (batch.query_time.diff(dim=1) >= 0).all()
+    n_targets = len(reader.target_channels)
+    assert batch.target_row.shape[1] == batch.query_time.shape[1] * n_targets
+    assert (batch.target_row[:, ::n_targets] == torch.arange(batch.query_time.shape[1])).all()
+    assert batch.target_channel[0, :n_targets].tolist() == reader.target_channels.tolist()
+
+
+def test_a_date_far_from_1970_loses_nothing():
+    stamps = pd.Timestamp("2200-01-01") + pd.to_timedelta(np.arange(40) * 1000, unit="ns")
+    table = read_table(pd.DataFrame({"time": stamps, "x": np.sin(np.arange(40))}))
+    split = make_split(table, DataSettings())
+    reader = WindowReader(table, Scaler.fit(table, split, 10_000.0), max_history=99)
+    windows = forecast_windows(table)
+    batch, _ = reader.read_queries(windows, np.zeros(1, np.int64), windows.origin + 1000)
+    assert np.allclose(batch.token_time[0].numpy(), np.arange(-39, 1) / 10, atol=1e-6)
+    assert float(batch.query_time[0, 0]) == pytest.approx(0.1)
+
+
+def test_rows_hold_each_stamp_once():
+    reader, windows, _ = prepare(make_table(n_channels=3))
+    batch = reader.read(windows)
+    rows = batch.rows()
+    for w in range(len(windows)):
+        seen = batch.token_observed[w]
+        stamps = torch.unique(batch.token_time[w][seen])
+        assert torch.equal(rows.time[w][rows.row_observed[w]], stamps)
+        place = torch.searchsorted(stamps, batch.token_time[w][seen])
+        channel = batch.token_channel[w][seen]
+        assert rows.observed[w, place, channel].all()
+        assert torch.equal(rows.value[w, place, channel], batch.token_value[w][seen])
+        assert int(rows.observed[w].sum()) == int(seen.sum())
+    assert (rows.value[~rows.observed] == 0).all()
+
+
+def test_a_batch_says_its_size_and_not_its_numbers():
+    reader, windows, _ = prepare(make_table())
+    assert repr(reader.read(windows)).startswith("Batch(B=40, N=")
