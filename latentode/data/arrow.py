@@ -91,12 +91,12 @@ def to_float(column: pa.ChunkedArray) -> np.ndarray:
         column = column.cast(pa.int8())
     # float64 holds whole numbers exactly to 2^53 only; arrow refuses larger ones unless told.
     column = column.cast(pa.float64(), safe=False)
-    return np.asarray(column.to_numpy(), dtype=np.float64)
+    return np.require(column.to_numpy(), dtype=np.float64, requirements="W")
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Give a column without nulls as a numpy array."""
-    return np.asarray(column.to_numpy())
+    """Give a column without nulls as a numpy array that can be written to: a view of arrow's memory cannot, and torch warns of it."""
+    return np.require(column.to_numpy(), requirements="W")
 
 
 def try_cast(text: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:

@@ -391,6 +391,18 @@ def test_frame_has_the_types_of_the_table():
     pd.testing.assert_frame_equal(read_table(FRAME).to_frame(), FRAME)
 
 
+@pytest.mark.parametrize(
+    "clock", [[1.0, 2.0], ["2026-01-01", "2026-01-02"], pd.to_datetime(["2026-01-01", "2026-01-02"])]
+)
+def test_arrays_of_a_table_can_be_written_to_and_are_its_own(clock):
+    frame = pd.DataFrame({"time": clock, "a": [1.0, 2.0]})
+    table = read_table(frame)
+    table.time[:] = 0
+    table.values[:] = 0
+    assert frame["a"].tolist() == [1, 2]
+    assert frame["time"].tolist() == list(clock)
+
+
 def test_digest_changes_with_every_part_of_the_table():
     digests = [
         read_table(frame).digest()
