@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -192,7 +193,10 @@ def load_plain(path: Path) -> Any:
     if not path.is_file():
         raise RunError(f"{path} does not exist; name a run folder that `latentode fit` wrote.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of an unusual pickle before it refuses it; the refusal says enough.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RunError(f"{path} holds more than plain values and tensors, so it is not loaded.") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:

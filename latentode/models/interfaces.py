@@ -46,6 +46,10 @@ class Posterior:
 class Part(nn.Module, ABC):
     """A module whose constructor arguments are stored under their own names, so that it can be written down and built again."""
 
+    def __init__(self) -> None:
+        # Without this a part that has no settings would show the open signature of nn.Module.
+        super().__init__()
+
     def settings(self) -> dict[str, Any]:
         """Give the constructor's arguments as they were passed."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}

@@ -1,0 +1,132 @@
+"""A fitted model as a file: what is read is what was written, and nothing else is ever run."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from latentode.errors import InputError, RunError
+from latentode.models import AttentionEncoder, LatentODE
+from latentode.models.fitted import FittedModel
+from latentode.models.registry import MODELS, from_plain, make_model, to_plain
+from tests.models.conftest import perturb
+from tests.models.own_part import Standstill
+
+
+def fit(prepared, network=None):
+    torch.manual_seed(0)
+    p = prepared
+    fitted = FittedModel.new(network or LatentODE(latent_size=4), p.table, p.scaler, p.settings, p.spans, 0)
+    perturb(fitted.network)
+    fitted.calibrate([p.validation])
+    return fitted
+
+
+def test_what_is_read_is_what_was_written(prepared, tmp_path):
+    fitted = fit(prepared)
+    fitted.save(tmp_path / "best.ckpt")
+    again = FittedModel.load(tmp_path / "best.ckpt")
+    one, two = fitted.network(prepared.batch), again.network(prepared.batch)
+    assert torch.equal(one.mean, two.mean)
+    assert torch.equal(one.stddev, two.stddev)
+    for name, baseline in fitted.baselines.items():
+        assert torch.equal(baseline(prepared.batch).mean, again.baselines[name](prepared.batch).mean)
+    for name in ("schema", "settings", "spans", "digest", "seed"):
+        assert getattr(again, name) == getattr(fitted, name)
+    assert again.scaler.to_dict() == fitted.scaler.to_dict()
+    torch.load(tmp_path / "best.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 20_000])
+def test_a_file_that_was_cut_off_is_refused(prepared, tmp_path, n_bytes):
+    path = tmp_path / "best.ckpt"
+    fit(prepared).save(path)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(RunError, match="cut off"):
+        FittedModel.load(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("import builtins; builtins.exploded = True",))
+
+
+def test_a_file_with_code_in_it_runs_nothing(tmp_path):
+    import builtins
+
+    torch.save({"latentode": Bomb()}, tmp_path / "a.ckpt")
+    (tmp_path / "b.ckpt").write_bytes(pickle.dumps(Bomb()))
+    for name in ("a.ckpt", "b.ckpt"):
+        with pytest.raises(RunError):
+            FittedModel.load(tmp_path / name)
+    assert not hasattr(builtins, "exploded")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {}},
+        [1, 2],
+        {"latentode": {"format": 99}, "state_dict": {}},
+        {"latentode": {"format": 1}, "state_dict": {}},
+    ],
+)
+def test_another_program_s_checkpoint_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(RunError):
+        FittedModel.load(tmp_path / "x.ckpt")
+
+
+def test_damaged_settings_are_refused(prepared, tmp_path):
+    path = tmp_path / "best.ckpt"
+    fit(prepared).save(path)
+    content = torch.load(path, weights_only=True)
+    del content["latentode"]["scaler"]["mean"]
+    torch.save(content, path)
+    with pytest.raises(RunError, match="does not hold together"):
+        FittedModel.load(path)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_models_survive_being_written_as_plain_values(name):
+    plain = to_plain(make_model(name))
+    assert to_plain(from_plain(plain)) == plain
+
+
+def test_settings_of_parts_are_kept():
+    model = LatentODE(encoder=AttentionEncoder(32, n_layers=1), latent_size=3)
+    again = from_plain(to_plain(model))
+    assert isinstance(again.encoder, AttentionEncoder)
+    assert (again.encoder.hidden_size, again.encoder.n_layers, again.latent_size) == (32, 1, 3)
+
+
+def test_an_own_class_is_built_only_where_its_module_is_named(prepared, tmp_path):
+    fit(prepared, LatentODE(dynamics=Standstill())).save(tmp_path / "best.ckpt")
+    with pytest.raises(RunError, match=r"--allow-module tests\.models\.own_part"):
+        FittedModel.load(tmp_path / "best.ckpt")
+    again = FittedModel.load(tmp_path / "best.ckpt", allow_modules=["tests.models.own_part"])
+    assert isinstance(again.network.dynamics, Standstill)
+
+
+def test_names_that_are_no_models_are_refused():
+    with pytest.raises(InputError, match="did you mean 'latent_ode'"):
+        make_model("latentode")
+    for name in ("os.system", "Nothing", "builtins.exec"):
+        with pytest.raises(RunError):
+            from_plain({"class": name, "settings": {}}, allow_modules=["builtins"])
+
+
+def test_scoring_gives_the_model_beside_its_baselines(prepared):
+    from latentode.data.windows import heldout_windows
+
+    fitted = fit(prepared)
+    windows = heldout_windows(prepared.table, prepared.split, "val", prepared.spans)
+    scores = fitted.score(prepared.table, windows)
+    error = (fitted.network(prepared.validation).mean - prepared.validation.target_value).square().detach()
+    seen, channel = prepared.validation.target_observed, prepared.validation.target_channel
+    macro = sum(float(error[seen & (channel == c)].mean()) for c in range(3)) / 3
+    assert scores["mse"] == pytest.approx(macro, rel=1e-4)
+    assert set(scores["baselines"]) == {"constant", "last_value", "blend"}
+    assert scores["ratio_to_blend"] == pytest.approx(scores["mse"] / scores["baselines"]["blend"]["mse"])

@@ -1,0 +1,188 @@
+"""What the model promises: it starts as its base, rows do not see each other, times matter as they should."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentode.data.windows import forecast_windows
+from latentode.errors import InputError
+from latentode.metrics import coverage
+from latentode.models import AttentionEncoder, Blend, LatentODE, MLPField, ODERNNEncoder
+from latentode.models.baselines.linear import base_features
+from tests.data.tables import make_table
+from tests.models.conftest import perturb, prepare
+
+ENCODERS = [AttentionEncoder, ODERNNEncoder]
+
+
+def make(prepared, encoder=AttentionEncoder, **kwargs):
+    torch.manual_seed(0)
+    model = LatentODE(encoder=encoder(), **kwargs)
+    model.setup(prepared.table.schema)
+    model.prepare([prepared.batch])
+    return model.eval()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_untrained_model_is_its_base(prepared, encoder):
+    model = make(prepared, encoder)
+    batch = prepared.batch
+    expected = (base_features(batch) * model.base_weight[batch.target_channel]).sum(-1)
+    assert torch.equal(model(batch).mean, expected)
+
+
+def test_without_a_base_an_untrained_model_is_the_training_mean(prepared):
+    assert make(prepared, base=None)(prepared.batch).mean.abs().max() == 0
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_row_of_a_batch_equals_the_row_alone(prepared, encoder):
+    model = perturb(make(prepared, encoder))
+    together = model(prepared.batch)
+    for w in (0, 5, 11):
+        batch = prepared.reader.read(prepared.windows.take(np.asarray([w])))
+        known = batch.target_observed[0]
+        alone = model(batch)
+        n = len(known)
+        assert torch.allclose(alone.mean[0][known], together.mean[w, :n][known], atol=2e-3)
+        assert torch.allclose(alone.stddev[0][known], together.stddev[w, :n][known], atol=2e-3)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_warping_the_stamps_of_the_history_changes_the_forecast(prepared, encoder):
+    model = perturb(make(prepared, encoder))
+    batch = prepared.batch
+    warped = replace(batch, token_time=-((-batch.token_time).clamp(min=0) ** 1.5))
+    assert (model(batch).mean - model(warped).mean).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@given(unit=st.sampled_from([60.0, 1 / 24, 86_400.0]), start=st.sampled_from([0.0, 1e6, -2_000.0]))
+@settings(max_examples=6, deadline=None)
+def test_neither_the_unit_nor_the_origin_of_numeric_time_matters(encoder, unit, start):
+    forecasts = []
+    for u, s in ((1.0, 0.0), (unit, start)):
+        prepared = prepare(make_table(unit=u, start=s), horizon=3.0 * u)
+        model = perturb(make(prepared, encoder))
+        windows = forecast_windows(prepared.table)
+        rows = np.repeat(np.arange(len(windows)), 3)
+        after = np.tile([0.5, 1.0, 2.9], len(windows)) * u
+        batch, _ = prepared.reader.read_queries(windows, rows, windows.origin[rows] + after)
+        forecasts.append(model(batch).mean)
+    # 1e6 seconds hold the milliseconds of the stamps to some 1e-10; the solver may take another step.
+    assert torch.allclose(*forecasts, atol=2e-3)
+
+
+def test_the_order_of_channels_within_a_stamp_does_not_matter(prepared):
+    model = perturb(make(prepared))
+    batch = prepared.batch
+    # Padding stays at the end; within a stamp the channels come backwards.
+    keys = (-batch.token_channel.numpy(), batch.token_time.numpy(), ~batch.token_observed.numpy())
+    order = torch.from_numpy(np.stack([np.lexsort([key[w] for key in keys]) for w in range(len(batch))]))
+    assert not torch.equal(order, torch.arange(order.shape[1]).expand_as(order))
+    names = ("token_time", "token_value", "token_channel", "token_observed")
+    other = replace(batch, **{name: getattr(batch, name).gather(1, order) for name in names})
+    assert torch.allclose(model(batch).mean, model(other).mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("objective", ["nll", "elbo"])
+def test_gradients_reach_every_parameter(prepared, encoder, objective):
+    model = perturb(make(prepared, encoder, objective=objective)).train()
+    model.loss(prepared.batch).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
+    # The deviation of the posterior is drawn from only in the evidence lower bound.
+    assert [name for name in silent if "to_posterior" not in name] == []
+
+
+def test_training_lowers_the_loss(prepared):
+    model = make(prepared).train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss = model.loss(prepared.batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.1
+
+
+def test_calibration_is_never_worse_on_validation_than_base_or_blend(prepared):
+    blend = Blend()
+    blend.setup(prepared.table.schema)
+    blend.calibrate([prepared.validation])
+
+    def errors(model):
+        batch = prepared.validation
+        seen = batch.target_observed
+        with torch.no_grad():
+            error = (model(batch).mean - batch.target_value).square()
+        return [float(error[seen & (batch.target_channel == c)].mean()) for c in range(3)]
+
+    for seed in range(3):
+        model = perturb(make(prepared), seed)
+        base = make(prepared)
+        model.calibrate([prepared.validation])
+        for ours, its_base, blended in zip(errors(model), errors(base), errors(blend), strict=True):
+            assert ours <= its_base + 1e-6
+            assert ours <= blended + 1e-6
+
+
+def test_calibration_makes_the_80_percent_interval_hold_80_percent(prepared):
+    model = perturb(make(prepared))
+    model.calibrate([prepared.validation])
+    batch = prepared.validation
+    with torch.no_grad():
+        inside = coverage(model(batch), batch.target_value, 0.8)[batch.target_observed].mean()
+    assert float(inside) == pytest.approx(0.8, abs=0.06)
+
+
+def test_calibrating_on_nothing_changes_nothing(prepared):
+    model = make(prepared)
+    before = model.residual_weight.clone()
+    model.calibrate([])
+    assert torch.equal(model.residual_weight, before)
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(InputError, match="objective"):
+        LatentODE(objective="mse")
+    with pytest.raises(InputError, match="base"):
+        LatentODE(base="ridge")
+
+
+def test_the_state_moves_by_the_solver(prepared):
+    field = MLPField(rtol=1e-6, atol=1e-8)
+    torch.manual_seed(0)
+    field.setup(prepared.table.schema, 4, 5)
+    torch.nn.init.normal_(field.to_slope.weight)
+    z0, context = torch.randn(3, 4), torch.randn(3, 5)
+    t = torch.tensor([[0.0, 1e-3], [0.0, 0.5], [0.2, 1.0]])
+    z = field(z0, torch.zeros(3), t, context)
+    slope = field.field(torch.zeros(3), z0, field.from_context(context))
+    assert torch.allclose(z[:2, 0], z0[:2])
+    assert torch.allclose((z[0, 1] - z0[0]) / 1e-3, slope[0], rtol=2e-2, atol=2e-3)
+
+
+def test_a_seeded_run_gives_its_golden_numbers(prepared):
+    """A refactor keeps them; a change says why they moved."""
+    model = make(prepared)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(3):
+        loss = model.loss(prepared.batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    path = Path(__file__).parent.parent / "golden" / "latent_ode.json"
+    assert losses == pytest.approx(json.loads(path.read_text())["losses"], abs=1e-4)
