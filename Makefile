@@ -43,8 +43,8 @@ docs: $(VENV)/.installed-dev ## run the doctests and every command of the README
 	OMP_NUM_THREADS=2 $(BIN)/python tests/docs/run_readme.py README.md
 
 bench: $(VENV)/.installed-dev ## run the benchmarks, print ratios, write JSON
-	@set -- benchmarks/bench_*.py; \
-	if [ ! -e "$$1" ]; then echo "no benchmarks/bench_*.py yet"; exit 0; fi; \
+	@set -- benchmarks/*.py; \
+	if [ ! -e "$$1" ]; then echo "no benchmarks/*.py yet"; exit 0; fi; \
 	for file in "$$@"; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 nightly: $(VENV)/.installed-dev ## all tests, gpu and slow ones included, then the benchmarks

@@ -29,7 +29,9 @@ class EpochLog(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch that has ended."""
         metrics = trainer.callback_metrics
-        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else 0.0
+        # A baseline has nothing to optimise, so no rate.
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        rate = groups[0]["lr"] if groups else 0.0
         seconds = round(time.perf_counter() - self.start, 2)
         figures = [float(metrics[name]) if name in metrics else "" for name in COLUMNS[-2:]]
         with self.path.open("a", newline="") as file:
@@ -44,8 +46,8 @@ class EpochProgress(pl.Callback):
         self.best = float("inf")
         self.progress: Progress | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the bar."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar: only here does the trainer know how many batches an epoch has."""
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
