@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from torch import Tensor
 
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
@@ -62,13 +64,20 @@ class FitSettings:
     device: str = "auto"
 
 
+def moving_average(average: Tensor, new: Tensor, n_averaged: Tensor) -> Tensor:
+    """Give the exponential moving average; while there are few, near the plain one, so that a short fit does not average its start."""
+    n = n_averaged.to(average.device)
+    decay = torch.minimum((1 + n) / (10 + n), torch.full_like(n, EMA_DECAY, dtype=torch.float32))
+    return average + (1 - decay) * (new - average)
+
+
 def run_callbacks(run_dir: Path, patience: int, *, show_progress: bool) -> list[Callback]:
     """Give the callbacks of every fit: best and last weights, early stopping, log, progress."""
     checkpoint = ModelCheckpoint(
         dirpath=run_dir, filename="best", monitor="val_mse", save_last=True, enable_version_counter=False
     )
     stop = EarlyStopping(monitor="val_mse", patience=patience)
-    average = EMAWeightAveraging(decay=EMA_DECAY)
+    average = WeightAveraging(avg_fn=moving_average)
     return [average, checkpoint, stop, EpochLog(run_dir / "log.csv"), *([EpochProgress()] if show_progress else [])]
 
 

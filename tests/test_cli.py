@@ -1,0 +1,299 @@
+"""The command line as a process, on real files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from latentode import Forecaster
+from tests.data.tables import make_frame
+
+COMMANDS = ["demo", "describe", "fit", "validate", "forecast", "evaluate"]
+QUICK = [
+    "--data.horizon",
+    "3",
+    "--trainer.max_epochs",
+    "2",
+    "--data.windows_per_epoch",
+    "64",
+    "--data.batch_size",
+    "16",
+]
+QUICK += ["--trainer.accelerator", "cpu"]
+
+
+def latentode(*arguments, cwd=None):
+    command = [sys.executable, "-m", "latentode.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
+
+
+def succeed(*arguments, cwd=None):
+    done = latentode(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def refuse(*arguments, cwd=None):
+    """Give the one sentence of a refusal."""
+    done = latentode(*arguments, cwd=cwd)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    make_frame(n_series=4).to_csv(folder / "data.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    done = succeed("fit", "--data.path", folder / "data.csv", "--run_dir", folder / "run", *QUICK)
+    assert "last value" in done.stdout
+    assert "next: latentode forecast" in done.stdout
+    return folder / "run"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    text = succeed(command, "--help").stdout
+    assert f"latentode {command}" in text.split("example:")[1]
+
+
+def test_describe_shows_and_gives_json(folder):
+    text = succeed("describe", folder / "data.csv").stdout
+    assert "4 series" in text
+    assert "x1" in text
+    figures = json.loads(succeed("describe", folder / "data.csv", "--json").stdout)
+    assert figures["n_series"] == 4
+
+
+def test_fit_leaves_a_run_folder(run):
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.json", "log.csv", "best.ckpt", "last.ckpt"}
+
+
+def test_a_run_folder_is_named_after_the_table_where_none_is_given(folder):
+    done = succeed("fit", "--data.path", "data.csv", *QUICK, "--trainer.max_epochs", "1", cwd=folder)
+    assert "run folder: runs/data-1" in done.stdout
+    assert (folder / "runs" / "data-1" / "best.ckpt").is_file()
+
+
+def test_forecast_writes_finite_numbers_for_every_series(run, folder, tmp_path):
+    done = succeed("forecast", run, "--history", folder / "data.csv", "--every", "1", "--out", tmp_path / "f.csv",
+                   "--plot", tmp_path / "f.png", "--samples", "5")  # fmt: skip
+    out = pd.read_csv(tmp_path / "f.csv")
+    assert len(out) == 4 * 3 * 2
+    assert np.isfinite(out.select_dtypes("number")).all(axis=None)
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert len(pd.read_parquet(tmp_path / "f.csv.samples.parquet")) == 5 * len(out)
+    assert "24 rows" in done.stdout
+
+
+def test_forecast_at_times_by_queries_wide_and_in_parquet(run, folder, tmp_path):
+    succeed("forecast", run, "--history", folder / "data.csv", "--at", "99,98.5", "--quantiles", "0.1,0.9",
+            "--layout", "wide", "--out", tmp_path / "f.parquet")  # fmt: skip
+    wide = pd.read_parquet(tmp_path / "f.parquet")
+    assert wide["time"].tolist() == [99, 98.5] * 4
+    assert "x0_q0.9" in wide
+    pd.DataFrame({"series_id": ["s2", "s0"], "time": [99, 50]}).to_csv(tmp_path / "q.csv", index=False)
+    succeed(
+        "forecast",
+        run,
+        "--history",
+        folder / "data.csv",
+        "--queries",
+        tmp_path / "q.csv",
+        "--out",
+        tmp_path / "q_out.csv",
+    )
+    out = pd.read_csv(tmp_path / "q_out.csv")
+    assert out["series_id"].tolist() == ["s2", "s2", "s0", "s0"]
+
+
+def test_evaluate_scores_the_test_part_and_another_table(run, folder, tmp_path):
+    done = succeed("evaluate", run, "--data", folder / "data.csv", "--out", tmp_path / "r.json")
+    assert "the test part" in done.stdout
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["mse"] == pytest.approx(json.loads((run / "metrics.json").read_text())["test"]["mse"])
+    make_frame(n_series=2, seed=8).to_csv(tmp_path / "other.csv", index=False)
+    assert "all rows" in succeed("evaluate", run, "--data", tmp_path / "other.csv", "--metrics", "mse,coverage").stdout
+
+
+def test_validate_gives_the_error_of_a_checkpoint(run, folder):
+    done = succeed("validate", "--config", run / "config.yaml", "--ckpt_path", run / "best.ckpt")
+    assert "val_mse" in done.stdout
+
+
+def test_the_same_settings_give_the_same_bytes_by_command_config_and_python(run, folder, tmp_path):
+    data = folder / "data.csv"
+    succeed("fit", "--data.path", data, "--run_dir", tmp_path / "again", *QUICK)
+    succeed("fit", "--config", run / "config.yaml", "--run_dir", tmp_path / "config")
+    forecaster = Forecaster(
+        horizon=3, max_epochs=2, windows_per_epoch=64, batch_size=16, device="cpu", show_progress=False
+    )
+    forecaster.fit(data).save(tmp_path / "python")
+    for name, source in (("a", run), ("b", tmp_path / "again"), ("c", tmp_path / "config"), ("d", tmp_path / "python")):
+        succeed("forecast", source, "--history", data, "--every", "0.5", "--out", tmp_path / f"{name}.csv")
+    first, *others = ((tmp_path / f"{name}.csv").read_bytes() for name in "abcd")
+    assert all(other == first for other in others)
+
+
+def test_settings_are_printed_as_yaml():
+    text = succeed("fit", "--print_config").stdout
+    assert "windows_per_epoch: 2048" in text
+    assert "max_epochs: 30" in text
+
+
+def test_counts_of_what_is_unusual_are_in_the_output(tmp_path):
+    frame = make_frame(n_series=4).assign(silent=np.nan)
+    pd.concat([frame, pd.DataFrame({"series_id": ["single"], "time": [3.0], "x0": [1.0]})]).to_csv(
+        tmp_path / "d.csv", index=False
+    )
+    for done in (succeed("describe", tmp_path / "d.csv"), succeed("fit", "--data.path", "d.csv", *QUICK, "--trainer.max_epochs", "1", cwd=tmp_path)):  # fmt: skip
+        said = done.stdout + done.stderr
+        assert "1 series has one row" in said
+        assert "never observed: 'silent'" in said
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------------
+
+GOOD = "series_id,time,x\na,1,1.0\na,2,2.0\na,3,1.5\n"
+BAD_TABLES = {
+    "empty file": ("", "empty"),
+    "header only": ("series_id,time,x\n", "no row"),
+    "no time column": (GOOD.replace("time", "when"), "'time'"),
+    "unparsable time": (GOOD.replace("a,2,", "a,soon,"), "data.csv:3"),
+    "text in a channel": (GOOD.replace("2.0", "high"), "data.csv:3"),
+    "infinity": (GOOD.replace("2.0", "inf"), "data.csv:3"),
+    "the same stamp twice": (GOOD + "a,2,5.0\n", "twice"),
+    "never observed": (GOOD.replace("1.0", "").replace("2.0", "").replace("1.5", ""), "no channel holds"),
+    "a short row": (GOOD + "a,4\n", "data.csv:5"),
+    "a repeated column": (GOOD.replace("time,x", "time,x,x").replace("0\n", "0,1\n").replace("5\n", "5,1\n"), "'x'"),
+    "a NUL byte": (GOOD.replace("2.0", "2\x00"), "NUL"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_bad_tables_are_refused_in_a_sentence(name, tmp_path):
+    text, words = BAD_TABLES[name]
+    (tmp_path / "data.csv").write_text(text)
+    for arguments in (["describe", "data.csv"], ["fit", "--data.path", "data.csv", "--run_dir", "r"]):
+        sentence = refuse(*arguments, cwd=tmp_path)
+        assert "data.csv" in sentence
+        assert words in sentence
+
+
+def test_missing_files_are_refused(run, folder):
+    assert "nothere.csv" in refuse("describe", "nothere.csv")
+    assert "nothere.csv" in refuse("fit", "--data.path", "nothere.csv")
+    assert "nothere.csv" in refuse(
+        "forecast", run, "--history", "nothere.csv", "--every", "1", "--out", folder / "o.csv"
+    )
+    assert "--data.path" in refuse("fit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "--trainer.max_ep", "3"], "--trainer.max_epochs"),
+        (["fit", "--data.horizn", "3"], "--data.horizon"),
+        (["fit", "--model.network", "latent_od"], "latent_ode"),
+        (["forecast", "r", "--histor", "x"], "--history"),
+        (["describe", "x.csv", "--id_colum", "a"], "--id_column"),
+        (["forcast"], "forecast"),
+        (["test"], "evaluate"),
+        (["predict"], "forecast"),
+        (["fit", "--trainer.max_epochs", "many"], "max_epochs"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_nearest_name(arguments, words):
+    assert words in refuse(*arguments)
+
+
+@pytest.mark.parametrize("horizon", ["-3", "0", "soon"])
+def test_a_horizon_that_is_none_is_refused(folder, horizon, tmp_path):
+    assert "horizon" in refuse(
+        "fit", "--data.path", folder / "data.csv", f"--data.horizon={horizon}", "--run_dir", tmp_path / "r"
+    )
+
+
+def test_queries_that_cannot_be_answered_are_refused(run, folder, tmp_path):
+    common = ["forecast", run, "--history", folder / "data.csv", "--out", tmp_path / "o.csv"]
+    assert "before the first observation" in refuse(*common, "--at=-3")
+    (tmp_path / "q.csv").write_text("series_id,time\nnobody,99\n")
+    assert "'nobody' is not in the history" in refuse(*common, "--queries", tmp_path / "q.csv")
+    (tmp_path / "q.csv").write_text("station,time\ns0,99\n")
+    assert "'series_id'" in refuse(*common, "--queries", tmp_path / "q.csv")
+    assert "positive" in refuse(*common, "--every", "1", "--horizon=-2")
+    assert "folder" in refuse(*common[:-1], tmp_path / "no" / "o.csv", "--every", "1")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_runs_that_are_none_are_refused(run, folder, tmp_path):
+    common = ["--history", folder / "data.csv", "--every", "1", "--out", tmp_path / "o.csv"]
+    assert "no folder" in refuse("forecast", tmp_path / "none", *common)
+    (tmp_path / "empty").mkdir()
+    assert "no run folder" in refuse("forecast", tmp_path / "empty", *common)
+    (tmp_path / "empty" / "best.ckpt").write_bytes((run / "best.ckpt").read_bytes()[:5_000])
+    assert "cut off" in refuse("forecast", tmp_path / "empty", *common)
+    assert "cut off" in refuse("evaluate", tmp_path / "empty", "--data", folder / "data.csv")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_a_checkpoint_from_a_stranger_runs_nothing(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    torch.save({"latentode": Bomb(), "state_dict": {}}, tmp_path / "run" / "best.ckpt")
+    refuse("forecast", "run", "--history", folder / "data.csv", "--every", "1", "--out", "o.csv", cwd=tmp_path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_history_of_another_schema_is_refused(run, tmp_path):
+    make_frame().rename(columns={"x1": "other"}).to_csv(tmp_path / "h.csv", index=False)
+    sentence = refuse("forecast", run, "--history", tmp_path / "h.csv", "--every", "1", "--out", tmp_path / "o.csv")
+    assert "'x1'" in sentence
+    make_frame(datetimes=True).to_csv(tmp_path / "h.csv", index=False)
+    assert "time" in refuse(
+        "forecast", run, "--history", tmp_path / "h.csv", "--every", "1", "--out", tmp_path / "o.csv"
+    )
+
+
+def test_a_traceback_is_shown_when_asked_for():
+    done = latentode("describe", "nothere.csv", "--traceback")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_beats_its_baselines(tmp_path):
+    done = succeed("demo", "--out", tmp_path / "demo")
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())["test"]
+    assert metrics["mse"] < min(row["mse"] for row in metrics["baselines"].values())
+    names = {
+        "config.yaml",
+        "metrics.json",
+        "log.csv",
+        "best.ckpt",
+        "last.ckpt",
+        "forecast.csv",
+        "forecast.png",
+        "data.csv",
+    }
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == names
+    assert np.isfinite(pd.read_csv(tmp_path / "demo" / "forecast.csv").select_dtypes("number")).all(axis=None)
+    assert "held-out error" in done.stdout
