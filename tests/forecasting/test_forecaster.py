@@ -140,7 +140,8 @@ def test_a_series_never_seen_is_forecast_from_its_history(fitted):
 def test_warping_the_history_changes_the_forecast(fitted, frame):
     warped = frame.assign(time=frame["time"].max() * (frame["time"] / frame["time"].max()) ** 2)
     at = [frame["time"].max() + 1.0]
-    one, two = (fitted.predict(f, at=at, origin=frame["time"].max()).mean for f in (frame, warped))
+    # The quantiles, not the mean alone: on so small a table validation may leave nothing of the residual's mean.
+    one, two = (fitted.predict(f, at=at, origin=frame["time"].max()).quantiles for f in (frame, warped))
     assert np.abs(one - two).max() > 1e-3
 
 
