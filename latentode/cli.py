@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OK, FAILURE, USAGE = 0, 1, 2
 LIGHTNING = ("fit", "validate")
+# What Lightning's own command line would call them.
+LIGHTNING_WORDS = {"test": "evaluate", "predict": "forecast"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,6 +101,7 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0].startswith("-"):
         parser.parse_args(argv)
     near = difflib.get_close_matches(argv[0], commands, n=1)
+    near = [LIGHTNING_WORDS[argv[0]]] if argv[0] in LIGHTNING_WORDS else near
     hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}."
     raise InputError(f"'{argv[0]}' is no command of latentode; {hint}")
 
@@ -235,7 +238,8 @@ def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("channels", "target_channels"):
         if name in given:
-            given[name] = [part.strip() for part in given[name].split(",")]
+            # With or without the brackets that `fit` takes.
+            given[name] = [part.strip() for part in given[name].removeprefix("[").removesuffix("]").split(",")]
     for name in ("val_fraction", "test_fraction"):
         if name in given:
             given[name] = _number(given[name], name)
