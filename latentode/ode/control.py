@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentode.errors import InputError
 
-from .runge_kutta import ButcherTableau, Field, combine, error_weights
+from .runge_kutta import ButcherTableau, Field, combine
 
 # Inverse error ratios of the last two accepted steps.
 Memory = tuple[Tensor, Tensor]
@@ -30,7 +30,8 @@ class PIDController:
     Attributes:
         rtol, atol: relative and absolute tolerance of the error per step.
         pcoeff, icoeff, dcoeff: proportional, integral and derivative coefficient; the defaults are the classical rule.
-        dtmin: a shorter step is a failure; None: one that the clock's rounding swallows.
+        dtmin: no step is shorter, except where it ends at a jump or the last query; if that is not short enough, the sample
+            has failed. None: what the clock's rounding swallows.
         dtmax: no step is longer.
         safety: part of the step that the estimate allows.
         factor_min, factor_max: bounds of the change from one step to the next.
@@ -82,7 +83,7 @@ class PIDController:
         # With atol = 0 a component that stays 0 would be 0 / 0.
         atol = max(self.atol, torch.finfo(y0.dtype).tiny)
         scale = torch.maximum(y0.abs(), y1.abs()).mul_(self.rtol).add_(atol)
-        return self.size(combine(error_weights(tableau), increments).div_(scale))
+        return self.size(combine(tableau.error_weights, increments).div_(scale))
 
     def next_step(
         self, dt: Tensor, ratio: Tensor, accepted: Tensor, memory: Memory | None, order: int
@@ -103,7 +104,9 @@ class PIDController:
         # Eight bits are plenty for a guess, and the last bit of a power depends on where in a batch the sample stands: without
         # this a row of a batch would not equal, bit for bit, the same row solved alone.
         proposed = dt * factor.bfloat16().to(dt.dtype)
-        return (proposed if self.dtmax is None else proposed.clamp_(max=self.dtmax)), memory
+        if self.dtmin is not None or self.dtmax is not None:
+            proposed = proposed.clamp_(self.dtmin, self.dtmax)
+        return proposed, memory
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,8 @@ def initial_step(
 ) -> Tensor:
     """Guess the first step (Hairer, Norsett and Wanner 1993, section II.4), at the cost of one call of `field`.
 
-    The book's fallback for a state or slope near zero is a step of 1e-6; here it is 1e-4 of the span, so that a change of the
-    unit of time changes nothing.
+    The book's fallback for a state or slope near zero is a step of 1e-6; here it is 1e-4 of the span, which knows the unit of
+    time.
 
     Args:
         field: the vector field.

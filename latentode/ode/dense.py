@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .runge_kutta import ButcherTableau
 
+# Up to here counting the steps that end before a query is cheaper than bisection.
+_STEPS_TO_COUNT = 128
+
 
 def interpolation_weights(tableau: ButcherTableau) -> tuple[tuple[float, ...], ...]:
     """Give, for each increment that `rk_step` returns, the coefficients of its weight in `theta, theta**2, ...`.
@@ -61,8 +64,9 @@ class Steps:
         step_P = _find_steps(starts_BN[:, 0], ends_BN, tau_P.detach(), sample_P)
         start_P = starts_BN[sample_P, step_P]
         length_P = ends_BN[sample_P, step_P] - start_P
-        # A sample with nothing to solve rests at theta = 0.
-        theta_P = (tau_P - start_P) / torch.where(length_P > 0, length_P, 1.0)
+        # A sample with nothing to solve rests at theta = 0. The bounds are for a failed sample: its later queries lie far beyond
+        # its last step, and a power of that would be infinite, in the gradient of the others, too (0 times infinity is NaN).
+        theta_P = ((tau_P - start_P) / torch.where(length_P > 0, length_P, 1.0)).clamp(0.0, 1.0)
         rows = [(i, row) for i, row in enumerate(interpolation_weights(tableau)) if any(row)]
         weight_PK = _polynomials(theta_P, [row for _, row in rows]).to(self.states[0].dtype)
         at_P = step_P * n_samples + sample_P
@@ -75,11 +79,21 @@ class Steps:
 
 def _find_steps(first_B: Tensor, ends_BN: Tensor, tau_P: Tensor, sample_P: Tensor) -> Tensor:
     """Find the accepted step that each clock time falls into: the first that ends at or after it."""
-    # Few steps: counting is cheaper than a search, and needs no sorted layout per pair.
-    step_P = (ends_BN[sample_P] < tau_P[:, None]).sum(1)
+    n_steps = ends_BN.shape[1]
+    if n_steps <= _STEPS_TO_COUNT:
+        step_P = (ends_BN[sample_P] < tau_P[:, None]).sum(1)
+    else:
+        # Bisection: the step sought lies in [low, high]. A call per halving, but no (P, N) table of comparisons.
+        low_P, high_P = torch.zeros_like(sample_P), torch.full_like(sample_P, n_steps - 1)
+        for _ in range(n_steps.bit_length()):
+            middle_P = (low_P + high_P) // 2
+            is_before = ends_BN[sample_P, middle_P] < tau_P
+            low_P = torch.where(is_before, torch.minimum(middle_P + 1, high_P), low_P)
+            high_P = torch.where(is_before, high_P, middle_P)
+        step_P = low_P
     # A time at the very start must not fall into a rejected step, whose stages may be anything.
     accepted_from_B = (ends_BN <= first_B[:, None]).sum(1)
-    return torch.maximum(step_P, accepted_from_B[sample_P]).clamp_(max=ends_BN.shape[1] - 1)
+    return torch.maximum(step_P, accepted_from_B[sample_P]).clamp_(max=n_steps - 1)
 
 
 def _polynomials(theta_P: Tensor, rows: list[tuple[float, ...]]) -> Tensor:

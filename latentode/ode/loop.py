@@ -7,7 +7,7 @@ next step has length 0 and changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class Problem:
         span: length of the solve, `(B,)`.
         tau_eval: clock times of the queries, `(B, Q)`, ascending; differentiable.
         t_carrier: zero with the gradient of `t0`, `(B,)`, or None: steps are constants, so `t0` reaches `f` through it alone.
-        jumps: clock times where the field jumps, ascending, padded with infinity, `(B, J)`, or None.
+        jumps: clock times where the field jumps, from 0 on, padded with infinity, `(B, J)`, or None.
         grid: clock times of a fixed grid, ascending, `(B, G)`, or None.
     """
 
@@ -105,7 +105,7 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
     if n_left == 0:
         return Trajectory(writer.at_rest(), steps, n_steps, n_rejected, nfe, status, tau, tau)
 
-    k = problem.field(problem.times(tau), y)
+    k = problem.field(_time_at_start(problem), y)
     nfe += span > 0
     with torch.no_grad():
         is_bad = ~(k.isfinite().all(-1) & y.isfinite().all(-1)) & (span > 0)
@@ -114,10 +114,13 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
         status[is_bad], span[is_bad] = NOT_FINITE, 0.0
         n_left, n_started = int((span > 0).sum()), n_left
     if n_left and n_left < n_started:
-        # NaN must not stay in the graph (its zero cotangent times NaN is NaN): a failed sample rests at a healthy one's state.
-        y = torch.where(is_bad[:, None], y[(span > 0).to(torch.int8).argmax()], y)
-        k = problem.field(problem.times(tau), y)
+        # NaN must not stay in the graph (its zero cotangent times NaN is NaN): a failed sample rests where a healthy one starts.
+        healthy = (span > 0).to(torch.int8).argmax()
+        problem = replace(problem, t0=torch.where(is_bad, problem.t0[healthy], problem.t0))
+        y = torch.where(is_bad[:, None], y[healthy], y)
+        k = problem.field(_time_at_start(problem), y)
     failed_dt, memory, i_step = dt, None, 0
+    is_resting = span <= 0
 
     while n_left and i_step < options.max_steps:
         with torch.no_grad():
@@ -126,66 +129,67 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
             # Where the step reaches the stop the clock is set to it: a sum might fall one rounding short.
             tau1 = torch.where(dt < rest, tau + dt, stop)
             h = torch.minimum(dt, rest)
-        y1, k1, increments = _step(problem, tau, h, y, k, c, tableau, stop if problem.jumps is not None else None)
+        near_side = stop if problem.jumps is not None else None
+        y1, k1, increments = _step(problem, tau, h, y, k, c, tableau, near_side)
         i_step += 1
         with torch.no_grad():
-            if is_adaptive:
-                ratio = controller.error_ratio(increments, y, y1, tableau)
-                if options.is_joint:
-                    ratio = ratio.where(tau < span, 0.0).amax().expand_as(ratio)
-                accepted = ratio <= 1.0
-            else:
-                ratio = None
-                accepted = y1.isfinite().all(-1)
-            # The one synchronisation: how many stand, how many are on the way after this step.
-            n_accepted, n_left_now = torch.stack((accepted, tau1 < span)).sum(1).tolist()
+            own_ratio = ratio = _error_ratio(controller, tableau, increments, y, y1, k1)
+            if options.is_joint:
+                ratio = ratio.where(~is_resting, 0.0).amax().expand_as(ratio)
+            # A finished or failed sample has nothing to reject (its stages may be NaN).
+            accepted = (ratio <= 1.0).logical_or_(is_resting)
+            tau1 = torch.where(accepted, tau1, tau)
+            was_resting, is_resting = is_resting, tau1 >= span
+            marks = [accepted, is_resting, own_ratio < torch.inf]
+            if problem.jumps is not None:
+                at_jump = (tau1 == stop) & (tau1 > tau) & (stop < span)
+                marks.append(at_jump)
+            # The one synchronisation.
+            n_accepted, n_resting, n_finite, *n_at_jump = torch.stack(marks).sum(1).tolist()
 
+        if n_finite < len(span):
+            # NaN must not stay in the graph: the same step again, with length 0 where it went wild.
+            is_wild = ~(own_ratio < torch.inf) & ~was_resting
+            y1, k1, increments = _step(problem, tau, torch.where(is_wild, 0.0, h), y, k, c, tableau, near_side)
+            nfe += is_wild * tableau.calls_per_step
         if n_accepted < len(span):
+            y1, k1 = torch.where(accepted[:, None], y1, y), torch.where(accepted[:, None], k1, k)
             with torch.no_grad():
-                # A finished or failed sample has nothing to reject (its stages may be NaN).
-                was_running = tau < span
-                accepted = accepted | ~was_running
-                is_finite = torch.stack(increments).isfinite().all(-1).all(0) & y1.isfinite().all(-1)
-                is_wild = ~is_finite & was_running
-            if bool(is_wild.any()):
-                # NaN must not stay in the graph: its zero cotangent times NaN is NaN. The same step again, with length 0 there.
-                y1, k1, increments = _step(problem, tau, torch.where(is_wild, 0.0, h), y, k, c, tableau, None)
-                nfe += is_wild * tableau.calls_per_step
-            keep = accepted[:, None]
-            y1, k1 = torch.where(keep, y1, y), torch.where(keep, k1, k)
-            with torch.no_grad():
-                tau1 = torch.where(accepted, tau1, tau)
                 n_rejected += ~accepted
-                stuck, reason = _find_stuck(problem, controller, tau, h, accepted, is_finite)
-                status = torch.where(stuck, reason, status)
+                stuck = _find_stuck(problem, controller, tau, h, own_ratio) & ~accepted
+                status = torch.where(stuck, torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE), status)
                 failed_dt = torch.where(stuck, h, failed_dt)
                 n_steps = torch.where(stuck, i_step, n_steps)
+                # From here on it rests. The count of this step does not know; at worst that costs one step of length 0.
                 span = torch.where(stuck, tau, span)
-                n_left_now = int((tau1 < span).sum())
+                is_resting = is_resting | stuck
 
         steps.starts.append(tau)
         steps.ends.append(tau1)
         steps.states.append(y)
         steps.increments.append(increments)
+        n_left_now = len(span) - n_resting
         with torch.no_grad():
             if n_left_now < n_left:
-                n_steps = torch.where((tau < span) & (tau1 >= span), i_step, n_steps)
+                n_steps = torch.where((tau < span) & is_resting, i_step, n_steps)
             if is_adaptive:
-                assert ratio is not None
                 dt_next, memory = controller.next_step(h, ratio, accepted, memory, tableau.order)
                 if options.is_joint:
-                    dt_next = dt_next.amax().expand_as(dt_next)
+                    dt_next = dt_next.where(~is_resting, 0.0).amax().expand_as(dt_next)
                 if problem.jumps is not None:
                     # A step that was cut by a jump says little about the step after it.
                     dt_next = torch.where(accepted & (h < dt), torch.maximum(dt, dt_next), dt_next)
-                # Finished samples keep their last step: growing from 0 is no growth, and joint steps read all of them.
-                dt = dt_next if n_left_now == len(span) else torch.where(tau1 < span, dt_next, dt)
+                # Finished samples keep their last step: growing from 0 is no growth.
+                dt = dt_next if n_resting == 0 else torch.where(is_resting, dt, dt_next)
             else:
                 dt = controller.step_after(i_step, tau1, problem.grid, span)
-        if problem.jumps is not None:
-            k1 = _refresh_at_jumps(problem, tau, tau1, span, y1, k1)
+        if any(n_at_jump):
+            t = _beyond(problem, problem.times(tau1))
+            k1 = torch.where(at_jump[:, None], problem.field(torch.where(at_jump, t, problem.times(tau1)), y1), k1)
+            nfe += at_jump
         tau, y, k, n_left = tau1, y1, k1, n_left_now
-        if len(steps.ends) >= _STEPS_PER_READING and not options.keep_steps:
+        # Not after the last step: the last reading also takes what is left over, and needs a step to find it in.
+        if len(steps.ends) >= _STEPS_PER_READING and not options.keep_steps and n_left and i_step < options.max_steps:
             writer.read(steps, tableau, is_last=False)
             steps.clear()
 
@@ -235,40 +239,52 @@ def _step(
     t_stages = problem.times(torch.addcmul(tau, c, h))
     if stop is not None:
         t_end = problem.times(stop)
-        inside = torch.nextafter(t_end.detach(), problem.times(tau).detach())
+        inside = t_end + (torch.nextafter(t_end.detach(), problem.times(tau).detach()) - t_end.detach())
         t_stages = torch.where((t_stages == t_end) & (h > 0), inside, t_stages)
     dt = (h * problem.direction).to(y.dtype)[:, None]
     return rk_step(problem.field, t_stages.unbind(0), y, k, dt, tableau)
 
 
-def _find_stuck(
-    problem: Problem, controller: Controller, tau: Tensor, h: Tensor, accepted: Tensor, is_finite: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Tell which samples can go no further, and why: a rejected step that is already as short as time resolves."""
-    reason = torch.where(is_finite, STEP_TOO_SMALL, NOT_FINITE)
+def _error_ratio(
+    controller: Controller, tableau: ButcherTableau, increments: list[Tensor], y0: Tensor, y1: Tensor, k1: Tensor
+) -> Tensor:
+    """Give the error of a step as a multiple of the tolerance, `(B,)`; NaN or infinite where the step ran into NaN or infinity."""
     if isinstance(controller, FixedStep):
-        return ~accepted, reason
+        # Whatever is finite stands. The slope at the end counts: the interpolant and the next step start from it.
+        return torch.where(y1.isfinite().all(-1) & k1.isfinite().all(-1), 0.0, torch.inf)
+    ratio = controller.error_ratio(increments, y0, y1, tableau)
+    # Without first-same-as-last the estimate knows nothing of that slope.
+    return ratio if tableau.is_fsal else torch.where(k1.isfinite().all(-1), ratio, torch.inf)
+
+
+def _find_stuck(problem: Problem, controller: Controller, tau: Tensor, h: Tensor, own_ratio: Tensor) -> Tensor:
+    """Tell which samples, if rejected, can go no further: their own error is too large on a step as short as time resolves."""
+    is_to_blame = ~(own_ratio <= 1.0)
+    if isinstance(controller, FixedStep):
+        return is_to_blame
     resolution = 8 * torch.finfo(tau.dtype).eps * (problem.t0.abs() + tau)
     shortest = torch.maximum(resolution, 1e-20 * problem.span)
     if controller.dtmin is not None:
         shortest = shortest.clamp(min=controller.dtmin)
-    return ~accepted & (h <= shortest), reason
+    return is_to_blame & (h <= shortest)
+
+
+def _time_at_start(problem: Problem) -> Tensor:
+    """Give the field's time at the start, on the far side of a jump there, `(B,)`."""
+    t = problem.times(torch.zeros_like(problem.span))
+    if problem.jumps is None:
+        return t
+    return torch.where((problem.jumps == 0.0).any(1), _beyond(problem, t), t)
+
+
+def _beyond(problem: Problem, t: Tensor) -> Tensor:
+    """Give the next time that floating point knows, in the direction of the solve, `(B,)`."""
+    return t + (torch.nextafter(t.detach(), problem.direction.to(t) * torch.inf) - t.detach())
 
 
 def _next_stop(jumps: Tensor, tau: Tensor, span: Tensor) -> Tensor:
     """Give the clock of the next jump, or the span if there is none before it."""
     return torch.minimum(torch.where(jumps > tau[:, None], jumps, torch.inf).amin(1), span)
-
-
-def _refresh_at_jumps(problem: Problem, tau: Tensor, tau1: Tensor, span: Tensor, y: Tensor, k: Tensor) -> Tensor:
-    """Take the slope anew, from the far side, where a step has ended on a jump."""
-    assert problem.jumps is not None
-    at_jump = (problem.jumps == tau1[:, None]).any(1) & (tau1 > tau) & (tau1 < span)
-    if not bool(at_jump.any()):
-        return k
-    t = problem.times(tau1)
-    far_side = torch.nextafter(t.detach(), problem.times(span).detach())
-    return torch.where(at_jump[:, None], problem.field(torch.where(at_jump, far_side, t), y), k)
 
 
 class QueryWriter:
@@ -303,6 +319,8 @@ class QueryWriter:
             place = torch.arange(tau.numel(), device=tau.device)
         else:
             place = is_due.flatten().nonzero()[:, 0]
+        if len(place) == 0:
+            return
         self.places.append(place)
         sample = torch.div(place, tau.shape[1], rounding_mode="floor")
         self.pieces.append(steps.evaluate(self.tau_eval.flatten().index_select(0, place), sample, tableau))

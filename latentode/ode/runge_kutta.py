@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
+
+from latentode.errors import InputError
 
 # dy/dt = field(t_B, y_BD), of the shape and dtype of y_BD.
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -26,8 +29,12 @@ class ButcherTableau:
         b_hat: weights of the embedded method, of one order less, whose distance from `b` is the error estimate.
         dense: row `i` holds the coefficients of `theta, theta**2, ...` in the weight of stage `i` at `t + theta dt`. A
             method without its own interpolant (None) gets the cubic Hermite one.
-        dense_order: order of a solve read off between step ends.
+        dense_order: the interpolant's error over one step is of size `dt**(dense_order + 1)`, as far as the step's end is that
+            accurate itself.
         source: where the coefficients are printed.
+
+    Raises:
+        InputError: coefficients that do not belong together, or a row of zeros.
     """
 
     c: tuple[float, ...]
@@ -39,12 +46,25 @@ class ButcherTableau:
     dense_order: int = 3
     source: str = ""
 
+    def __post_init__(self) -> None:
+        n = len(self.b)
+        for name, part in (("c", self.c), ("a", self.a), ("b_hat", self.b_hat), ("dense", self.dense)):
+            if part is not None and len(part) != n:
+                raise InputError(f"{name} has {len(part)} entries but b {n}; give one for each stage")
+        for i, row in enumerate(self.a):
+            if len(row) > i or (i > 0 and not any(row)):
+                raise InputError(
+                    f"row {i} of a is {row!r}; in an explicit method it weighs the {i} stages before it, not all by 0"
+                )
+        if n == 0 or self.c[0] != 0.0 or not any(self.b):
+            raise InputError("a step starts with the slope at c = 0, and b must weigh some slope")
+
     @property
     def n_stages(self) -> int:
         """Number of stages `K`."""
         return len(self.b)
 
-    @property
+    @cached_property
     def is_fsal(self) -> bool:
         """Whether the last stage is the first of the next step, so that a step costs one call less."""
         return self.n_stages > 1 and self.c[-1] == 1.0 and (*self.a[-1], 0.0) == self.b
@@ -53,6 +73,12 @@ class ButcherTableau:
     def calls_per_step(self) -> int:
         """Calls of the field per step, given the slope at its start: every step also knows the slope at its end."""
         return self.n_stages - 1 if self.is_fsal else self.n_stages
+
+    @cached_property
+    def error_weights(self) -> tuple[float, ...]:
+        """`b - b_hat`, the weights of the error estimate; only a method with an embedded one has them."""
+        assert self.b_hat is not None
+        return tuple(b - b_hat for b, b_hat in zip(self.b, self.b_hat, strict=True))
 
 
 def rk_step(
@@ -100,9 +126,3 @@ def combine(weights: Sequence[float], increments: Sequence[Tensor]) -> Tensor:
         total = increment * weight if total is None else total.add_(increment, alpha=weight)
     assert total is not None, "a row of zeros in a tableau"
     return total
-
-
-def error_weights(tableau: ButcherTableau) -> tuple[float, ...]:
-    """Give `b - b_hat`, the weights of the error estimate; raises on a method without an embedded one."""
-    assert tableau.b_hat is not None
-    return tuple(b - b_hat for b, b_hat in zip(tableau.b, tableau.b_hat, strict=True))

@@ -25,7 +25,7 @@ SOLVERS: dict[str, ButcherTableau] = {**TABLEAUS}
 # What a status means and what to do about it.
 STATUS: dict[int, str] = {
     SUCCESS: "reached the last query",
-    MAX_STEPS: "reached max_steps: loosen rtol and atol or raise max_steps (a stiff field needs ever shorter steps)",
+    MAX_STEPS: "reached max_steps: loosen rtol and atol, take longer steps, or raise max_steps (a stiff field needs ever shorter steps)",
     STEP_TOO_SMALL: "the step fell below dtmin or the rounding of t: loosen rtol and atol, use float64, or name jumps of the "
     "field in jump_times",
     NOT_FINITE: "the field or the state became NaN or infinite: look at f there, or at the size of its parameters",
@@ -123,7 +123,7 @@ def solve(
     packing = Packing.of(y0)
     y0_BD = packing.flatten(y0)
     problem, ts = _pose(f, args, packing, y0_BD, t_eval, t0, controller)
-    options = Options(tableau, controller, dt0, int(max_steps), step_mode == "joint", dense)
+    options = Options(tableau, controller, dt0, max_steps, step_mode == "joint", dense)
     trajectory = route.integrate(problem, options)
     if on_failure == "raise" and bool((trajectory.status != SUCCESS).any()):
         raise SolveError(_describe_failure(problem, trajectory))
@@ -153,9 +153,9 @@ def _choose(choice: Any, table: Mapping[str, Any], what: str, kind: type) -> Any
             return choice
         raise InputError(f"{what} is {choice!r}; give one of {', '.join(table)}, or an object like those")
     if choice not in table:
-        near = difflib.get_close_matches(choice, table, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"unknown {what} {choice!r}: {hint}There are {', '.join(table)}")
+        near = difflib.get_close_matches(choice, table, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"there is no {what} {choice!r}{hint}; give one of {', '.join(table)}")
     return table[choice]
 
 
@@ -178,8 +178,12 @@ def _check_options(
             raise InputError(f"{name} is {value!r}; it is {known[0]!r} or {known[1]!r}")
     if dt0 is not None and not 0 < dt0 < float("inf"):
         raise InputError(f"dt0 is {dt0!r}; a first step is a number above 0, whichever way time runs")
-    if max_steps < 1:
-        raise InputError(f"max_steps is {max_steps!r}; at least one step must be allowed")
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise InputError(f"max_steps is {max_steps!r}; give how many steps a sample may take, an integer from 1 up")
+    if dt0 is not None and isinstance(controller, FixedStep):
+        raise InputError(
+            "dt0 is the first step of an adaptive solve; FixedStep(dt=...) already says how long steps are"
+        )
 
 
 def _pose(
@@ -199,12 +203,12 @@ def _pose(
     if ts.ndim == 2 and ts.shape[0] != n_samples:
         raise InputError(f"t_eval has {ts.shape[0]} rows but y0 {n_samples} samples; give (Q,) or one row per sample")
     ts = ts.expand(n_samples, -1)
-    start = ts[:, 0] if t0 is None else _as_times(t0, "t0", device)
+    # A Python number is meant at the precision of the queries: 0.1 is the 0.1 among them.
+    start = ts[:, 0] if t0 is None else _as_times(t0, "t0", device, ts.dtype)
     if start.ndim > 1 or (start.ndim == 1 and start.shape[0] != n_samples):
         raise InputError(f"t0 has shape {tuple(start.shape)}; give a number or one per sample, ({n_samples},)")
     start = start.expand(n_samples)
-    # Some accelerators have no float64.
-    clock = torch.float64 if device.type != "mps" else torch.float32
+    clock = _clock_dtype(device)
     offsets = ts.to(clock) - start.to(clock)[:, None]
     last = offsets.detach()[:, -1]
     direction = torch.where(last < 0, -1.0, 1.0).to(clock)
@@ -228,7 +232,7 @@ def _pose(
         if t.ndim not in (1, 2) or (t.ndim == 2 and t.shape[0] != n_samples):
             raise InputError(f"{name} has shape {tuple(t.shape)}; give (N,) or one row per sample, ({n_samples}, N)")
         tau = (t.detach().to(clock).expand(n_samples, -1) - start.detach().to(clock)[:, None]) * direction[:, None]
-        return torch.where(tau > 0, tau, torch.inf).sort(1).values
+        return torch.where(tau >= 0 if name == "jump_times" else tau > 0, tau, torch.inf).sort(1).values
 
     problem = Problem(
         field=flat_field,
@@ -244,14 +248,26 @@ def _pose(
     return problem, ts
 
 
-def _as_times(times: Tensor | float, name: str, device: torch.device) -> Tensor:
-    t = torch.as_tensor(times, device=device)
+def _as_times(times: Any, name: str, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Give times as a floating-point tensor; what is no tensor becomes `dtype`, or that of the clock."""
+    try:
+        t = torch.as_tensor(times)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is {type(times).__name__}; give a tensor of times") from error
     if t.is_complex() or t.dtype == torch.bool:
         raise InputError(f"{name} has dtype {t.dtype}; times are real numbers")
-    t = t if t.is_floating_point() else t.to(torch.float64)
+    clock = _clock_dtype(device)
+    if not isinstance(times, Tensor):
+        t = torch.as_tensor(times, dtype=dtype or clock)
+    t = (t if t.is_floating_point() else t.to(clock)).to(device)
     if not bool(t.isfinite().all()):
         raise InputError(f"{name} holds NaN or infinity; every time must be a finite number")
     return t
+
+
+def _clock_dtype(device: torch.device) -> torch.dtype:
+    # Some accelerators have no float64.
+    return torch.float64 if device.type != "mps" else torch.float32
 
 
 def _check_monotone(tau_eval: Tensor) -> None:
@@ -309,9 +325,10 @@ def _reader(
                 f"t lies outside the solve (samples {_list_samples(outside)}): it runs from t0 to the last of t_eval"
             )
         if not steps.ends or t.shape[-1] == 0:
-            return packing.unflatten(problem.y0[:, None].expand(-1, t.shape[-1], -1))
-        sample = torch.arange(n_samples, device=tau.device).repeat_interleave(tau.shape[1])
-        ys = steps.evaluate(tau.flatten(), sample, tableau).view(n_samples, tau.shape[1], -1)
+            ys = problem.y0[:, None].expand(-1, t.shape[-1], -1)
+        else:
+            sample = torch.arange(n_samples, device=tau.device).repeat_interleave(tau.shape[1])
+            ys = steps.evaluate(tau.flatten(), sample, tableau).view(n_samples, tau.shape[1], -1)
         ys = torch.where((trajectory.status != SUCCESS)[:, None, None], torch.nan, ys)
         return packing.unflatten(ys)
 

@@ -95,11 +95,13 @@ class Packing:
             raise InputError(
                 f"{name} returned shape {tuple(part.shape)}{at}; dy/dt must have the shape of y, (B, {', '.join(map(str, self.shapes[i]))})"
             )
-        if part.dtype != self.dtype:
+        # Under autocast a layer returns a half whatever it was given; the state stays what it is.
+        is_cast = part.is_floating_point() and torch.is_autocast_enabled(part.device.type)
+        if part.dtype != self.dtype and not is_cast:
             raise InputError(f"{name} returned {part.dtype}{at} for a state of {self.dtype}; convert one of them")
         if part.ndim != 2:
             part = part.reshape(part.shape[0], prod(self.shapes[i]))
-        return part if self.dtype == self.dtype_flat else part.to(self.dtype_flat)
+        return part.to(self.dtype_flat)
 
     def unflatten(self, flat: Tensor) -> State:
         """Give the state back from `(..., D)`, each part `(..., *state)`."""

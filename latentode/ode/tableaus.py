@@ -23,6 +23,24 @@ HEUN = ButcherTableau(
     source="Heun (1900), the trapezoidal rule made explicit, with Euler embedded",
 )
 
+RALSTON = ButcherTableau(
+    c=(0.0, 2 / 3),
+    a=((), (2 / 3,)),
+    b=(1 / 4, 3 / 4),
+    b_hat=(1.0, 0.0),
+    order=2,
+    source="Ralston (1962), the second-order method of least error bound, with Euler embedded",
+)
+
+FEHLBERG2 = ButcherTableau(
+    c=(0.0, 1 / 2, 1.0),
+    a=((), (1 / 2,), (1 / 256, 255 / 256)),
+    b=(1 / 512, 255 / 256, 1 / 512),
+    b_hat=(1 / 256, 255 / 256, 0.0),
+    order=2,
+    source="Fehlberg (1969), NASA TR R-315, RK1(2), carried on with its second order",
+)
+
 RK4 = ButcherTableau(
     c=(0.0, 1 / 2, 1 / 2, 1.0),
     a=((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
@@ -113,6 +131,10 @@ TABLEAUS: dict[str, ButcherTableau] = {
     "euler": EULER,
     "midpoint": MIDPOINT,
     "heun": HEUN,
+    # the name that torchdiffeq gives it
+    "adaptive_heun": HEUN,
+    "ralston": RALSTON,
+    "fehlberg2": FEHLBERG2,
     "rk4": RK4,
     "bosh3": BOSH3,
     "dopri5": DOPRI5,
