@@ -246,7 +246,7 @@ class WindowReader:
             "origin": windows.origin,
             "series": windows.series,
         }
-        tensors = {name: torch.from_numpy(np.require(array, requirements="CW")) for name, array in arrays.items()}
+        tensors = {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
         return Batch(**tensors, n_channels=self.table.values.shape[1])
 
 
