@@ -31,7 +31,9 @@ class DataSettings:
     )
     id_column: str | None = _setting("series_id", "column that names the series; a table without it is one series")
     time_column: str = _setting("time", "column of the time stamps: numbers or ISO 8601 datetimes")
-    channels: list[str] | None = _setting(None, "columns of observed values, as [a,b] (left out: every remaining numeric column)")
+    channels: list[str] | None = _setting(
+        None, "columns of observed values, as [a,b] (left out: every remaining numeric column)"
+    )
     target_channels: list[str] | None = _setting(None, "channels that are forecast, as [a,b] (left out: all)")
     layout: str = _setting("wide", "wide (one column per channel) or long (columns channel and value)")
     duplicates: str = _setting("error", "what to do with two rows of one series and time: error, mean or last")
