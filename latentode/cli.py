@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from latentode import __version__
 from latentode.errors import DataError, InputError, LatentODEError, RunError
+from latentode.files import write_frame, write_json
 
 if TYPE_CHECKING:
     from latentode.data.describe import Description
@@ -316,13 +317,13 @@ def _forecast(options: argparse.Namespace) -> int:
     forecast = predict(fitted, options.history, ask, quantiles=levels, device=_device(options.device))
     _say(forecast.notes)
     frame = forecast.to_frame(options.layout)
-    write_frame(frame, Path(options.out))
+    write_frame(Path(options.out), frame)
     print(
         f"{options.out}: {len(frame):,} rows, {len(forecast.time):,} times of {len(set(forecast.series.tolist())):,} series"
     )
     if options.samples is not None:
         samples = Path(f"{options.out}.samples.parquet")
-        write_frame(forecast.sample(options.samples, seed=fitted.seed), samples)
+        write_frame(samples, forecast.sample(options.samples, seed=fitted.seed))
         print(f"{samples}: {options.samples} draws per forecast")
     if options.plot:
         from latentode.forecasting.demo import save_figure
@@ -349,7 +350,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(f"{options.data}: {which}, {report['n_windows']:,} windows, {report['n_values']:,} values")
     _print_scores(report)
     if options.out:
-        Path(options.out).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(Path(options.out), report)
         print(f"{options.out}: all figures")
     return OK
 
@@ -372,21 +373,6 @@ def _check_folders(*paths: str | None) -> None:
 def _say(notes: Sequence[str]) -> None:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-
-
-def write_frame(frame: Any, path: Path) -> None:
-    """Write a table whole or not at all: Parquet by its suffix, else CSV."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if path.suffix == ".parquet":
-            frame.to_parquet(part, index=False)
-        else:
-            compression = "gzip" if path.suffix == ".gz" else None
-            # Nine digits: more than float32 holds, so that nothing is lost, and less noise than a float64's seventeen.
-            frame.to_csv(part, index=False, float_format="%.9g", compression=compression)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

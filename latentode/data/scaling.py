@@ -33,9 +33,13 @@ class Scaler:
         values = table.values[split.train_rows(table)]
         seen = ~np.isnan(values)
         n_values = seen.sum(axis=0)
-        mean = np.where(seen, values, 0.0).sum(axis=0) / np.maximum(n_values, 1)
+        # In units of the largest value, so that squares of values near 1e300 do not overflow.
+        largest = np.where(seen, np.abs(values), 0.0).max(axis=0, initial=0.0)
+        size = np.where(largest > 0, largest, 1.0)
+        values = np.where(seen, values / size, 0.0)
+        mean = values.sum(axis=0) / np.maximum(n_values, 1)
         variance = np.where(seen, (values - mean) ** 2, 0.0).sum(axis=0) / np.maximum(n_values, 1)
-        std = np.sqrt(variance)
+        mean, std = mean * size, np.sqrt(variance) * size
         # Rounding leaves a constant channel a deviation of some 1e-16 of its size, by which nobody may divide.
         is_flat = std <= 1e-10 * np.maximum(np.abs(mean), np.finfo(np.float64).tiny)
         return cls(mean, np.where(is_flat, 1.0, std), n_values.astype(np.int64), float(horizon))

@@ -13,6 +13,7 @@ from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
 from latentode.data.windows import Windows, bisect_rows, heldout_windows, make_split
 from latentode.errors import InputError
+from latentode.files import write_frame
 from latentode.forecasting.forecast import Forecast
 from latentode.forecasting.predict import Ask, predict
 from latentode.forecasting.report import print_scores
@@ -57,11 +58,11 @@ def run_demo(out: Path, *, seed: int = 0, max_epochs: int | None = None) -> int:
     fitted, metrics = fit_network(LatentODE(), settings, fit, out)
     print_scores(metrics["test"], console=console)
     forecast, truth = forecast_heldout(fitted, table)
-    forecast.to_frame().to_csv(out / "forecast.csv", index=False, float_format="%.9g")
+    write_frame(out / "forecast.csv", forecast.to_frame())
     chosen = _most_observed(forecast, truth)
     figure = forecast.plot([forecast.history.series_ids[i] for i in chosen], SHOWN_CHANNELS, truth=truth)
     save_figure(figure, out / "forecast.png")
-    table.to_frame().to_csv(out / "data.csv", index=False)
+    write_frame(out / "data.csv", table.to_frame())
     console.print(f"fitted in {metrics['seconds']:.0f} s; the run folder is {out}")
     console.print(f"forecast of {len(np.unique(forecast.series))} patients: {out / 'forecast.csv'}")
     console.print(f"picture of three of them: {out / 'forecast.png'}")

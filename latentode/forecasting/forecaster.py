@@ -16,12 +16,13 @@ from sklearn.exceptions import NotFittedError
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
 from latentode.errors import InputError
+from latentode.files import write_whole
 from latentode.forecasting.evaluate import evaluate
 from latentode.forecasting.forecast import QUANTILES, Forecast
 from latentode.forecasting.predict import Ask, predict, read_history
 from latentode.forecasting.runs import CHECKPOINT, FILES, load_run
 from latentode.models import ForecastModel
-from latentode.models.fitted import FittedModel, write_whole
+from latentode.models.fitted import FittedModel
 from latentode.models.registry import make_model
 
 Source = str | Path | pd.DataFrame | Table

@@ -5,7 +5,6 @@ Loads with `torch.load(..., weights_only=True)`: a checkpoint from a stranger ru
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.data.windows import Spans, Windows
 from latentode.errors import RunError
+from latentode.files import write_whole
 from latentode.metrics import METRICS, Totals
 from latentode.models.interfaces import ForecastModel
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
@@ -201,13 +201,3 @@ def load_plain(path: Path) -> Any:
         raise RunError(f"{path} holds more than plain values and tensors, so it is not loaded.") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} is cut off or is no checkpoint; fit the model again.") from error
-
-
-def write_whole(path: Path, write: Any) -> None:
-    """Write a file under a temporary name beside its place, then put it there in one move."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

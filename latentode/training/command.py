@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from latentode.data.settings import DataSettings
 from latentode.errors import InputError
-from latentode.models.fitted import write_whole
+from latentode.files import write_whole
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
 from latentode.training.task import ForecastingTask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
@@ -22,8 +21,9 @@ from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.data.windows import heldout_windows
 from latentode.errors import RunError
+from latentode.files import write_json, write_whole
 from latentode.models import ForecastModel
-from latentode.models.fitted import FittedModel, load_plain, write_whole
+from latentode.models.fitted import FittedModel, load_plain
 from latentode.models.registry import to_plain
 from latentode.training.callbacks import EpochLog, EpochProgress
 from latentode.training.datamodule import ForecastingDataModule
@@ -176,22 +176,6 @@ def finish(
     }
     write_json(run_dir / "metrics.json", metrics)
     return fitted, metrics
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain values whole or not at all; NaN, which JSON has not, becomes null."""
-    text = json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    if isinstance(value, float) and value != value:
-        return None
-    return value
 
 
 @contextmanager
