@@ -138,7 +138,7 @@ def _describe_windows(table: Table, settings: DataSettings, notes: list[str]) ->
         "validation": len(heldout_windows(table, split, "val", spans)),
         "test": len(heldout_windows(table, split, "test", spans)),
     }
-    return format_duration(spans.horizon, table.schema.time_kind), n_heldout
+    return _show_duration(spans.horizon, table.schema.time_kind), n_heldout
 
 
 def _show(time: np.generic, schema: Schema) -> str | float:

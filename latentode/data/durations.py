@@ -91,8 +91,7 @@ def format_duration(value: float, time_kind: str) -> str:
     ('7d', '0.75')
     """
     if time_kind == "number":
-        # Ten digits: a horizon that was computed need not show the rounding of its last bit.
-        return f"{float(value):.10g}"
+        return repr(float(value)).removesuffix(".0")
     rest, parts = int(value), []
     for unit, size in _UNITS_NS.items():
         # Weeks read worse than days ("26w" for half a year), so they are read but not written.

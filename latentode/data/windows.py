@@ -174,7 +174,9 @@ class Spans:
 
     def describe(self, schema: Schema) -> str:
         """Say how far is forecast and how much is read."""
-        horizon = format_duration(self.horizon, schema.time_kind)
+        # Ten digits: a number that was computed need not show the rounding of its last bit.
+        is_number = schema.time_kind == "number"
+        horizon = f"{self.horizon:.10g}" if is_number else format_duration(self.horizon, "datetime")
         chosen = " (chosen from the data; set it with --data.horizon)" if self.is_chosen else ""
         return f"horizon {horizon}{chosen}"
 

@@ -77,7 +77,8 @@ def test_adaptive_solves_agree_with_the_closed_form(name, direction):
     tolerance = 1e-6 if TABLEAUS[name].order < 5 else 1e-10
     ys = solve(linear, y0, t, method=name, controller=PIDController(rtol=tolerance, atol=tolerance), max_steps=10**6).ys
     exact = linear_solution(y0, t - t[:, :1])
-    assert (ys - exact).abs().max() < 100 * tolerance
+    # The tolerance bounds the estimate of one step's error; fehlberg2's is small for its order, and all steps add up.
+    assert (ys - exact).abs().max() < (1000 if name == "fehlberg2" else 10) * tolerance
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
