@@ -42,10 +42,10 @@ docs: $(VENV)/.installed-dev ## run the doctests and every command of the README
 	@echo "== README.md, block by block"
 	OMP_NUM_THREADS=2 $(BIN)/python tests/docs/run_readme.py README.md
 
-bench: $(VENV)/.installed-dev ## run the benchmarks, print ratios, write JSON
-	@set -- benchmarks/*.py; \
-	if [ ! -e "$$1" ]; then echo "no benchmarks/*.py yet"; exit 0; fi; \
-	for file in "$$@"; do echo "== $$file"; $(BIN)/python "$$file"; done
+bench: $(VENV)/.installed-dev ## run the benchmarks, print ratios, write JSON (real tables: $$LATENTODE_DATA or ../shared/data)
+	@mkdir -p benchmarks/results
+	@for file in benchmarks/*.py; do echo "== $$file"; \
+	  $(BIN)/python "$$file" --out "benchmarks/results/$$(basename "$$file" .py).json"; done
 
 nightly: $(VENV)/.installed-dev ## all tests, gpu and slow ones included, then the benchmarks
 	$(PYTEST) -n 2

@@ -1,13 +1,15 @@
-"""Seconds per training iteration on intensive-care stays: `python benchmarks/physionet_step.py TABLE [--n_series 2000] [--out FILE]`.
+"""Seconds per training iteration on intensive-care stays: `python benchmarks/physionet_step.py [FOLDER] [--out FILE]`.
 
-TABLE is the tidy table of the PhysioNet Challenge 2012. Batch of 50 stays, 24 hours ahead, forward, backward and optimiser step, with the
-encoder, dynamics and decoder of the defaults; the first five iterations are left out.
+FOLDER (left out: $LATENTODE_DATA, else ../shared/data) holds `physionet2012.csv.gz`, the tidy table of the PhysioNet Challenge 2012. Batch
+of 50 stays, 24 hours ahead, forward, backward and optimiser step, with the encoder, dynamics and decoder of the defaults; the first five
+iterations are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -26,12 +28,16 @@ from latentode.models import AttentionEncoder, LatentODE, ODERNNEncoder
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=os.environ.get("LATENTODE_DATA", "../shared/data"))
     parser.add_argument("--n_series", type=int, default=2_000)
     parser.add_argument("--n_iterations", type=int, default=40)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    frame = pd.read_csv(options.table)
+    path = Path(options.folder) / "physionet2012.csv.gz"
+    if not path.is_file():
+        print(f"there is no {path}; name its folder to run this benchmark")
+        return
+    frame = pd.read_csv(path)
     frame = frame[frame["series_id"].isin(frame["series_id"].drop_duplicates()[: options.n_series])]
     table = read_table(frame)
     settings = DataSettings(horizon=24.0, split="series", batch_size=50)

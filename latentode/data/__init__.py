@@ -5,8 +5,9 @@ Names are loaded on first use: reading and describing a table costs no torch, on
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from latentode.lazy import on_first_use
 
 if TYPE_CHECKING:
     from latentode.data.batch import Batch, WindowReader
@@ -49,12 +50,4 @@ _HOMES = {
     "read_table": "latentode.data.tables",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'latentode.data' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

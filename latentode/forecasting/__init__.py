@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from latentode.lazy import on_first_use
 
 if TYPE_CHECKING:
     from latentode.forecasting.evaluate import evaluate
@@ -22,8 +23,4 @@ _HOMES = {
     "predict": "latentode.forecasting.predict",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'latentode.forecasting' has no attribute {name!r}")
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)
