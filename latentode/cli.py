@@ -148,7 +148,7 @@ def _fit_options(parser: Parser) -> None:
     parser.add_argument("--config", help="YAML file with any of the settings below, such as configs/quickstart.yaml")
     parser.add_argument("--run_dir", help="run folder (left out: runs/<name>-<n>)")
     parser.add_argument("--seed_everything", metavar="SEED", help="of weights and windows (0)")
-    parser.add_argument("--patience", help="epochs without improvement before training ends (15)")
+    parser.add_argument("--patience", help="epochs without improvement before training ends (20)")
     parser.add_argument("--ckpt_path", help="checkpoint to go on from, or to validate")
     _add_data_settings(parser, skip=(), prefix="--data.")
     group = parser.add_argument_group("model and training (all of them: --help.all)")

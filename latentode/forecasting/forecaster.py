@@ -79,7 +79,7 @@ class Forecaster(BaseEstimator):
         batch_size: int = 64,
         windows_per_epoch: int = 2048,
         max_epochs: int = 30,
-        patience: int = 15,
+        patience: int = 20,
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         seed: int = 0,

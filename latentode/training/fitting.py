@@ -57,7 +57,7 @@ class FitSettings:
     """
 
     max_epochs: int = TRAINER_DEFAULTS["max_epochs"]
-    patience: int = 15
+    patience: int = 20
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0

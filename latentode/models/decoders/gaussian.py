@@ -38,7 +38,10 @@ class GaussianDecoder(Decoder):
         # From one swing over many horizons to some six within one, in radians per horizon: a daily cycle seen in the history can be
         # drawn on without the solver having to follow every swing of it.
         self.frequency = nn.Parameter(torch.exp(torch.linspace(math.log(0.5), math.log(40.0), N_FREQUENCIES)))
-        self.from_summary = nn.Linear(5 + 2 * N_FREQUENCIES, self.hidden_size, bias=False)
+        self.from_swings = nn.Linear(2 * N_FREQUENCIES, self.hidden_size, bias=False)
+        # From zero, and the faster the smaller, or sparse data would teach ripples.
+        nn.init.zeros_(self.from_swings.weight)
+        self.from_summary = nn.Linear(5, self.hidden_size, bias=False)
         self.layers = nn.Sequential(
             nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(self.hidden_size, self.hidden_size), nn.ReLU()
         )
@@ -52,22 +55,26 @@ class GaussianDecoder(Decoder):
         """Give the distribution of every target `(B, M)`."""
         hidden_state = _pick(self.from_state(z_BQD), batch.target_row)
         hidden_channel = _pick(self.from_context(channel_context_BCE), batch.target_channel)
-        hidden = hidden_state + hidden_channel + self.from_summary(self._summary(batch))
+        time_BM = batch.query_time.gather(1, batch.target_row)
+        angle = time_BM[..., None] * self.frequency
+        hidden = hidden_state + hidden_channel + self.from_summary(_summary(batch, time_BM))
+        swings = torch.cat([angle.sin(), angle.cos()], -1) / (1 + (self.frequency / 10).square()).repeat(2)
+        hidden = hidden + self.from_swings(swings)
         mean, width = self.output(self.layers(hidden)).unbind(-1)
         return Normal(mean, nn.functional.softplus(width) + self.min_std, validate_args=False)
 
-    def _summary(self, batch: Batch) -> Tensor:
-        summary = summarise(batch)
-        time = batch.query_time.gather(1, batch.target_row)
-        features = [
-            at_targets(summary.last, batch).clamp(-5, 5),
-            at_targets(summary.mean, batch).clamp(-5, 5),
-            at_targets(summary.age, batch).log1p(),
-            at_targets(summary.count, batch).log1p() / 4,
-            time,
-        ]
-        angle = time[..., None] * self.frequency
-        return torch.cat([torch.stack(features, -1), angle.sin(), angle.cos()], -1)
+
+def _summary(batch: Batch, time_BM: Tensor) -> Tensor:
+    """Give what a target's channel did last, as five inputs of a network, `(B, M, 5)`."""
+    summary = summarise(batch)
+    features = [
+        at_targets(summary.last, batch).clamp(-5, 5),
+        at_targets(summary.mean, batch).clamp(-5, 5),
+        at_targets(summary.age, batch).log1p(),
+        at_targets(summary.count, batch).log1p() / 4,
+        time_BM,
+    ]
+    return torch.stack(features, -1)
 
 
 def _pick(x_BKH: Tensor, index_BM: Tensor) -> Tensor:
