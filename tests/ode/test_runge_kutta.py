@@ -1,0 +1,72 @@
+"""One step is the textbook's, and coefficients that do not belong together are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentode.errors import InputError
+from latentode.ode import TABLEAUS, ButcherTableau
+from latentode.ode.runge_kutta import combine, rk_step
+
+
+def step(name, field, t0, y0, h):
+    tableau = TABLEAUS[name]
+    t0, y0 = torch.tensor([t0], dtype=torch.float64), torch.tensor([[y0]], dtype=torch.float64)
+    times = [t0 + c * h for c in (*tableau.c, 1.0)]
+    return rk_step(field, times, y0, field(t0, y0), torch.full((1, 1), h, dtype=torch.float64), tableau)
+
+
+@pytest.mark.parametrize("name", TABLEAUS)
+def test_a_step_of_a_linear_field_is_the_taylor_polynomial_of_the_exponential(name):
+    order, h = TABLEAUS[name].order, 1e-2
+    y1, _, _ = step(name, lambda t, y: -y, 0.0, 1.0, h)
+    assert float(y1) == pytest.approx(torch.exp(torch.tensor(-h, dtype=torch.float64)).item(), abs=h ** (order + 1))
+
+
+def test_a_step_of_rk4_is_simpsons_rule_where_the_field_is_of_time_alone():
+    y1, _, _ = step("rk4", lambda t, y: t[:, None] ** 3 + 0 * y, 1.0, 0.0, 2.0)
+    assert float(y1) == pytest.approx((3**4 - 1) / 4, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", TABLEAUS)
+def test_a_step_gives_the_slope_at_its_end_and_calls_the_field_as_often_as_it_says(name):
+    n_calls = 0
+
+    def field(t, y):
+        nonlocal n_calls
+        n_calls += 1
+        return torch.cos(t)[:, None] * y
+
+    y1, k1, increments = step(name, field, 0.3, 1.0, 0.1)
+    assert n_calls - 1 == TABLEAUS[name].calls_per_step
+    torch.testing.assert_close(k1, torch.cos(torch.tensor([[0.4]], dtype=torch.float64)) * y1)
+    assert len(increments) == TABLEAUS[name].n_stages + (not TABLEAUS[name].is_fsal)
+
+
+def test_only_bosh3_dopri5_and_tsit5_are_first_same_as_last():
+    assert {name for name, tableau in TABLEAUS.items() if tableau.is_fsal} == {"bosh3", "dopri5", "tsit5"}
+
+
+def test_a_sum_leaves_its_terms_as_they_were():
+    terms = [torch.ones(2, 2), torch.full((2, 2), 2.0)]
+    torch.testing.assert_close(combine((0.5, 0.25), terms), torch.ones(2, 2))
+    torch.testing.assert_close(terms[0], torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"c": (0.0,)}, "c has 1 entries but b 2"),
+        ({"b_hat": (1.0,)}, "b_hat has 1 entries"),
+        ({"dense": ((1.0,),)}, "dense has 1 entries"),
+        ({"a": ((), (0.5, 0.5))}, "explicit"),
+        ({"a": ((), (0.0,))}, "not all by 0"),
+        ({"c": (0.5, 1.0)}, "c = 0"),
+        ({"b": (0.0, 0.0)}, "b must weigh some slope"),
+    ],
+)
+def test_coefficients_that_do_not_belong_together_are_refused(changes, said):
+    heun = {"c": (0.0, 1.0), "a": ((), (1.0,)), "b": (0.5, 0.5), "order": 2}
+    with pytest.raises(InputError, match=said):
+        ButcherTableau(**{**heun, **changes})
