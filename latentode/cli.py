@@ -148,14 +148,14 @@ def _fit_options(parser: Parser) -> None:
     parser.add_argument("--config", help="YAML file with any of the settings below, such as configs/quickstart.yaml")
     parser.add_argument("--run_dir", help="run folder (left out: runs/<name>-<n>)")
     parser.add_argument("--seed_everything", metavar="SEED", help="of weights and windows (0)")
-    parser.add_argument("--patience", help="epochs without improvement before training ends (20)")
+    parser.add_argument("--patience", help="epochs without improvement before training ends (30)")
     parser.add_argument("--ckpt_path", help="checkpoint to go on from, or to validate")
     _add_data_settings(parser, skip=(), prefix="--data.")
     group = parser.add_argument_group("model and training (all of them: --help.all)")
     group.add_argument(
         "--model.network", metavar="NAME", help="latent_ode, blend, ..., or a class path with its settings"
     )
-    group.add_argument("--model.learning_rate", metavar="RATE", help="highest learning rate (0.002)")
+    group.add_argument("--model.learning_rate", metavar="RATE", help="highest learning rate (0.004)")
     group.add_argument("--model.weight_decay", metavar="W", help="of AdamW (0.01)")
     group.add_argument("--trainer.max_epochs", metavar="N", help="epochs at most (30)")
     group.add_argument("--trainer.accelerator", metavar="NAME", help="auto, cpu, gpu (auto)")
@@ -245,8 +245,7 @@ def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
         if name in given:
             given[name] = _number(given[name], name)
     settings = DataSettings(**given)
-    names = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
-    return read_table(Path(options.data), **{name: getattr(settings, name) for name in names}), settings
+    return read_table(Path(options.data), **settings.reading()), settings
 
 
 def _number(text: str, name: str) -> float:
@@ -283,9 +282,6 @@ def _print_description(d: Description) -> None:
 
 
 def _lightning(command: str, arguments: list[str]) -> int:
-    if "--help.all" in arguments or "--print_config" in arguments:
-        # These print and leave on their own.
-        arguments = [word for word in arguments if word in ("--help.all",)] or arguments
     from latentode.training.command import run_command
 
     run_dir, figures, notes = run_command(command, arguments)
@@ -326,7 +322,7 @@ def _forecast(options: argparse.Namespace) -> int:
         write_frame(samples, forecast.sample(options.samples, seed=fitted.seed))
         print(f"{samples}: {options.samples} draws per forecast")
     if options.plot:
-        from latentode.forecasting.demo import save_figure
+        from latentode.plots import save_figure
 
         save_figure(forecast.plot(), Path(options.plot))
         print(f"{options.plot}: picture")

@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito (2008), told apart by every kind of colour vi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,16 @@ def _add_legend(figure: Figure, axes: np.ndarray) -> None:
     figure.legend(
         list(found.values()), list(found), loc="outside lower center", ncols=len(found), frameon=False, fontsize=9
     )
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of its suffix.
+
+    Raises:
+        InputError: matplotlib does not know the suffix.
+    """
+    try:
+        # Without a date in the file the same figure gives the same bytes.
+        figure.savefig(path, dpi=140)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; name a picture that ends in .png, .pdf or .svg.") from error

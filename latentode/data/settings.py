@@ -11,6 +11,7 @@ from typing import Any
 
 from latentode.errors import InputError
 
+READING = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
 CHOICES = {"layout": ("wide", "long"), "duplicates": ("error", "mean", "last"), "split": ("time", "series")}
 
 
@@ -70,6 +71,10 @@ class DataSettings:
             _check_positive(name, getattr(self, name))
         for name in ("channels", "target_channels"):
             check_columns(name, getattr(self, name))
+
+    def reading(self) -> dict[str, Any]:
+        """Give those settings that are keywords of `read_table`."""
+        return {name: getattr(self, name) for name in READING}
 
     @classmethod
     def help_texts(cls) -> dict[str, str]:

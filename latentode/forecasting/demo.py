@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -19,9 +18,7 @@ from latentode.forecasting.predict import Ask, predict
 from latentode.forecasting.report import print_scores
 from latentode.models import LatentODE
 from latentode.models.fitted import FittedModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from latentode.plots import save_figure
 
 SETTINGS = DataSettings(horizon=730.0, split="series")
 EVERY = 30.0  # days between two forecast times
@@ -100,16 +97,3 @@ def _most_observed(forecast: Forecast, truth: Table) -> list[int]:
     history = forecast.history
     rows = np.diff(history.starts) + 2 * np.asarray([n_after.get(str(name), 0) for name in history.series_ids])
     return np.argsort(-rows, kind="stable")[:N_SHOWN].tolist()
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its suffix.
-
-    Raises:
-        InputError: matplotlib does not know the suffix.
-    """
-    try:
-        # Without a date in the file the same figure gives the same bytes.
-        figure.savefig(path, dpi=140)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; name a picture that ends in .png, .pdf or .svg.") from error

@@ -79,8 +79,8 @@ class Forecaster(BaseEstimator):
         batch_size: int = 64,
         windows_per_epoch: int = 2048,
         max_epochs: int = 30,
-        patience: int = 20,
-        learning_rate: float = 2e-3,
+        patience: int = 30,
+        learning_rate: float = 4e-3,
         weight_decay: float = 1e-2,
         seed: int = 0,
         device: str = "auto",
@@ -128,7 +128,7 @@ class Forecaster(BaseEstimator):
         fit = FitSettings(**{f.name: getattr(self, f.name) for f in fields(FitSettings)})
         # A copy: the model that was passed stays as it was, and can be fitted again.
         network = make_model(self.model) if isinstance(self.model, str) else copy.deepcopy(self.model)
-        read = table if isinstance(table, Table) else self._read(table)
+        read = table if isinstance(table, Table) else read_table(table, **settings.reading())
         with tempfile.TemporaryDirectory(prefix="latentode-") as name:
             folder = Path(name)
             self.fitted_, self.metrics_ = fit_network(
@@ -195,10 +195,6 @@ class Forecaster(BaseEstimator):
     def _data_settings(self, path: str | None) -> DataSettings:
         names = {f.name for f in fields(DataSettings)} - {"path"}
         return DataSettings(path=path, **{name: getattr(self, name) for name in names})
-
-    def _read(self, source: str | Path | pd.DataFrame) -> Table:
-        names = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
-        return read_table(source, **{name: getattr(self, name) for name in names})
 
     def _get_fitted(self) -> FittedModel:
         if not hasattr(self, "fitted_"):

@@ -148,5 +148,4 @@ def read_settings(settings: DataSettings) -> Table:
     """
     if settings.path is None:
         raise InputError("no table was named; give one with --data.path data.csv.")
-    names = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
-    return read_table(Path(settings.path), **{name: getattr(settings, name) for name in names})
+    return read_table(Path(settings.path), **settings.reading())

@@ -50,7 +50,7 @@ class ForecastingTask(pl.LightningModule):
     """
 
     def __init__(
-        self, network: ForecastModel | str = "latent_ode", learning_rate: float = 2e-3, weight_decay: float = 1e-2
+        self, network: ForecastModel | str = "latent_ode", learning_rate: float = 4e-3, weight_decay: float = 1e-2
     ) -> None:
         super().__init__()
         self.network = make_model(network) if isinstance(network, str) else network

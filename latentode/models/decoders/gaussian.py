@@ -39,8 +39,6 @@ class GaussianDecoder(Decoder):
         # drawn on without the solver having to follow every swing of it.
         self.frequency = nn.Parameter(torch.exp(torch.linspace(math.log(0.5), math.log(40.0), N_FREQUENCIES)))
         self.from_swings = nn.Linear(2 * N_FREQUENCIES, self.hidden_size, bias=False)
-        # From zero, and the faster the smaller, or sparse data would teach ripples.
-        nn.init.zeros_(self.from_swings.weight)
         self.from_summary = nn.Linear(5, self.hidden_size, bias=False)
         self.layers = nn.Sequential(
             nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(self.hidden_size, self.hidden_size), nn.ReLU()
@@ -58,7 +56,7 @@ class GaussianDecoder(Decoder):
         time_BM = batch.query_time.gather(1, batch.target_row)
         angle = time_BM[..., None] * self.frequency
         hidden = hidden_state + hidden_channel + self.from_summary(_summary(batch, time_BM))
-        swings = torch.cat([angle.sin(), angle.cos()], -1) / (1 + (self.frequency / 10).square()).repeat(2)
+        swings = torch.cat([angle.sin(), angle.cos()], -1) / (1 + (self.frequency / 15).square()).repeat(2)
         hidden = hidden + self.from_swings(swings)
         mean, width = self.output(self.layers(hidden)).unbind(-1)
         return Normal(mean, nn.functional.softplus(width) + self.min_std, validate_args=False)
