@@ -32,7 +32,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, import layers
 	@echo "== ruff check: lint"
 	$(BIN)/ruff check
 	@echo "== pyright: types"
-	$(BIN)/pyright --warnings
+	$(BIN)/pyright --warnings --pythonpath $(BIN)/python
 	@echo "== import-linter: layers"
 	$(BIN)/lint-imports
 
