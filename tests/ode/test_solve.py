@@ -430,3 +430,55 @@ def test_wrong_controllers_are_refused(make):
 def test_every_solver_is_in_the_table():
     assert set(TABLEAUS) <= set(SOLVERS)
     assert {"euler", "midpoint", "heun", "rk4", "bosh3", "dopri5", "tsit5"} <= set(SOLVERS)
+
+
+# --- cases that were wrong once ----------------------------------------------------------------------------------------
+
+
+def test_a_solve_that_ends_where_steps_are_read_off_loses_no_query():
+    """Steps are read off in bundles of 64: the last bundle may be full while one sample rests and another has failed."""
+    y0 = torch.ones(3, 1, dtype=DOUBLE)
+    t = torch.tensor([[0.0, 0.5, 1.0], [2.0, 2.0, 2.0], [0.0, 50.0, 100.0]], dtype=DOUBLE)
+    controller = FixedStep(dt=1 / 64)
+    solution = solve(lambda t, y: -y, y0, t, method="rk4", controller=controller, max_steps=64, on_failure="return")
+    assert solution.status.tolist() == [0, 0, 1]
+    assert torch.allclose(solution.ys[0, :, 0], torch.exp(-t[0]), atol=1e-8)
+    assert solution.ys[1, :, 0].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_start_given_as_a_python_number_has_the_precision_of_the_queries():
+    t = torch.tensor([0.1, 1.0], dtype=DOUBLE)
+    ys = solve(linear, torch.tensor([[2.0, 1.0]], dtype=DOUBLE), t, t0=0.1).ys
+    assert ys[0, 0].tolist() == [2.0, 1.0]
+
+
+def test_a_slope_that_is_not_finite_at_the_end_of_a_fixed_step_is_a_failure():
+    def f(t, y):
+        return torch.where(t[:, None] >= 1.0, torch.nan, -y)
+
+    t = torch.tensor([0.0, 1.0, 2.0], dtype=DOUBLE)
+    solution = solve(
+        f, torch.ones(1, 1, dtype=DOUBLE), t, method="euler", controller=FixedStep(dt=0.5), on_failure="return"
+    )
+    assert solution.status.tolist() == [3]
+
+
+def test_in_joint_steps_only_the_sample_that_fails_is_lost():
+    y0 = torch.tensor([[2.0], [0.1]], dtype=DOUBLE)
+    t = torch.tensor([0.0, 1.0], dtype=DOUBLE)
+    solution = solve(blow_up, y0, t, step_mode="joint", on_failure="return")
+    assert solution.status[0] != 0 == solution.status[1]
+    assert float(solution.ys[1, -1, 0]) == pytest.approx(0.1 / (1 - 0.1), rel=1e-3)
+
+
+def test_a_field_under_autocast_is_solved_in_float32():
+    layer = nn.Linear(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ys = solve(lambda t, y: layer(y), torch.ones(1, 2), torch.tensor([0.0, 1.0])).ys
+    assert ys.dtype == torch.float32
+    assert bool(ys.isfinite().all())
+
+
+def test_a_first_step_beside_fixed_steps_is_refused():
+    with pytest.raises(InputError, match="dt0"):
+        solve(linear, y1, t1, method="rk4", controller=FixedStep(dt=0.1), dt0=0.05)
