@@ -412,5 +412,22 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Parser], None], Callable[[argparse
 }  # fmt: skip
 
 
+def run() -> NoReturn:
+    """Run the command and leave the process with its status.
+
+    Without the interpreter's teardown: threads of the libraries that are still alive then (arrow's readers after a refused file) can abort
+    a process that has done its work, and turn its status into a crash.
+    """
+    status = FAILURE
+    try:
+        status = main()
+    except SystemExit as leave:
+        status = leave.code if isinstance(leave.code, int) else (OK if leave.code is None else FAILURE)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
