@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from .loop import Options, Problem, Trajectory, integrate
+from .loop import Options, Trajectory, integrate
+from .problem import Problem
 
 
 class Adjoint(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentode.errors import InputError
 
-from .runge_kutta import ButcherTableau, Field, combine
+from .runge_kutta import Field, as_vector
 
 # Inverse error ratios of the last two accepted steps.
 Memory = tuple[Tensor, Tensor]
@@ -78,32 +78,37 @@ class PIDController:
             return self.norm(scaled_BD)
         return torch.linalg.vector_norm(scaled_BD, dim=-1) * max(scaled_BD.shape[-1], 1) ** -0.5
 
-    def error_ratio(self, increments: list[Tensor], y0: Tensor, y1: Tensor, tableau: ButcherTableau) -> Tensor:
-        """Give the estimated error as a multiple of the tolerance, `(B,)`; above 1 is too much."""
+    def error_ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
+        """Give the estimated error `(B, D)` of a step as a multiple of the tolerance, `(B,)`; above 1 is too much."""
+        # The mean under the root goes into the tolerances, at no cost.
+        root = 1.0 if self.norm is not None else max(error.shape[-1], 1) ** 0.5
         # With atol = 0 a component that stays 0 would be 0 / 0.
-        atol = max(self.atol, torch.finfo(y0.dtype).tiny)
-        scale = torch.maximum(y0.abs(), y1.abs()).mul_(self.rtol).add_(atol)
-        return self.size(combine(tableau.error_weights, increments).div_(scale))
+        atol = as_vector((max(self.atol, torch.finfo(y0.dtype).tiny) * root,), y0.dtype, y0.device)
+        scaled = error / torch.add(atol, torch.maximum(y0.abs(), y1.abs()), alpha=self.rtol * root)
+        return torch.linalg.vector_norm(scaled, dim=-1) if self.norm is None else self.norm(scaled)
 
     def next_step(
         self, dt: Tensor, ratio: Tensor, accepted: Tensor, memory: Memory | None, order: int
     ) -> tuple[Tensor, Memory | None]:
         """Propose the step that follows one of length `dt` `(B,)`, and what to remember for the one after."""
         k0 = (self.pcoeff + self.icoeff + self.dcoeff) / order
-        # A finite bottom keeps an exact step (ratio 0) from an infinite power; factor_max is reached long before.
-        inverse = ratio.clamp(min=1e-10).reciprocal()
-        factor = inverse**k0
+        # A step with NaN in it says nothing but "much shorter": of NaN and a number `fmin` takes the number.
+        bounded = torch.fmin(ratio, as_vector((1e30,), ratio.dtype, ratio.device))
+        factor = torch.mul(bounded ** (-k0), as_vector((self.safety,), ratio.dtype, ratio.device))
         if self.pcoeff or self.dcoeff:
+            # A finite bottom keeps an exact step (ratio 0) from an infinite memory.
+            inverse = bounded.clamp(min=1e-10).reciprocal()
             before, before_that = memory if memory is not None else (torch.ones_like(inverse),) * 2
             factor = factor * before ** (-(self.pcoeff + 2 * self.dcoeff) / order)
             factor = factor * before_that ** (self.dcoeff / order)
             memory = (torch.where(accepted, inverse, before), torch.where(accepted, before, before_that))
-        # A step with NaN or infinity in it says nothing but "much shorter".
-        factor = torch.nan_to_num(factor * self.safety, nan=0.0).clamp_(self.factor_min, self.factor_max)
-        factor = torch.where(accepted, factor, factor.clamp(max=self.safety))
+        factor = factor.clamp_(self.factor_min, self.factor_max)
+        if self.pcoeff or self.dcoeff or self.safety == 1.0:
+            # What the classical rule gives after a rejected step is shorter by itself.
+            factor = torch.where(accepted, factor, factor.clamp(max=min(self.safety, 0.99)))
         # Eight bits are plenty for a guess, and the last bit of a power depends on where in a batch the sample stands: without
         # this a row of a batch would not equal, bit for bit, the same row solved alone.
-        proposed = dt * factor.bfloat16().to(dt.dtype)
+        proposed = dt * factor.to(torch.bfloat16).to(dt.dtype)
         if self.dtmin is not None or self.dtmax is not None:
             proposed = proposed.clamp_(self.dtmin, self.dtmax)
         return proposed, memory

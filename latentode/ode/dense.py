@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .runge_kutta import ButcherTableau
+from .runge_kutta import as_vector
 
 # Up to here counting the steps that end before a query is cheaper than bisection.
 _STEPS_TO_COUNT = 128
 
 
-def interpolation_weights(tableau: ButcherTableau) -> tuple[tuple[float, ...], ...]:
-    """Give, for each increment that `rk_step` returns, the coefficients of its weight in `theta, theta**2, ...`.
+class HasInterpolant(Protocol):
+    """What an interpolant is made from: a tableau, explicit or implicit."""
+
+    @property
+    def b(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def dense(self) -> tuple[tuple[float, ...], ...] | None: ...  # noqa: D102
+    @property
+    def n_stages(self) -> int: ...  # noqa: D102
+    @property
+    def is_fsal(self) -> bool: ...  # noqa: D102
+
+
+def interpolation_weights(tableau: HasInterpolant) -> tuple[tuple[float, ...], ...]:
+    """Give, for each increment of a step, the coefficients of its weight in `theta, theta**2, ...`.
 
     A method without an interpolant of its own gets the cubic Hermite one through `y0, y1` and the slopes there (HNW 1993,
     section II.6): with `y1 - y0 = sum_i b_i dk_i` its weights are those of the stages, too.
@@ -28,6 +44,16 @@ def interpolation_weights(tableau: ButcherTableau) -> tuple[tuple[float, ...], .
     return tuple(tuple(row) for row in rows)
 
 
+@lru_cache(maxsize=256)
+def power_weights(tableau: HasInterpolant, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give the matrix `(J, K)` that turns increments into the coefficients of `theta, ..., theta**J`."""
+    rows = interpolation_weights(tableau)
+    n_powers = max(map(len, rows))
+    padded = [(*row, *(0.0,) * (n_powers - len(row))) for row in rows]
+    flat = tuple(padded[k][j] for j in range(n_powers) for k in range(len(padded)))
+    return as_vector(flat, dtype, device).view(n_powers, len(rows))
+
+
 @dataclass
 class Steps:
     """Consecutive steps of a batch, as the interpolants read them.
@@ -35,20 +61,32 @@ class Steps:
     Attributes:
         starts, ends: the clock before and after each step, `(B,)` each; equal where a sample rested or its step was rejected.
         states: the state before each step, `(B, D)` each.
-        increments: what `rk_step` returned for each step.
+        increments: those of each step, `(K, B, D)` each.
     """
 
     starts: list[Tensor]
     ends: list[Tensor]
     states: list[Tensor]
-    increments: list[list[Tensor]]
+    increments: list[Tensor]
+
+    @classmethod
+    def none(cls) -> Steps:
+        """Give an empty collection."""
+        return cls([], [], [], [])
+
+    def append(self, start: Tensor, end: Tensor, state: Tensor, increments: Tensor) -> None:
+        """Keep a step."""
+        self.starts.append(start)
+        self.ends.append(end)
+        self.states.append(state)
+        self.increments.append(increments)
 
     def clear(self) -> None:
         """Forget the steps."""
         for part in (self.starts, self.ends, self.states, self.increments):
             part.clear()
 
-    def evaluate(self, tau_P: Tensor, sample_P: Tensor, tableau: ButcherTableau) -> Tensor:
+    def evaluate(self, tau_P: Tensor, sample_P: Tensor, tableau: HasInterpolant) -> Tensor:
         """Read states off the interpolants.
 
         Args:
@@ -59,48 +97,62 @@ class Steps:
         Returns:
             States, `(P, D)`.
         """
-        starts_BN, ends_BN = torch.stack(self.starts, 1), torch.stack(self.ends, 1)
-        n_samples = len(ends_BN)
-        step_P = _find_steps(starts_BN[:, 0], ends_BN, tau_P.detach(), sample_P)
-        start_P = starts_BN[sample_P, step_P]
-        length_P = ends_BN[sample_P, step_P] - start_P
-        # A sample with nothing to solve rests at theta = 0. The bounds are for a failed sample: its later queries lie far beyond
-        # its last step, and a power of that would be infinite, in the gradient of the others, too (0 times infinity is NaN).
-        theta_P = ((tau_P - start_P) / torch.where(length_P > 0, length_P, 1.0)).clamp(0.0, 1.0)
-        rows = [(i, row) for i, row in enumerate(interpolation_weights(tableau)) if any(row)]
-        weight_PK = _polynomials(theta_P, [row for _, row in rows]).to(self.states[0].dtype)
+        starts_BS, ends_BS = torch.stack(self.starts, 1), torch.stack(self.ends, 1)
+        n_samples, n_steps = ends_BS.shape
+        step_P = find_steps(starts_BS[:, 0], ends_BS, tau_P.detach(), sample_P)
+        flat_P = sample_P * n_steps + step_P
+        start_P = starts_BS.view(-1).index_select(0, flat_P)
+        length_P = ends_BS.view(-1).index_select(0, flat_P) - start_P
+        theta_P = step_fraction(tau_P, start_P, length_P)
         at_P = step_P * n_samples + sample_P
-        y = torch.stack(self.states).flatten(0, 1).index_select(0, at_P)
-        for column, (i, _) in enumerate(rows):
-            dk = torch.stack([step[i] for step in self.increments]).flatten(0, 1).index_select(0, at_P)
-            y = y + dk * weight_PK[:, column, None]
-        return y
+        table = polynomials(self.states, self.increments, tableau)
+        return evaluate_polynomials(theta_P, table.index_select(0, at_P))
 
 
-def _find_steps(first_B: Tensor, ends_BN: Tensor, tau_P: Tensor, sample_P: Tensor) -> Tensor:
-    """Find the accepted step that each clock time falls into: the first that ends at or after it."""
-    n_steps = ends_BN.shape[1]
+def step_fraction(tau_P: Tensor, start_P: Tensor, length_P: Tensor) -> Tensor:
+    """Give `theta`, where in its step each time lies, `(P,)` in [0, 1].
+
+    A sample with nothing to solve rests at 0. The bounds are for a failed sample: its later queries lie far beyond its last step,
+    and a power of that would be infinite, in the gradient of the others, too (0 times infinity is NaN).
+    """
+    return ((tau_P - start_P) / torch.where(length_P > 0, length_P, 1.0)).clamp(0.0, 1.0)
+
+
+def polynomials(states: Sequence[Tensor], increments: Sequence[Tensor], tableau: HasInterpolant) -> Tensor:
+    """Give every step's polynomial in `theta` as rows of coefficients, `(S * B, J + 1, D)`, step by step."""
+    n_samples, n_elements = states[0].shape
+    weights_JK = power_weights(tableau, states[0].dtype, states[0].device)
+    n_steps, n_powers = len(states), len(weights_JK)
+    dk_SKN = torch.stack(list(increments)).view(n_steps, weights_JK.shape[1], -1)
+    powers = torch.matmul(weights_JK, dk_SKN).view(n_steps, n_powers, n_samples, n_elements)
+    table = torch.cat([torch.stack(list(states)).unsqueeze(1), powers], 1)
+    return table.transpose(1, 2).reshape(n_steps * n_samples, n_powers + 1, n_elements)
+
+
+def evaluate_polynomials(theta_P: Tensor, rows_PJD: Tensor) -> Tensor:
+    """Evaluate `sum_j rows[:, j] theta**j` by Horner's rule, `(P, D)`."""
+    theta = theta_P.to(rows_PJD.dtype)[:, None]
+    coefficients = rows_PJD.unbind(1)
+    total = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        total = torch.addcmul(coefficient, total, theta)
+    return total
+
+
+def find_steps(first_B: Tensor, ends_BS: Tensor, tau_P: Tensor, sample_P: Tensor) -> Tensor:
+    """Find the accepted step that each clock time falls into: the first that ends at or after it, `(P,)` int64."""
+    n_steps = ends_BS.shape[1]
     if n_steps <= _STEPS_TO_COUNT:
-        step_P = (ends_BN[sample_P] < tau_P[:, None]).sum(1)
+        step_P = (ends_BS.index_select(0, sample_P) < tau_P[:, None]).sum(1)
     else:
-        # Bisection: the step sought lies in [low, high]. A call per halving, but no (P, N) table of comparisons.
+        # Bisection: the step sought lies in [low, high]. A call per halving, but no (P, S) table of comparisons.
         low_P, high_P = torch.zeros_like(sample_P), torch.full_like(sample_P, n_steps - 1)
         for _ in range(n_steps.bit_length()):
             middle_P = (low_P + high_P) // 2
-            is_before = ends_BN[sample_P, middle_P] < tau_P
+            is_before = ends_BS[sample_P, middle_P] < tau_P
             low_P = torch.where(is_before, torch.minimum(middle_P + 1, high_P), low_P)
             high_P = torch.where(is_before, high_P, middle_P)
         step_P = low_P
     # A time at the very start must not fall into a rejected step, whose stages may be anything.
-    accepted_from_B = (ends_BN <= first_B[:, None]).sum(1)
+    accepted_from_B = (ends_BS <= first_B[:, None]).sum(1)
     return torch.maximum(step_P, accepted_from_B[sample_P]).clamp_(max=n_steps - 1)
-
-
-def _polynomials(theta_P: Tensor, rows: list[tuple[float, ...]]) -> Tensor:
-    """Evaluate `sum_j rows[i][j] theta**(j + 1)` for every row, `(P, K)`, by Horner's rule."""
-    coefficients = theta_P.new_tensor(rows)
-    theta = theta_P[:, None]
-    total = coefficients[:, -1] * theta
-    for j in range(coefficients.shape[1] - 2, -1, -1):
-        total = (total + coefficients[:, j]) * theta
-    return total

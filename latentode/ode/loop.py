@@ -1,69 +1,88 @@
 """The masked loop: every sample steps on its own clock until it has passed its last query.
 
-A sample's clock `tau` runs from 0 at `t0` up to its `span`, in float64 (float32 where the device has no float64), whatever the
-state's dtype: `t = t0 + direction * tau`. A sample that is done, or has failed, rests: its clock stands at its span, so its
-next step has length 0 and changes nothing.
+A sample that is done, or has failed, rests: its clock stands at its span, so its next step has length 0 and changes nothing. When
+many rest, the others go on in a smaller batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .control import Controller, FixedStep, PIDController, initial_step
+from .control import Controller, FixedStep, Memory, PIDController, initial_step
 from .dense import Steps
-from .runge_kutta import ButcherTableau, Field, rk_step
+from .problem import Problem
+from .queries import QueryWriter
+from .runge_kutta import as_vector
+from .steppers import Step, Stepper
 
-SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NOT_FINITE = range(4)
+SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NOT_FINITE, NOT_CONVERGED = range(5)
 
-# Steps that are kept before the queries inside them are read off: many share one set of calls, but their stages take memory.
+# Memory that the steps may take, in elements, before the queries inside them are read off; many steps share one set of calls.
+_ELEMENTS_PER_READING = 1 << 23
 _STEPS_PER_READING = 64
+# A smaller batch is worth the change where this part of the samples rests, this many do, and the state is large enough for
+# arithmetic rather than the number of operations to be what a step costs.
+_RESTING_PART, _RESTING_ROWS, _WORTH_ELEMENTS = 0.25, 8, 4096
+_STEPS_PER_LOOK = 4
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An initial value problem on the clock, all samples in one flat state.
+class Hooks(Protocol):
+    """What may watch every step: called with the clock `(B,)`, the state `(B, D)` and the step `(B,)` that is tried from there."""
 
-    Attributes:
-        field: `field(t_B, y_BD) -> (B, D)`, with `t` in the state's dtype.
-        y0: `(B, D)`.
-        t0: `(B,)`, detached, in the clock's dtype.
-        direction: +1 or -1, `(B,)`.
-        span: length of the solve, `(B,)`.
-        tau_eval: clock times of the queries, `(B, Q)`, ascending; differentiable.
-        t_carrier: zero with the gradient of `t0`, `(B,)`, or None: steps are constants, so `t0` reaches `f` through it alone.
-        jumps: clock times where the field jumps, from 0 on, padded with infinity, `(B, J)`, or None.
-        grid: clock times of a fixed grid, ascending, `(B, G)`, or None.
-    """
+    def step(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor) -> None:
+        """See a step before it is tried."""
+        ...
 
-    field: Field
-    y0: Tensor
-    t0: Tensor
-    direction: Tensor
-    span: Tensor
-    tau_eval: Tensor
-    t_carrier: Tensor | None = None
-    jumps: Tensor | None = None
-    grid: Tensor | None = None
+    def judged(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor, accepted: Tensor) -> None:
+        """See what became of it."""
+        ...
 
-    def times(self, tau: Tensor) -> Tensor:
-        """Turn clock times `(..., B)` into the field's times."""
-        t = torch.addcmul(self.t0, self.direction, tau).to(self.y0.dtype)
-        return t if self.t_carrier is None else t + self.t_carrier
+
+class Watch(Protocol):
+    """What may end a sample early: an event."""
+
+    def look(self, problem: Problem, tau: Tensor, tau1: Tensor, step: Step, accepted: Tensor) -> Tensor | None:
+        """Give the clock at which each sample ends if it ends inside this step, else infinity, `(B,)`; None if none does."""
+        ...
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to solve a `Problem`: what `solve` was told, checked."""
+    """How to solve a `Problem`: what `solve` was told, checked.
 
-    tableau: ButcherTableau
+    Attributes:
+        stepper: the method.
+        controller: of the step size.
+        dt0: first step, or None for a guess.
+        max_steps: tries per sample.
+        is_joint: one step for all samples.
+        keep_steps: keep all interpolants.
+        keep_grid: keep the steps' places and lengths.
+        compacts: whether samples that rest may leave the batch.
+        hooks, watch: see the steps.
+        records: whether autograd is on; filled in by `integrate`.
+    """
+
+    stepper: Stepper
     controller: Controller
     dt0: float | None
     max_steps: int
     is_joint: bool
-    keep_steps: bool
+    keep_steps: bool = False
+    keep_grid: bool = False
+    compacts: bool = True
+    hooks: Hooks | None = None
+    watch: Watch | None = None
+    records: bool = True
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the error decides about the steps."""
+        return isinstance(self.controller, PIDController)
 
 
 @dataclass
@@ -73,19 +92,84 @@ class Trajectory:
     Attributes:
         ys: states at the queries, `(B, Q, D)`.
         steps: the interpolants, where they were to be kept.
-        n_steps, n_rejected, nfe: counts, `(B,)` int64.
+        grid: clock and length of each accepted step, `(B,)` each, length 0 where there was none, where it was to be kept.
+        y1: the loop's state at the end, `(B, ...)`.
+        n_accepted, n_rejected, nfe: counts, `(B,)` int64.
         status: SUCCESS or how a sample failed, `(B,)` int64.
-        tau, dt: the clock and the step at which it failed, `(B,)`.
+        has_failed: whether any sample has.
+        tau, dt: the clock and the step at the end, or where it failed, `(B,)`.
     """
 
     ys: Tensor
-    steps: Steps | None
-    n_steps: Tensor
+    steps: Steps
+    grid: list[tuple[Tensor, Tensor]]
+    y1: Tensor
+    n_accepted: Tensor
     n_rejected: Tensor
     nfe: Tensor
     status: Tensor
+    has_failed: bool
     tau: Tensor
     dt: Tensor
+
+
+@dataclass
+class March:
+    """Where a batch stands on its way; `(B,)` or `(B, D)` each.
+
+    Attributes:
+        y, k: state and slope.
+        tau, span: the clock and where it ends.
+        dt: the next step.
+        done: whether the sample rests.
+        status, failed_dt: how it failed, and at which step.
+        n_accepted, n_rejected, nfe: counts.
+        memory: error ratios of the steps before.
+        i_step: steps tried.
+        may_have_failed: whether `status` is worth a look.
+        accepted, resting: what was decided in the steps that are not counted yet.
+    """
+
+    y: Tensor
+    k: Tensor
+    tau: Tensor
+    span: Tensor
+    dt: Tensor
+    done: Tensor
+    status: Tensor
+    failed_dt: Tensor
+    n_accepted: Tensor
+    n_rejected: Tensor
+    nfe: Tensor
+    memory: Memory | None = None
+    i_step: int = 0
+    may_have_failed: bool = False
+    accepted: list[Tensor] = field(default_factory=list)
+    resting: list[Tensor] = field(default_factory=list)
+
+    def count(self, calls_per_step: int) -> None:
+        """Add the steps since the last count to the counters."""
+        if not self.accepted:
+            return
+        accepted, running = torch.stack(self.accepted), ~torch.stack(self.resting)
+        self.n_accepted = self.n_accepted + (accepted & running).sum(0)
+        self.n_rejected = self.n_rejected + (~accepted & running).sum(0)
+        self.nfe = self.nfe + running.sum(0) * calls_per_step
+        self.accepted.clear()
+        self.resting.clear()
+
+    def rows(self, chosen: Tensor) -> March:
+        """Give some of the samples, chosen by index."""
+        names = ("y", "k", "tau", "span", "dt", "done", "status", "failed_dt", "n_accepted", "n_rejected", "nfe")
+        parts = {name: getattr(self, name).index_select(0, chosen) for name in names}
+        memory = None if self.memory is None else (self.memory[0][chosen], self.memory[1][chosen])
+        return replace(self, **parts, memory=memory, accepted=[], resting=[])
+
+    def put(self, chosen: Tensor, part: March) -> None:
+        """Put some of the samples back."""
+        names = ("y", "tau", "span", "dt", "done", "status", "failed_dt", "n_accepted", "n_rejected", "nfe")
+        for name in names:
+            setattr(self, name, getattr(self, name).index_copy(0, chosen, getattr(part, name)))
 
 
 def integrate(problem: Problem, options: Options) -> Trajectory:
@@ -93,115 +177,69 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
 
     One synchronisation with the device per step. Step sizes and decisions are constants to autograd.
     """
-    tableau, controller = options.tableau, options.controller
-    is_adaptive = isinstance(controller, PIDController)
-    y, span = problem.y0, problem.span.clone()
-    tau = torch.zeros_like(span)
-    status = torch.full_like(span, SUCCESS, dtype=torch.int64)
-    n_steps, n_rejected, nfe = torch.zeros_like(status), torch.zeros_like(status), torch.zeros_like(status)
-    c = tau.new_tensor((*tableau.c, 1.0))[:, None]
-    steps, writer = Steps([], [], [], []), QueryWriter(problem.tau_eval, y)
-    n_left = int((span > 0).sum()) if span.numel() else 0
-    if n_left == 0:
-        return Trajectory(writer.at_rest(), steps, n_steps, n_rejected, nfe, status, tau, tau)
+    options = replace(options, records=torch.is_grad_enabled())
+    march, problem, is_running = _set_out(problem, options)
+    steps, grid = Steps.none(), []
+    writer = QueryWriter(problem, options.stepper.interpolant, options.watch is not None)
+    if is_running:
+        with torch.no_grad():
+            _march(problem, options, march, writer, steps, grid)
+    failed = march.status != SUCCESS
+    has_failed = march.may_have_failed and bool(failed.any())
+    ys = writer.collect(options.stepper.end(march.y), failed, has_failed=has_failed)
+    return Trajectory(
+        ys=ys,
+        steps=steps,
+        grid=grid,
+        y1=march.y,
+        n_accepted=march.n_accepted,
+        n_rejected=march.n_rejected,
+        nfe=march.nfe,
+        status=march.status,
+        has_failed=has_failed,
+        tau=march.tau,
+        dt=march.failed_dt,
+    )
 
-    k = problem.field(_time_at_start(problem), y)
-    nfe += span > 0
+
+def _set_out(problem: Problem, options: Options) -> tuple[March, Problem, bool]:
+    """Take the slope at the start, guess the first step, and lay those to rest that cannot start; tells whether any is left to run."""
+    stepper, span = options.stepper, problem.span
+    y = stepper.start(problem.y0)
+    k = stepper.slope(problem, problem.time_at_start(), y)
     with torch.no_grad():
-        is_bad = ~(k.isfinite().all(-1) & y.isfinite().all(-1)) & (span > 0)
+        done = span <= 0
         dt, n_guesses = _first_step(problem, options, k)
-        nfe += n_guesses * (span > 0)
-        status[is_bad], span[is_bad] = NOT_FINITE, 0.0
-        n_left, n_started = int((span > 0).sum()), n_left
-    if n_left and n_left < n_started:
+        zero = as_vector((0.0,), y.dtype, y.device)
+        is_bad = torch.addcmul(y * zero, k, zero).sum(-1).isnan().logical_and_(~done)
+        has_bad, all_rest = torch.stack([is_bad.any(), done.all()]).tolist()
+        zeros = torch.zeros_like(span, dtype=torch.int64)
+        nfe = torch.where(done, 0, n_guesses + 1)
+        status = torch.where(is_bad, NOT_FINITE, 0) if has_bad else zeros
+        if has_bad:
+            span, dt, done = torch.where(is_bad, 0.0, span), torch.where(is_bad, 0.0, dt), done | is_bad
+            all_rest = bool(done.all())
+    if has_bad and not bool(is_bad.all()):
         # NaN must not stay in the graph (its zero cotangent times NaN is NaN): a failed sample rests where a healthy one starts.
-        healthy = (span > 0).to(torch.int8).argmax()
+        healthy = (~is_bad).to(torch.int8).argmax()
         problem = replace(problem, t0=torch.where(is_bad, problem.t0[healthy], problem.t0))
         y = torch.where(is_bad[:, None], y[healthy], y)
-        k = problem.field(_time_at_start(problem), y)
-    failed_dt, memory, i_step = dt, None, 0
-    is_resting = span <= 0
-
-    while n_left and i_step < options.max_steps:
-        with torch.no_grad():
-            stop = span if problem.jumps is None else _next_stop(problem.jumps, tau, span)
-            rest = stop - tau
-            # Where the step reaches the stop the clock is set to it: a sum might fall one rounding short.
-            tau1 = torch.where(dt < rest, tau + dt, stop)
-            h = torch.minimum(dt, rest)
-        near_side = stop if problem.jumps is not None else None
-        y1, k1, increments = _step(problem, tau, h, y, k, c, tableau, near_side)
-        i_step += 1
-        with torch.no_grad():
-            own_ratio = ratio = _error_ratio(controller, tableau, increments, y, y1, k1)
-            if options.is_joint:
-                ratio = ratio.where(~is_resting, 0.0).amax().expand_as(ratio)
-            # A finished or failed sample has nothing to reject (its stages may be NaN).
-            accepted = (ratio <= 1.0).logical_or_(is_resting)
-            tau1 = torch.where(accepted, tau1, tau)
-            was_resting, is_resting = is_resting, tau1 >= span
-            marks = [accepted, is_resting, own_ratio < torch.inf]
-            if problem.jumps is not None:
-                at_jump = (tau1 == stop) & (tau1 > tau) & (stop < span)
-                marks.append(at_jump)
-            # The one synchronisation.
-            n_accepted, n_resting, n_finite, *n_at_jump = torch.stack(marks).sum(1).tolist()
-
-        if n_finite < len(span):
-            # NaN must not stay in the graph: the same step again, with length 0 where it went wild.
-            is_wild = ~(own_ratio < torch.inf) & ~was_resting
-            y1, k1, increments = _step(problem, tau, torch.where(is_wild, 0.0, h), y, k, c, tableau, near_side)
-            nfe += is_wild * tableau.calls_per_step
-        if n_accepted < len(span):
-            y1, k1 = torch.where(accepted[:, None], y1, y), torch.where(accepted[:, None], k1, k)
-            with torch.no_grad():
-                n_rejected += ~accepted
-                stuck = _find_stuck(problem, controller, tau, h, own_ratio) & ~accepted
-                status = torch.where(stuck, torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE), status)
-                failed_dt = torch.where(stuck, h, failed_dt)
-                n_steps = torch.where(stuck, i_step, n_steps)
-                # From here on it rests. The count of this step does not know; at worst that costs one step of length 0.
-                span = torch.where(stuck, tau, span)
-                is_resting = is_resting | stuck
-
-        steps.starts.append(tau)
-        steps.ends.append(tau1)
-        steps.states.append(y)
-        steps.increments.append(increments)
-        n_left_now = len(span) - n_resting
-        with torch.no_grad():
-            if n_left_now < n_left:
-                n_steps = torch.where((tau < span) & is_resting, i_step, n_steps)
-            if is_adaptive:
-                dt_next, memory = controller.next_step(h, ratio, accepted, memory, tableau.order)
-                if options.is_joint:
-                    dt_next = dt_next.where(~is_resting, 0.0).amax().expand_as(dt_next)
-                if problem.jumps is not None:
-                    # A step that was cut by a jump says little about the step after it.
-                    dt_next = torch.where(accepted & (h < dt), torch.maximum(dt, dt_next), dt_next)
-                # Finished samples keep their last step: growing from 0 is no growth.
-                dt = dt_next if n_resting == 0 else torch.where(is_resting, dt, dt_next)
-            else:
-                dt = controller.step_after(i_step, tau1, problem.grid, span)
-        if any(n_at_jump):
-            t = _beyond(problem, problem.times(tau1))
-            k1 = torch.where(at_jump[:, None], problem.field(torch.where(at_jump, t, problem.times(tau1)), y1), k1)
-            nfe += at_jump
-        tau, y, k, n_left = tau1, y1, k1, n_left_now
-        # Not after the last step: the last reading also takes what is left over, and needs a step to find it in.
-        if len(steps.ends) >= _STEPS_PER_READING and not options.keep_steps and n_left and i_step < options.max_steps:
-            writer.read(steps, tableau, is_last=False)
-            steps.clear()
-
-    if n_left:
-        with torch.no_grad():
-            is_late = tau < span
-            status = torch.where(is_late, MAX_STEPS, status)
-            n_steps, failed_dt = torch.where(is_late, i_step, n_steps), torch.where(is_late, dt, failed_dt)
-    nfe = nfe + n_steps * tableau.calls_per_step
-    writer.read(steps, tableau, is_last=True)
-    ys = writer.collect(status != SUCCESS)
-    return Trajectory(ys, steps, n_steps, n_rejected, nfe, status, tau, failed_dt)
+        k = stepper.slope(problem, problem.time_at_start(), y)
+    march = March(
+        y=y,
+        k=k,
+        tau=torch.zeros_like(span),
+        span=span,
+        dt=dt,
+        done=done,
+        status=status,
+        failed_dt=dt,
+        n_accepted=zeros,
+        n_rejected=zeros,
+        nfe=nfe,
+        may_have_failed=has_bad,
+    )
+    return march, problem, not all_rest
 
 
 def _first_step(problem: Problem, options: Options, k0: Tensor) -> tuple[Tensor, int]:
@@ -212,7 +250,8 @@ def _first_step(problem: Problem, options: Options, k0: Tensor) -> tuple[Tensor,
     if options.dt0 is not None:
         dt, n_calls = torch.full_like(span, options.dt0), 0
     else:
-        args = (problem.field, problem.t0, problem.y0, k0, span, problem.direction, options.tableau.order, controller)
+        k0 = k0.detach()[:, : problem.y0.shape[1]]
+        args = (problem.field, problem.t0, problem.y0, k0, span, problem.direction, options.stepper.order, controller)
         dt, n_calls = initial_step(*args), 1
     if controller.dtmax is not None:
         dt = dt.clamp(max=controller.dtmax)
@@ -225,36 +264,214 @@ def _first_step(problem: Problem, options: Options, k0: Tensor) -> tuple[Tensor,
     return dt, n_calls
 
 
-def _step(
+def _march(
     problem: Problem,
-    tau: Tensor,
-    h: Tensor,
-    y: Tensor,
-    k: Tensor,
-    c: Tensor,
-    tableau: ButcherTableau,
-    stop: Tensor | None,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Take one step of length `h` `(B,)` from clock `tau`; with `stop`, its last stages see the near side of a jump there."""
-    t_stages = problem.times(torch.addcmul(tau, c, h))
-    if stop is not None:
-        t_end = problem.times(stop)
-        inside = t_end + (torch.nextafter(t_end.detach(), problem.times(tau).detach()) - t_end.detach())
-        t_stages = torch.where((t_stages == t_end) & (h > 0), inside, t_stages)
-    dt = (h * problem.direction).to(y.dtype)[:, None]
-    return rk_step(problem.field, t_stages.unbind(0), y, k, dt, tableau)
+    options: Options,
+    march: March,
+    writer: QueryWriter,
+    steps: Steps,
+    grid: list[tuple[Tensor, Tensor]],
+) -> None:
+    """Step until all samples rest, in place on `march`, `writer`, `steps` and `grid`."""
+    stepper, controller, jumps = options.stepper, options.controller, problem.jumps
+    keeps_steps = writer.reads or options.keep_steps
+    elements_per_step = (stepper.calls_per_step + 1) * march.y.numel() + 1
+    steps_per_reading = max(4, min(_STEPS_PER_READING, _ELEMENTS_PER_READING // elements_per_step))
+    while True:
+        tau, dt, done = march.tau, march.dt, march.done
+        stop = march.span if jumps is None else _next_stop(jumps, tau, march.span)
+        rest = stop - tau
+        # Where the step reaches the stop the clock is set to it: a sum might fall one rounding short.
+        tau1 = torch.where(dt < rest, tau + dt, stop)
+        h = torch.minimum(dt, rest)
+        if options.hooks is not None:
+            options.hooks.step(problem, tau, march.y, h)
+        near_side = None if jumps is None else stop
+        step = _step(problem, options, march, h, near_side)
+        march.i_step += 1
+        own_ratio = ratio = _error_ratio(stepper, controller, step)
+        if options.is_joint:
+            ratio = ratio.masked_fill(done, 0.0).amax().expand_as(ratio)
+        # A sample that rests has h = 0, so its error is 0.
+        accepted = ratio <= 1.0
+        done1 = (tau1 >= march.span).logical_and_(accepted)
+        # The one synchronisation: the greatest error of those that are not done, -1 if all are.
+        worst = ratio.masked_fill(done1, -1.0).amax().item()
+        if not worst <= 1.0:
+            step = _reject(problem, options, march, step, h, own_ratio, accepted, near_side)
+            # Who is stuck has had its span set to its clock.
+            tau1 = torch.where(accepted, tau1, tau)
+            done1 = tau1 >= march.span
+        if options.watch is not None:
+            ends = options.watch.look(problem, tau, tau1, step, accepted)
+            if ends is not None:
+                march.span = torch.minimum(march.span, ends)
+                done1 = tau1 >= march.span
+        march.accepted.append(accepted)
+        march.resting.append(done)
+        if step.n_calls is not None:
+            march.nfe = march.nfe + torch.where(done, 0, step.n_calls)
+        if keeps_steps:
+            steps.append(tau, tau1, step.base, step.increments)
+        if options.keep_grid:
+            grid.append((tau, torch.where(accepted, h, 0.0)))
+        if options.hooks is not None:
+            options.hooks.judged(problem, tau, march.y, h, accepted)
+        march.tau, march.y, march.k, march.done = tau1, step.y1, step.k1, done1
+        if not worst <= 1.0 or options.watch is not None:
+            worst = -1.0 if bool(done1.all()) else 1.0
+        if worst == -1.0 or march.i_step >= options.max_steps:
+            break
+        _propose(problem, options, march, h, ratio, accepted)
+        if jumps is not None:
+            _cross_jumps(problem, options, march, stop, tau)
+        if len(steps.ends) >= steps_per_reading and not options.keep_steps:
+            _read(writer, steps, options, is_last=False)
+            steps.clear()
+        if march.i_step % _STEPS_PER_READING == 0:
+            march.count(stepper.calls_per_step)
+        if options.compacts and march.i_step % _STEPS_PER_LOOK == 0 and _is_worth_compacting(problem, march):
+            few = _leave_resting(problem, march)
+            if few is not None:
+                _march_few(options, march, writer, steps, *few)
+                return
+    march.count(stepper.calls_per_step)
+    if worst != -1.0:
+        is_late = ~march.done
+        march.may_have_failed = True
+        march.status = torch.where(is_late, MAX_STEPS, march.status)
+        march.failed_dt = torch.where(is_late, march.dt, march.failed_dt)
+    _read(writer, steps, options, is_last=True)
 
 
-def _error_ratio(
-    controller: Controller, tableau: ButcherTableau, increments: list[Tensor], y0: Tensor, y1: Tensor, k1: Tensor
-) -> Tensor:
-    """Give the error of a step as a multiple of the tolerance, `(B,)`; NaN or infinite where the step ran into NaN or infinity."""
+def _step(problem: Problem, options: Options, march: March, h: Tensor, stop: Tensor | None) -> Step:
+    """Try a step of length `h`, under autograd's eye where there is something to see."""
+    if not options.records:
+        return options.stepper.step(problem, march.tau, h, march.y, march.k, stop)
+    with torch.enable_grad():
+        return options.stepper.step(problem, march.tau, h, march.y, march.k, stop)
+
+
+def _read(writer: QueryWriter, steps: Steps, options: Options, *, is_last: bool) -> None:
+    with torch.set_grad_enabled(options.records):
+        writer.read(steps, is_last=is_last)
+
+
+def _propose(problem: Problem, options: Options, march: March, h: Tensor, ratio: Tensor, accepted: Tensor) -> None:
+    """Choose the step that follows one of length `h`."""
+    controller = options.controller
     if isinstance(controller, FixedStep):
+        march.dt = controller.step_after(march.i_step, march.tau, problem.grid, march.span)
+        return
+    dt, march.memory = controller.next_step(h, ratio, accepted, march.memory, options.stepper.order)
+    if problem.jumps is not None:
+        # A step that was cut by a jump says little about the step after it.
+        dt = torch.where(accepted & (h < march.dt), torch.maximum(dt, march.dt), dt)
+    if options.is_joint:
+        dt = dt.masked_fill(march.done, 0.0).amax().expand_as(dt)
+    march.dt = dt
+
+
+def _cross_jumps(problem: Problem, options: Options, march: March, stop: Tensor, tau: Tensor) -> None:
+    """Take the slope anew where a step has ended at a jump of the field."""
+    at_jump = (march.tau == stop) & (march.tau > tau) & (stop < march.span)
+    if bool(at_jump.any()):
+        with torch.set_grad_enabled(options.records):
+            t = problem.times(march.tau)
+            slope = options.stepper.slope(problem, torch.where(at_jump, problem.beyond(t), t), march.y)
+            march.k = torch.where(at_jump[:, None], slope, march.k)
+        march.nfe = march.nfe + at_jump
+
+
+def _is_worth_compacting(problem: Problem, march: March) -> bool:
+    """Tell whether so many samples rest that the others had better go on alone."""
+    n_samples = len(march.done)
+    if problem.narrow is None or march.y.requires_grad or march.k.requires_grad or march.y.numel() < _WORTH_ELEMENTS:
+        return False
+    n_resting = int(march.done.sum())
+    return n_resting >= max(_RESTING_ROWS, _RESTING_PART * n_samples) and n_resting < n_samples
+
+
+def _leave_resting(problem: Problem, march: March) -> tuple[Problem, Tensor] | None:
+    """Give the problem of those that still run, and which they are; None where the field does not act row by row.
+
+    The field is asked: the slopes of some samples alone must be those they had among the others. What a field that knows the size of its
+    batch says to a smaller one is an exception, or something else.
+    """
+    assert problem.narrow is not None
+    chosen = (~march.done).nonzero()[:, 0]
+    few = problem.rows(chosen, problem.narrow(chosen))
+    n_state = problem.y0.shape[1]
+    try:
+        slope = few.field(few.times(march.tau.index_select(0, chosen)), march.y.index_select(0, chosen)[:, :n_state])
+    except Exception:  # noqa: BLE001 (whatever a stranger's field raises, it is a no)
+        return None
+    known = march.k.index_select(0, chosen)[:, :n_state]
+    if slope.shape != known.shape or not torch.allclose(slope, known, rtol=1e-3, atol=1e-4 * float(known.abs().amax())):
+        return None
+    march.nfe = march.nfe + ~march.done
+    return few, chosen
+
+
+def _march_few(
+    options: Options, march: March, writer: QueryWriter, steps: Steps, problem: Problem, chosen: Tensor
+) -> None:
+    """Let the `chosen` samples go on alone, as `problem`, and put them back."""
+    march.count(options.stepper.calls_per_step)
+    if steps.ends:
+        writer.read(steps, is_last=False)
+        steps.clear()
+    few = march.rows(chosen)
+    _march(problem, options, few, writer.few(problem, chosen), steps, [])
+    march.put(chosen, few)
+    march.may_have_failed |= few.may_have_failed
+
+
+def _error_ratio(stepper: Stepper, controller: Controller, step: Step) -> Tensor:
+    """Give the error of a step as a multiple of the tolerance, `(B,)`; NaN or infinite where the step ran into NaN or infinity."""
+    if step.error is None or isinstance(controller, FixedStep):
         # Whatever is finite stands. The slope at the end counts: the interpolant and the next step start from it.
-        return torch.where(y1.isfinite().all(-1) & k1.isfinite().all(-1), 0.0, torch.inf)
-    ratio = controller.error_ratio(increments, y0, y1, tableau)
-    # Without first-same-as-last the estimate knows nothing of that slope.
-    return ratio if tableau.is_fsal else torch.where(k1.isfinite().all(-1), ratio, torch.inf)
+        zero = as_vector((0.0,), step.y1.dtype, step.y1.device)
+        ratio = torch.addcmul(step.y1.detach() * zero, step.k1.detach(), zero).amax(-1)
+    else:
+        ratio = controller.error_ratio(step.error, step.before, step.after)
+        if not stepper.interpolant.is_fsal:
+            # The estimate knows nothing of the slope at the end: times 0 it is 0, or NaN.
+            zero = as_vector((0.0,), step.y1.dtype, step.y1.device)
+            ratio = torch.addcmul(ratio, step.k1.detach().sum(-1), zero)
+    return ratio if step.is_converged is None else torch.where(step.is_converged, ratio, torch.inf)
+
+
+def _reject(
+    problem: Problem,
+    options: Options,
+    march: March,
+    step: Step,
+    h: Tensor,
+    own_ratio: Tensor,
+    accepted: Tensor,
+    stop: Tensor | None,
+) -> Step:
+    """Undo the step for those whose error is too large, and lay those to rest that can go no further."""
+    stepper = options.stepper
+    is_wild = ~(own_ratio < torch.inf)
+    if step.y1.requires_grad and bool(is_wild.any()):
+        # NaN must not stay in the graph: the same step again, with length 0 where it went wild.
+        step = _step(problem, options, march, torch.where(is_wild, 0.0, h), stop)
+        march.nfe = march.nfe + is_wild * stepper.calls_per_step
+    stuck = _find_stuck(problem, options.controller, march.tau, h, own_ratio).logical_and_(~accepted)
+    code = torch.where(is_wild, NOT_FINITE, STEP_TOO_SMALL)
+    if step.is_converged is not None:
+        code = torch.where(step.is_converged, code, NOT_CONVERGED)
+    march.may_have_failed = True
+    march.status = torch.where(stuck, code, march.status)
+    march.failed_dt = torch.where(stuck, h, march.failed_dt)
+    # From here on it rests.
+    march.span = torch.where(stuck, march.tau, march.span)
+    chosen = accepted[:, None]
+    with torch.set_grad_enabled(options.records):
+        y1, k1 = torch.where(chosen, step.y1, march.y), torch.where(chosen, step.k1, march.k)
+    return step._replace(y1=y1, k1=k1)
 
 
 def _find_stuck(problem: Problem, controller: Controller, tau: Tensor, h: Tensor, own_ratio: Tensor) -> Tensor:
@@ -269,71 +486,6 @@ def _find_stuck(problem: Problem, controller: Controller, tau: Tensor, h: Tensor
     return is_to_blame & (h <= shortest)
 
 
-def _time_at_start(problem: Problem) -> Tensor:
-    """Give the field's time at the start, on the far side of a jump there, `(B,)`."""
-    t = problem.times(torch.zeros_like(problem.span))
-    if problem.jumps is None:
-        return t
-    return torch.where((problem.jumps == 0.0).any(1), _beyond(problem, t), t)
-
-
-def _beyond(problem: Problem, t: Tensor) -> Tensor:
-    """Give the next time that floating point knows, in the direction of the solve, `(B,)`."""
-    return t + (torch.nextafter(t.detach(), problem.direction.to(t) * torch.inf) - t.detach())
-
-
 def _next_stop(jumps: Tensor, tau: Tensor, span: Tensor) -> Tensor:
     """Give the clock of the next jump, or the span if there is none before it."""
     return torch.minimum(torch.where(jumps > tau[:, None], jumps, torch.inf).amin(1), span)
-
-
-class QueryWriter:
-    """Collects the states at the queries, read off the interpolants in a few large pieces.
-
-    Writing into one `(B, Q, D)` output at every step would cost the whole output per step, forward and backward.
-    """
-
-    def __init__(self, tau_eval: Tensor, y0: Tensor) -> None:
-        self.tau_eval = tau_eval
-        self.y0 = y0
-        self.read_up_to = torch.full_like(tau_eval[:, 0].detach(), -1.0)
-        self.pieces: list[Tensor] = []
-        self.places: list[Tensor] = []
-
-    def at_rest(self) -> Tensor:
-        """Give the output where no sample has anything to solve."""
-        return self.y0[:, None].expand(-1, self.tau_eval.shape[1], -1)
-
-    def read(self, steps: Steps, tableau: ButcherTableau, *, is_last: bool) -> None:
-        """Read the queries that `steps` have passed; the last time, all that are left (a failed sample's are void)."""
-        if not steps.ends:
-            return
-        tau = self.tau_eval.detach()
-        is_due = tau > self.read_up_to[:, None]
-        if not is_last:
-            # A sample that has not moved keeps even its query at the start for later.
-            has_moved = (steps.ends[-1] > 0)[:, None]
-            is_due &= (tau <= steps.ends[-1][:, None]) & has_moved
-            self.read_up_to = torch.where(has_moved[:, 0], steps.ends[-1], self.read_up_to)
-        if is_last and not self.places:
-            place = torch.arange(tau.numel(), device=tau.device)
-        else:
-            place = is_due.flatten().nonzero()[:, 0]
-        if len(place) == 0:
-            return
-        self.places.append(place)
-        sample = torch.div(place, tau.shape[1], rounding_mode="floor")
-        self.pieces.append(steps.evaluate(self.tau_eval.flatten().index_select(0, place), sample, tableau))
-
-    def collect(self, failed: Tensor) -> Tensor:
-        """Give the states at all queries, `(B, Q, D)`, NaN for the samples that failed."""
-        n_samples, n_queries = self.tau_eval.shape
-        if not self.pieces:
-            ys = self.at_rest()
-        elif len(self.pieces) == 1:
-            ys = self.pieces[0].view(n_samples, n_queries, -1)
-        else:
-            places = torch.cat(self.places)
-            where = torch.empty_like(places).scatter_(0, places, torch.arange(len(places), device=places.device))
-            ys = torch.cat(self.pieces).index_select(0, where).view(n_samples, n_queries, -1)
-        return torch.where(failed[:, None, None], torch.nan, ys) if bool(failed.any()) else ys

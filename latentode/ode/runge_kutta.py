@@ -1,14 +1,17 @@
 """An explicit Runge-Kutta step as data (`ButcherTableau`) and as a pure function (`rk_step`).
 
-Legend of suffixes in this package: `B` samples, `D` flattened state, `K` stages, `Q` query times, `P` (sample, query) pairs.
+Legend of suffixes in this package: `B` samples, `D` flattened state, `K` stages, `Q` query times, `P` (sample, query) pairs,
+`S` steps, `J` powers of a polynomial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from latentode.errors import InputError
@@ -31,6 +34,9 @@ class ButcherTableau:
             method without its own interpolant (None) gets the cubic Hermite one.
         dense_order: the interpolant's error over one step is of size `dt**(dense_order + 1)`, as far as the step's end is that
             accurate itself.
+        dense_c, dense_a: places and rows of further stages that only the interpolant needs. A row weighs the `K` stages,
+            then, unless the method is first-same-as-last, the slope at the end, then the further stages before it; `dense` has
+            a row for each of these.
         source: where the coefficients are printed.
 
     Raises:
@@ -44,11 +50,13 @@ class ButcherTableau:
     b_hat: tuple[float, ...] | None = None
     dense: tuple[tuple[float, ...], ...] | None = None
     dense_order: int = 3
+    dense_c: tuple[float, ...] = ()
+    dense_a: tuple[tuple[float, ...], ...] = ()
     source: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.b)
-        for name, part in (("c", self.c), ("a", self.a), ("b_hat", self.b_hat), ("dense", self.dense)):
+        for name, part in (("c", self.c), ("a", self.a), ("b_hat", self.b_hat)):
             if part is not None and len(part) != n:
                 raise InputError(f"{name} has {len(part)} entries but b {n}; give one for each stage")
         for i, row in enumerate(self.a):
@@ -58,6 +66,11 @@ class ButcherTableau:
                 )
         if n == 0 or self.c[0] != 0.0 or not any(self.b):
             raise InputError("a step starts with the slope at c = 0, and b must weigh some slope")
+        n_dense = n + len(self.dense_c) + (0 if self.is_fsal or not self.dense_c else 1)
+        if self.dense is not None and len(self.dense) not in (n_dense, n, self.n_increments):
+            raise InputError(f"dense has {len(self.dense)} entries but there are {n_dense} stages; give one for each")
+        if len(self.dense_a) != len(self.dense_c):
+            raise InputError(f"dense_a has {len(self.dense_a)} rows but dense_c {len(self.dense_c)} places; give one each")
 
     @property
     def n_stages(self) -> int:
@@ -70,9 +83,14 @@ class ButcherTableau:
         return self.n_stages > 1 and self.c[-1] == 1.0 and (*self.a[-1], 0.0) == self.b
 
     @property
+    def n_increments(self) -> int:
+        """Number of increments that a step leaves: its stages and, unless the last of them stands there, the slope at its end."""
+        return self.n_stages + (0 if self.is_fsal else 1)
+
+    @property
     def calls_per_step(self) -> int:
         """Calls of the field per step, given the slope at its start: every step also knows the slope at its end."""
-        return self.n_stages - 1 if self.is_fsal else self.n_stages
+        return self.n_increments - 1
 
     @cached_property
     def error_weights(self) -> tuple[float, ...]:
@@ -83,7 +101,7 @@ class ButcherTableau:
 
 def rk_step(
     field: Field, t_stages: Sequence[Tensor], y0: Tensor, k0: Tensor, dt: Tensor, tableau: ButcherTableau
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Take one explicit Runge-Kutta step.
 
     Args:
@@ -96,33 +114,148 @@ def rk_step(
 
     Returns:
         The state at the end; `field` there; and the increments `dt * k` of the `K` stages, followed, where the method is
-        not first-same-as-last, by the one at the end: what error estimate and interpolant are made of.
+        not first-same-as-last, by the one at the end: what error estimate and interpolant are made of, `(K or K + 1, B, D)`.
     """
-    increments = [k0 * dt]
-    k1 = k0
+    sums = start_increments(tableau.n_increments, y0, k0, dt)
+    y1, k1 = y0, k0
     for i in range(1, tableau.n_stages):
-        y1 = y0 + combine(tableau.a[i], increments)
+        y1 = sums.add_to(y0, tableau.a[i])
         k1 = field(t_stages[i], y1)
-        increments.append(k1 * dt)
-    if tableau.is_fsal:
-        return y1, k1, increments
-    y1 = y0 + combine(tableau.b, increments)
-    k1 = field(t_stages[-1], y1)
-    increments.append(k1 * dt)
-    return y1, k1, increments
+        sums = sums.append(k1, dt)
+    if not tableau.is_fsal:
+        y1 = sums.add_to(y0, tableau.b)
+        k1 = field(t_stages[-1], y1)
+        sums = sums.append(k1, dt)
+    return y1, k1, sums.stacked()
 
 
-def combine(weights: Sequence[float], increments: Sequence[Tensor]) -> Tensor:
-    """Sum `increments` with `weights`, element by element.
+def start_increments(n: int, y0: Tensor, k0: Tensor, dt: Tensor) -> Increments:
+    """Begin the collection of a step's `n` increments with `dt * k0`, in the form that suits who watches."""
+    if torch.compiler.is_compiling():
+        return TracedIncrements([k0 * dt])
+    is_recorded = torch.is_grad_enabled() and (y0.requires_grad or k0.requires_grad or dt.requires_grad)
+    if is_recorded or torch._C._functorch.peek_interpreter_stack() is not None:
+        return RecordedIncrements([k0 * dt])
+    return FilledIncrements(n, y0).append(k0, dt)
 
-    A matrix product would need fewer calls, but its rounding depends on the size of the batch: a row of a batch would no
-    longer equal the same row solved alone.
+
+class Increments(Protocol):
+    """The increments `dt * k` of a step so far, and weighted sums of them.
+
+    A sum over stages is one matrix-vector product with the elements of the state as rows: the order in which a row is summed does
+    not depend on how many rows there are, so a sample of a batch equals the sample alone.
     """
+
+    def append(self, k: Tensor, dt: Tensor) -> Increments:
+        """Take `dt * k` in."""
+        ...
+
+    def add_to(self, y0: Tensor, weights: tuple[float, ...]) -> Tensor:
+        """Give `y0` plus the weighted sum of as many increments as there are weights, `(B, D)`."""
+        ...
+
+    def stacked(self) -> Tensor:
+        """Give all increments, `(K, B, D)`."""
+        ...
+
+
+class FilledIncrements:
+    """Written in place into one tensor: the fewest operations, where autograd does not watch.
+
+    Args:
+        n: how many there will be.
+        like: the state at the start of the step, `(B, D)`; sums are added to it.
+    """
+
+    def __init__(self, n: int, like: Tensor) -> None:
+        self.all = like.new_empty(n, *like.shape)
+        self.places = self.all.unbind(0)
+        self.columns = self.all.view(n, -1).t()
+        self.base = like.reshape(-1)
+        self.n = 0
+
+    def append(self, k: Tensor, dt: Tensor) -> Increments:
+        """Take `dt * k` in."""
+        if k.requires_grad and torch.is_grad_enabled():
+            # The field came upon a parameter only now: from here on there is something to record.
+            return RecordedIncrements([*self.places[: self.n], k * dt])
+        torch.mul(k, dt, out=self.places[self.n])
+        self.n += 1
+        return self
+
+    def add_to(self, y0: Tensor, weights: tuple[float, ...]) -> Tensor:
+        """Give `y0` plus the weighted sum."""
+        row = as_vector(weights, y0.dtype, y0.device)
+        return torch.addmv(self.base, self.columns.narrow(1, 0, len(weights)), row).view(y0.shape)
+
+    def stacked(self) -> Tensor:
+        """Give all increments."""
+        return self.all
+
+
+@dataclass
+class RecordedIncrements:
+    """A list, since what autograd has recorded may not be written over."""
+
+    all: list[Tensor]
+
+    def append(self, k: Tensor, dt: Tensor) -> Increments:
+        """Take `dt * k` in."""
+        self.all.append(k * dt)
+        return self
+
+    def add_to(self, y0: Tensor, weights: tuple[float, ...]) -> Tensor:
+        """Give `y0` plus the weighted sum."""
+        return add_weighted(y0, weights, torch.stack(self.all[: len(weights)]))
+
+    def stacked(self) -> Tensor:
+        """Give all increments."""
+        return torch.stack(self.all)
+
+
+@dataclass
+class TracedIncrements:
+    """For the compiler, which fuses a chain of sums into one loop but would call a library for a product."""
+
+    all: list[Tensor]
+
+    def append(self, k: Tensor, dt: Tensor) -> Increments:
+        """Take `dt * k` in."""
+        self.all.append(k * dt)
+        return self
+
+    def add_to(self, y0: Tensor, weights: tuple[float, ...]) -> Tensor:
+        """Give `y0` plus the weighted sum."""
+        return y0 + chain_sum(weights, self.all)
+
+    def stacked(self) -> Tensor:
+        """Give all increments."""
+        return torch.stack(self.all)
+
+
+def chain_sum(weights: tuple[float, ...], terms: Sequence[Tensor]) -> Tensor:
+    """Sum `terms` with `weights`, leaving zeros out, one after the other."""
     total = None
-    for weight, increment in zip(weights, increments, strict=False):
-        if weight == 0.0:
-            continue
-        # In place on a tensor that no one else holds; autograd needs no operand of a scaled sum.
-        total = increment * weight if total is None else total.add_(increment, alpha=weight)
-    assert total is not None, "a row of zeros in a tableau"
-    return total
+    for weight, term in zip(weights, terms, strict=False):
+        if weight != 0.0:
+            total = term * weight if total is None else total + term * weight
+    return torch.zeros_like(terms[0]) if total is None else total
+
+
+def add_weighted(y0: Tensor, weights: tuple[float, ...], increments: Tensor) -> Tensor:
+    """Give `y0` `(B, D)` plus the sum of `increments` `(K, B, D)` with `weights`."""
+    row = as_vector(weights, y0.dtype, y0.device)
+    return torch.addmv(y0.reshape(-1), increments.view(len(row), -1).t(), row).view(y0.shape)
+
+
+@lru_cache(maxsize=1024)
+def as_vector(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give `weights` as a tensor, made once."""
+    with torch.inference_mode(False):
+        return torch.tensor(weights, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=256)
+def as_column(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give `weights` as a column `(K, 1)`, made once."""
+    return as_vector(weights, dtype, device).unsqueeze(1)

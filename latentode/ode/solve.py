@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,12 @@ from latentode.errors import InputError, SolveError
 
 from .adjoints import ADJOINTS, Adjoint
 from .control import Controller, FixedStep, PIDController
-from .dense import Steps
-from .loop import MAX_STEPS, NOT_FINITE, STEP_TOO_SMALL, SUCCESS, Options, Problem, Trajectory
-from .runge_kutta import ButcherTableau
+from .dense import HasInterpolant
+from .loop import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS, Options, Trajectory
+from .problem import Problem
+from .runge_kutta import ButcherTableau, Field
 from .states import Packing, State
+from .steppers import ExplicitStepper
 from .tableaus import TABLEAUS
 
 SOLVERS: dict[str, ButcherTableau] = {**TABLEAUS}
@@ -28,6 +31,7 @@ STATUS: dict[int, str] = {
     MAX_STEPS: "reached max_steps: loosen rtol and atol, take longer steps, or raise max_steps (a stiff field needs ever shorter steps)",
     STEP_TOO_SMALL: "the step fell below dtmin or the rounding of t: loosen rtol and atol, use float64, or name jumps of the "
     "field in jump_times",
+    NOT_CONVERGED: "Newton's iteration for the stages found no solution: loosen rtol and atol, or look whether f is smooth there",
     NOT_FINITE: "the field or the state became NaN or infinite: look at f there, or at the size of its parameters",
 }
 
@@ -121,19 +125,20 @@ def solve(
     route = _choose(adjoint, ADJOINTS, "adjoint", object)
     _check_options(controller, tableau, step_mode, on_failure, dt0, max_steps)
     packing = Packing.of(y0)
-    y0_BD = packing.flatten(y0)
-    problem, ts = _pose(f, args, packing, y0_BD, t_eval, t0, controller)
-    options = Options(tableau, controller, dt0, max_steps, step_mode == "joint", dense)
+    problem, ts = _pose(f, args, packing, packing.flatten(y0), t_eval, t0, controller)
+    reads = dense or problem.has_inner_queries or problem.tau_eval.requires_grad
+    stepper = ExplicitStepper(tableau, reads, isinstance(controller, PIDController))
+    options = Options(stepper, controller, dt0, max_steps, step_mode == "joint", keep_steps=dense)
     trajectory = route.integrate(problem, options)
-    if on_failure == "raise" and bool((trajectory.status != SUCCESS).any()):
+    if on_failure == "raise" and trajectory.has_failed:
         raise SolveError(_describe_failure(problem, trajectory))
     stats = {
         "nfe": trajectory.nfe,
-        "n_steps": trajectory.n_steps,
-        "n_accepted": trajectory.n_steps - trajectory.n_rejected,
+        "n_steps": trajectory.n_accepted + trajectory.n_rejected,
+        "n_accepted": trajectory.n_accepted,
         "n_rejected": trajectory.n_rejected,
     }
-    read = _reader(problem, trajectory, packing, tableau) if dense else None
+    read = _reader(problem, trajectory, packing, stepper.interpolant) if dense else None
     return Solution(ts, packing.unflatten(trajectory.ys), stats, trajectory.status, None, read)
 
 
@@ -202,28 +207,20 @@ def _pose(
         raise InputError(f"t_eval has shape {tuple(ts.shape)}; give (Q,) or (B, Q) with at least one query")
     if ts.ndim == 2 and ts.shape[0] != n_samples:
         raise InputError(f"t_eval has {ts.shape[0]} rows but y0 {n_samples} samples; give (Q,) or one row per sample")
-    ts = ts.expand(n_samples, -1)
+    # One row where all samples have the same times.
+    ts = ts if ts.ndim == 2 else ts[None]
     # A Python number is meant at the precision of the queries: 0.1 is the 0.1 among them.
     start = ts[:, 0] if t0 is None else _as_times(t0, "t0", device, ts.dtype)
-    if start.ndim > 1 or (start.ndim == 1 and start.shape[0] != n_samples):
+    if start.ndim > 1 or (start.ndim == 1 and t0 is not None and start.shape[0] != n_samples):
         raise InputError(f"t0 has shape {tuple(start.shape)}; give a number or one per sample, ({n_samples},)")
-    start = start.expand(n_samples)
     clock = _clock_dtype(device)
-    offsets = ts.to(clock) - start.to(clock)[:, None]
-    last = offsets.detach()[:, -1]
-    direction = torch.where(last < 0, -1.0, 1.0).to(clock)
+    origin = start.to(clock)
+    offsets = ts.to(clock) - (origin[:, None] if origin.ndim else origin)
+    direction = torch.where(offsets.detach()[:, -1] < 0, -1.0, 1.0).to(clock)
     tau_eval = offsets * direction[:, None]
-    _check_monotone(tau_eval.detach())
-
-    def flat_field(t: Tensor, y: Tensor) -> Tensor:
-        slope = packing.flatten(f(t, packing.unflatten(y), *args), "f")
-        if slope.shape != y.shape:
-            raise InputError(
-                f"f returned {slope.shape[0]} samples for a state of {y.shape[0]}; dy/dt must have the shape of y"
-            )
-        return slope
-
-    carrier = (start - start.detach()).to(y0.dtype) if start.requires_grad else None
+    has_inner_queries, has_repeats = _look_at_queries(tau_eval.detach(), n_samples)
+    carrier = (start - start.detach()).to(y0.dtype).expand(n_samples) if start.requires_grad else None
+    origin, direction = origin.detach().expand(n_samples), direction.expand(n_samples)
 
     def on_clock(times: Tensor | None, name: str) -> Tensor | None:
         if times is None:
@@ -231,21 +228,56 @@ def _pose(
         t = _as_times(times, name, device)
         if t.ndim not in (1, 2) or (t.ndim == 2 and t.shape[0] != n_samples):
             raise InputError(f"{name} has shape {tuple(t.shape)}; give (N,) or one row per sample, ({n_samples}, N)")
-        tau = (t.detach().to(clock).expand(n_samples, -1) - start.detach().to(clock)[:, None]) * direction[:, None]
+        tau = (t.detach().to(clock).expand(n_samples, -1) - origin[:, None]) * direction[:, None]
         return torch.where(tau >= 0 if name == "jump_times" else tau > 0, tau, torch.inf).sort(1).values
 
     problem = Problem(
-        field=flat_field,
+        field=_flat_field(f, args, packing),
         y0=y0,
-        t0=start.detach().to(clock),
+        t0=origin,
         direction=direction,
-        span=tau_eval.detach()[:, -1].clone(),
-        tau_eval=tau_eval,
+        span=tau_eval.detach()[:, -1].expand(n_samples),
+        tau_eval=tau_eval.expand(n_samples, -1),
+        has_inner_queries=has_inner_queries,
+        has_repeats=has_repeats,
         t_carrier=carrier,
         jumps=on_clock(controller.jump_times, "jump_times") if isinstance(controller, PIDController) else None,
         grid=on_clock(controller.grid, "grid") if isinstance(controller, FixedStep) else None,
+        narrow=lambda chosen: _flat_field(f, _some_of(args, chosen, n_samples), packing),
     )
-    return problem, ts
+    return problem, ts.expand(n_samples, -1)
+
+
+def _flat_field(f: Callable[..., Any], args: Sequence[Any], packing: Packing) -> Field:
+    """Give the field of the flat state."""
+
+    def checked(slope: Any, y: Tensor) -> Tensor:
+        flat = packing.flatten(slope, "f")
+        if flat.shape != y.shape:
+            raise InputError(
+                f"f returned {flat.shape[0]} samples for a state of {y.shape[0]}; dy/dt must have the shape of y"
+            )
+        return flat
+
+    def packed_field(t: Tensor, y: Tensor) -> Tensor:
+        return checked(f(t, packing.unflatten(y), *args), y)
+
+    def plain_field(t: Tensor, y: Tensor) -> Tensor:
+        slope = f(t, y, *args)
+        is_plain = isinstance(slope, Tensor) and slope.shape == y.shape and slope.dtype == y.dtype
+        return slope if is_plain else checked(slope, y)
+
+    return plain_field if packing.is_plain else packed_field
+
+
+def _some_of(args: Sequence[Any], chosen: Tensor, n_samples: int) -> tuple[Any, ...]:
+    """Give the arguments of some of the samples: what has a row per sample is narrowed to theirs."""
+
+    def narrowed(arg: Any) -> Any:
+        has_rows = isinstance(arg, Tensor) and arg.ndim > 0 and arg.shape[0] == n_samples
+        return arg.index_select(0, chosen) if has_rows else arg
+
+    return tuple(narrowed(arg) for arg in args)
 
 
 def _as_times(times: Any, name: str, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -260,7 +292,8 @@ def _as_times(times: Any, name: str, device: torch.device, dtype: torch.dtype | 
     if not isinstance(times, Tensor):
         t = torch.as_tensor(times, dtype=dtype or clock)
     t = (t if t.is_floating_point() else t.to(clock)).to(device)
-    if not bool(t.isfinite().all()):
+    # A sum is finite where all its terms are, but for terms so large that they are looked at one by one.
+    if not math.isfinite(t.detach().sum()) and not bool(t.isfinite().all()):
         raise InputError(f"{name} holds NaN or infinity; every time must be a finite number")
     return t
 
@@ -270,15 +303,22 @@ def _clock_dtype(device: torch.device) -> torch.dtype:
     return torch.float64 if device.type != "mps" else torch.float32
 
 
-def _check_monotone(tau_eval: Tensor) -> None:
+def _look_at_queries(tau_eval: Tensor, n_samples: int) -> tuple[bool, bool]:
+    """Tell whether there are queries inside a solve, and several at an end; refuses queries that do not run one way from `t0`."""
     # From t0 on: queries on both sides of t0 are as little one way as unsorted ones.
-    steps = torch.diff(tau_eval, dim=1, prepend=torch.zeros_like(tau_eval[:, :1]))
-    is_wrong = (steps < 0).any(1)
-    if bool(is_wrong.any()):
+    gaps = torch.diff(tau_eval, dim=1, prepend=torch.zeros_like(tau_eval[:, :1]))
+    is_end = tau_eval == tau_eval[:, -1:]
+    marks = (~(gaps >= 0), (tau_eval > 0) & ~is_end, is_end[:, :-1] & (tau_eval[:, :-1] > 0))
+    is_wrong, has_inner_queries, has_repeats = torch.stack([mark.any() for mark in marks]).tolist()
+    if is_wrong:
+        samples = marks[0].any(1).expand(n_samples) if len(tau_eval) == 1 else marks[0].any(1)
+        if not bool(tau_eval.isfinite().all()):
+            raise InputError("t_eval or t0 holds NaN or infinity; every time must be a finite number")
         raise InputError(
-            f"t_eval does not run one way from t0 (samples {_list_samples(is_wrong)}): "
+            f"t_eval does not run one way from t0 (samples {_list_samples(samples)}): "
             "sort the query times of each sample, ascending or descending, all on one side of t0"
         )
+    return has_inner_queries, has_repeats
 
 
 def _list_samples(chosen: Tensor) -> str:
@@ -297,18 +337,17 @@ def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
     n_more = int((failed & ~alike).sum())
     return (
         f"samples {_list_samples(alike)}: {STATUS[code]} (sample {first} at t = {t:.9g}, step {float(trajectory.dt[first]):.3g}"
-        f", after {int(trajectory.n_steps[first])} steps)"
+        f", after {int((trajectory.n_accepted + trajectory.n_rejected)[first])} steps)"
         + (f"; {n_more} more failed otherwise" if n_more else "")
         + '; on_failure="return" keeps the other samples'
     )
 
 
 def _reader(
-    problem: Problem, trajectory: Trajectory, packing: Packing, tableau: ButcherTableau
+    problem: Problem, trajectory: Trajectory, packing: Packing, tableau: HasInterpolant
 ) -> Callable[[Tensor], State]:
     """Make the function that reads a solution at other times."""
     steps, span = trajectory.steps, problem.span
-    assert isinstance(steps, Steps)
 
     def read(t: Tensor) -> State:
         t = _as_times(t, "t", problem.y0.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -22,7 +23,8 @@ class Packing:
         is_dict: whether the parts go back into a dict.
         shapes: shape of each part without the batch.
         dtype: what `f` and the user see.
-        dtype_flat: what the solver keeps: float32 at least, since the sum of many small steps drowns in a half's rounding.
+        dtype_flat: what the solver keeps: real, with the parts of a complex number side by side, and float32 at least, since the sum of
+            many small steps drowns in a half's rounding.
     """
 
     keys: tuple[str, ...] | None
@@ -50,7 +52,7 @@ class Packing:
                 raise InputError(
                     f"{name} is {type(part).__name__}, not a tensor; turn it into one with torch.as_tensor"
                 )
-            if not part.is_floating_point():
+            if not (part.is_floating_point() or part.is_complex()):
                 raise InputError(
                     f"{name} has dtype {part.dtype}; a state changes continuously, so convert it: y0.double()"
                 )
@@ -67,7 +69,13 @@ class Packing:
                 )
         dtype = parts[0].dtype
         shapes = tuple(part.shape[1:] for part in parts)
-        return cls(keys, is_dict, shapes, dtype, torch.promote_types(dtype, torch.float32))
+        flat = dtype.to_real() if dtype.is_complex else torch.promote_types(dtype, torch.float32)
+        return cls(keys, is_dict, shapes, dtype, flat)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the flat state is the user's own."""
+        return self.keys is None and len(self.shapes[0]) == 1 and self.dtype == self.dtype_flat
 
     def flatten(self, state: State, name: str = "y0") -> Tensor:
         """Lay `state` out flat, `(B, D)`; raises InputError, speaking of `name`, where it does not fit the packing."""
@@ -99,19 +107,24 @@ class Packing:
         is_cast = part.is_floating_point() and torch.is_autocast_enabled(part.device.type)
         if part.dtype != self.dtype and not is_cast:
             raise InputError(f"{name} returned {part.dtype}{at} for a state of {self.dtype}; convert one of them")
+        if part.is_complex():
+            part = torch.view_as_real(part.resolve_conj())
+            return part.reshape(part.shape[0], 2 * prod(self.shapes[i])).to(self.dtype_flat)
         if part.ndim != 2:
             part = part.reshape(part.shape[0], prod(self.shapes[i]))
         return part.to(self.dtype_flat)
 
     def unflatten(self, flat: Tensor) -> State:
         """Give the state back from `(..., D)`, each part `(..., *state)`."""
-        if self.dtype != self.dtype_flat:
-            flat = flat.to(self.dtype)
         if self.keys is None:
-            return flat if len(self.shapes[0]) == 1 else flat.reshape(*flat.shape[:-1], *self.shapes[0])
-        pieces = flat.split([prod(shape) for shape in self.shapes], dim=-1)
-        parts = [
-            piece if len(shape) == 1 else piece.reshape(*flat.shape[:-1], *shape)
-            for piece, shape in zip(pieces, self.shapes, strict=True)
-        ]
+            return self._unflatten_part(flat, self.shapes[0])
+        width = 2 if self.dtype.is_complex else 1
+        pieces = flat.split([width * prod(shape) for shape in self.shapes], dim=-1)
+        parts = [self._unflatten_part(piece, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return dict(zip(self.keys, parts, strict=True)) if self.is_dict else tuple(parts)
+
+    def _unflatten_part(self, flat: Tensor, shape: torch.Size) -> Tensor:
+        if self.dtype.is_complex:
+            return torch.view_as_complex(flat.reshape(*flat.shape[:-1], *shape, 2))
+        flat = flat.to(self.dtype)
+        return flat if len(shape) == 1 else flat.reshape(*flat.shape[:-1], *shape)

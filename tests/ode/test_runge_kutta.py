@@ -7,7 +7,7 @@ import torch
 
 from latentode.errors import InputError
 from latentode.ode import TABLEAUS, ButcherTableau
-from latentode.ode.runge_kutta import combine, rk_step
+from latentode.ode.runge_kutta import FilledIncrements, RecordedIncrements, TracedIncrements, rk_step
 
 
 def step(name, field, t0, y0, h):
@@ -48,10 +48,44 @@ def test_only_bosh3_dopri5_and_tsit5_are_first_same_as_last():
     assert {name for name, tableau in TABLEAUS.items() if tableau.is_fsal} == {"bosh3", "dopri5", "tsit5"}
 
 
-def test_a_sum_leaves_its_terms_as_they_were():
-    terms = [torch.ones(2, 2), torch.full((2, 2), 2.0)]
-    torch.testing.assert_close(combine((0.5, 0.25), terms), torch.ones(2, 2))
-    torch.testing.assert_close(terms[0], torch.ones(2, 2))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_form_of_a_weighted_sum_is_the_sum(dtype):
+    torch.manual_seed(0)
+    y0, k, dt = torch.randn(5, 3, dtype=dtype), torch.randn(3, 5, 3, dtype=dtype), torch.rand(5, 1, dtype=dtype)
+    forms = [FilledIncrements(3, y0), RecordedIncrements([]), TracedIncrements([])]
+    expected = y0 + dt * (0.5 * k[0] - 2.0 * k[2])
+    for form in forms:
+        for slope in k:
+            form = form.append(slope, dt)
+        torch.testing.assert_close(form.add_to(y0, (0.5, 0.0, -2.0)), expected)
+        torch.testing.assert_close(form.stacked(), dt * k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_elements", [1, 2, 7, 33])
+def test_a_sample_s_sum_does_not_depend_on_the_batch_to_the_last_bit(dtype, n_elements):
+    torch.manual_seed(0)
+    weights = tuple(torch.randn(7).tolist())
+    y0, k, dt = (
+        torch.randn(size, dtype=dtype) for size in ((100, n_elements), (7, 100, n_elements), (100, 1))
+    )
+
+    def total(rows):
+        form = FilledIncrements(7, y0[rows])
+        for slope in k:
+            form = form.append(slope[rows], dt[rows])
+        return form.add_to(y0[rows], weights)
+
+    together = total(slice(None))
+    for i in (0, 13, 99):
+        assert torch.equal(total(slice(i, i + 1))[0], together[i])
+
+
+def test_increments_turn_into_a_record_where_a_parameter_comes_up_late():
+    y0, weight = torch.ones(2, 1), torch.ones(1, requires_grad=True)
+    form = FilledIncrements(2, y0).append(y0, torch.ones(2, 1)).append(weight * y0, torch.ones(2, 1))
+    form.add_to(y0, (1.0, 3.0)).sum().backward()
+    assert weight.grad.tolist() == [6.0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Collects the states at the queries, read off the interpolants in a few large pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .dense import HasInterpolant, Steps
+from .problem import Problem
+
+
+@dataclass
+class QueryWriter:
+    """Collects the states at the queries of a problem.
+
+    Writing into one `(B, Q, D)` output at every step would cost the whole output per step, forward and backward. Where every query is
+    a start or an end nothing is read at all.
+
+    Attributes:
+        problem: whose queries are read.
+        interpolant: of the method.
+        is_cut: whether samples may end before their last query, at an event.
+        rows: where the samples stand in the whole batch, `(B,)`; None: it is the whole.
+        pieces, places: states `(P, D)` and the queries of the whole batch that they belong to, flat `(P,)`.
+    """
+
+    problem: Problem
+    interpolant: HasInterpolant
+    is_cut: bool = False
+    rows: Tensor | None = None
+    read_up_to: Tensor | None = None
+    pieces: list[Tensor] = field(default_factory=list)
+    places: list[Tensor] = field(default_factory=list)
+
+    @property
+    def reads(self) -> bool:
+        """Whether steps are needed at all."""
+        return self.is_cut or self.problem.has_inner_queries or self.problem.tau_eval.requires_grad
+
+    def few(self, problem: Problem, rows: Tensor) -> QueryWriter:
+        """Give the writer for some of the samples; what it reads goes to the same place."""
+        up_to = None if self.read_up_to is None else self.read_up_to.index_select(0, rows)
+        whole = rows if self.rows is None else self.rows.index_select(0, rows)
+        return QueryWriter(problem, self.interpolant, self.is_cut, whole, up_to, self.pieces, self.places)
+
+    def read(self, steps: Steps, *, is_last: bool) -> None:
+        """Read the queries that `steps` have passed; the last time, all that are left (a failed sample's are void)."""
+        if not steps.ends or not self.reads:
+            return
+        tau = self.problem.tau_eval.detach()
+        n_queries = tau.shape[1]
+        if is_last and self.read_up_to is None:
+            place = torch.arange(tau.numel(), device=tau.device)
+        else:
+            is_due = tau >= 0 if self.read_up_to is None else tau > self.read_up_to[:, None]
+            if not is_last:
+                # A sample that has not moved keeps even its query at the start for later.
+                has_moved = steps.ends[-1] > 0
+                is_due &= (tau <= steps.ends[-1][:, None]) & has_moved[:, None]
+                self.read_up_to = torch.where(has_moved, steps.ends[-1], -1.0)
+            place = is_due.flatten().nonzero()[:, 0]
+        if len(place) == 0:
+            return
+        sample = torch.div(place, n_queries, rounding_mode="floor")
+        tau_P = self.problem.tau_eval.flatten().index_select(0, place)
+        self.pieces.append(steps.evaluate(tau_P, sample, self.interpolant))
+        if self.rows is not None:
+            place = place + (self.rows.index_select(0, sample) - sample) * n_queries
+        self.places.append(place)
+
+    def collect(self, y1: Tensor, failed: Tensor, *, has_failed: bool) -> Tensor:
+        """Give the states at all queries, `(B, Q, D)`, NaN for the samples that failed; `y1` `(B, D)` are the states at the ends."""
+        problem = self.problem
+        tau, span = problem.tau_eval.detach(), problem.span
+        if not self.reads or not self.pieces:
+            ys = torch.where((tau > 0)[..., None], y1[:, None], problem.y0[:, None])
+        else:
+            ys = self._ordered()
+            if not self.is_cut and not problem.tau_eval.requires_grad:
+                # The end of a solve is its last step's, to the last bit, whoever asks.
+                if problem.has_repeats:
+                    ys = torch.where(((tau >= span[:, None]) & (tau > 0))[..., None], y1[:, None], ys)
+                else:
+                    ys = torch.cat([ys[:, :-1], torch.where((span > 0)[:, None], y1, ys[:, -1])[:, None]], 1)
+        return torch.where(failed[:, None, None], torch.nan, ys) if has_failed else ys
+
+    def _ordered(self) -> Tensor:
+        n_samples, n_queries = self.problem.tau_eval.shape
+        if len(self.pieces) == 1 and len(self.pieces[0]) == n_samples * n_queries:
+            return self.pieces[0].view(n_samples, n_queries, -1)
+        places, pieces = torch.cat(self.places), torch.cat(self.pieces)
+        # A sample that rested from the start has queries that no step has passed: they are its start.
+        where = torch.full((n_samples * n_queries,), len(places), device=places.device)
+        where = where.scatter(0, places, torch.arange(len(places), device=places.device))
+        sample = torch.arange(n_samples, device=places.device).repeat_interleave(n_queries)
+        is_read = where < len(places)
+        found = pieces.index_select(0, where.clamp(max=len(places) - 1))
+        found = torch.where(is_read[:, None], found, self.problem.y0.index_select(0, sample))
+        return found.view(n_samples, n_queries, -1)

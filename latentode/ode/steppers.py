@@ -1,0 +1,164 @@
+"""What the loop asks of a method: a slope to start from, one step, and what interpolants and error estimate are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .dense import HasInterpolant
+from .problem import Problem
+from .runge_kutta import ButcherTableau, add_weighted, as_column, as_vector, chain_sum, rk_step
+
+
+class Step(NamedTuple):
+    """A step that was tried.
+
+    Attributes:
+        y1, k1: state and slope at its end, `(B, D)`; the next step starts from them.
+        base: the state that the interpolant starts from, `(B, D)`.
+        increments: what the interpolant adds up, `(K, B, D)`.
+        error: the estimated error, `(B, D)`, or None where the method has no estimate.
+        before, after: the states whose size the error is measured by, `(B, D)`.
+        is_converged: False where an implicit method found no solution, `(B,)`, or None.
+        n_calls: calls of the field, `(B,)`, or None where every step takes `calls_per_step`.
+    """
+
+    y1: Tensor
+    k1: Tensor
+    base: Tensor
+    increments: Tensor
+    error: Tensor | None
+    before: Tensor
+    after: Tensor
+    is_converged: Tensor | None = None
+    n_calls: Tensor | None = None
+
+
+class Stepper(Protocol):
+    """A method, as the loop uses it."""
+
+    @property
+    def order(self) -> int:
+        """Order of the step."""
+        ...
+
+    @property
+    def interpolant(self) -> HasInterpolant:
+        """What the increments are weighed by between the ends of a step."""
+        ...
+
+    @property
+    def calls_per_step(self) -> int:
+        """Calls of the field that every step takes."""
+        ...
+
+    def start(self, y0: Tensor) -> Tensor:
+        """Turn the user's state `(B, D)` into the one that the loop carries."""
+        ...
+
+    def end(self, y: Tensor) -> Tensor:
+        """Turn the loop's state back into the user's, `(B, D)`."""
+        ...
+
+    def slope(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
+        """Give the slope to begin with, `(B, D)`, at times `(B,)`."""
+        ...
+
+    def step(self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, k: Tensor, stop: Tensor | None) -> Step:
+        """Take a step of length `h` `(B,)` from clock `tau`; with `stop`, its last stages see the near side of a jump there."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExplicitStepper:
+    """An explicit Runge-Kutta method.
+
+    Attributes:
+        tableau: the method.
+        reads: whether states inside the steps are wanted, for which some methods take further stages.
+        estimates: whether the error is.
+    """
+
+    tableau: ButcherTableau
+    reads: bool
+    estimates: bool
+
+    @property
+    def order(self) -> int:
+        """Order of the step."""
+        return self.tableau.order
+
+    @property
+    def interpolant(self) -> HasInterpolant:
+        """The tableau."""
+        return self.tableau
+
+    @property
+    def calls_per_step(self) -> int:
+        """Calls of the field that every step takes."""
+        return self.tableau.calls_per_step + (len(self.tableau.dense_c) if self.reads else 0)
+
+    def start(self, y0: Tensor) -> Tensor:
+        """Give `y0`."""
+        return y0
+
+    def end(self, y: Tensor) -> Tensor:
+        """Give `y`."""
+        return y
+
+    def slope(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
+        """Give the field's value."""
+        return problem.field(t, y)
+
+    def step(self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, k: Tensor, stop: Tensor | None) -> Step:
+        """Take a step."""
+        tableau = self.tableau
+        times, dt = stage_times(problem, tau, h, (*tableau.c, 1.0), stop)
+        y1, k1, increments = rk_step(problem.field, times, y, k, dt, tableau)
+        if increments.requires_grad:
+            before, after, known = y.detach(), y1.detach(), increments.detach()
+        else:
+            before, after, known = y, y1, increments
+        error = weigh(tableau.error_weights, known) if self.estimates else None
+        if self.reads and tableau.dense_c:
+            increments = self._further_stages(problem, tau, h, y, dt, increments)
+        return Step(y1, k1, y, increments, error, before, after)
+
+    def _further_stages(
+        self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, dt: Tensor, increments: Tensor
+    ) -> Tensor:
+        times, _ = stage_times(problem, tau, h, self.tableau.dense_c, None)
+        for t, row in zip(times, self.tableau.dense_a, strict=True):
+            # A row may leave the last weights out.
+            inner = add_weighted(y, row, increments[: len(row)])
+            increments = torch.cat([increments, (problem.field(t, inner) * dt)[None]])
+        return increments
+
+
+def stage_times(
+    problem: Problem, tau: Tensor, h: Tensor, c: tuple[float, ...], stop: Tensor | None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Give the times of the stages at `c`, `(B,)` each, and the signed step `(B, 1)` in the state's dtype."""
+    clock = as_column(c, tau.dtype, tau.device)
+    signed = h * problem.direction
+    t = torch.addcmul(torch.addcmul(problem.t0, problem.direction, tau), clock, signed).to(problem.y0.dtype)
+    if problem.t_carrier is not None:
+        t = t + problem.t_carrier
+    if stop is not None:
+        t_end = problem.times(stop)
+        inside = t_end + (torch.nextafter(t_end.detach(), problem.times(tau).detach()) - t_end.detach())
+        t = torch.where((t == t_end) & (h > 0), inside, t)
+    return t.unbind(0), signed.to(problem.y0.dtype).unsqueeze(1)
+
+
+def weigh(weights: tuple[float, ...], increments: Tensor) -> Tensor:
+    """Sum as many of the increments `(K, B, D)` as there are weights, `(B, D)`."""
+    if torch.compiler.is_compiling():
+        return chain_sum(weights, increments.unbind(0))
+    n = len(weights)
+    row = as_vector(weights, increments.dtype, increments.device)
+    known = increments if len(increments) == n else increments[:n]
+    return torch.mv(known.reshape(n, -1).t(), row).view(increments.shape[1:])

@@ -1,0 +1,256 @@
+"""torchdiffeq's states, methods and options in this engine's terms; `torchdiffeq.py` is where they are used."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentode.errors import InputError
+
+from .control import FixedStep, PIDController
+from .runge_kutta import ButcherTableau
+from .solve import SOLVERS
+from .states import Packing
+from .tableaus import DOPRI5, EULER, HEUN, MIDPOINT
+
+# A tensor of any shape, or a tuple of such: to the engine, one sample.
+State = Any
+
+HEUN3 = ButcherTableau(
+    c=(0.0, 1 / 3, 2 / 3),
+    a=((), (1 / 3,), (0.0, 2 / 3)),
+    b=(1 / 4, 0.0, 3 / 4),
+    order=3,
+    source="Heun (1900); Hairer, Norsett and Wanner (1993), table II.1.1",
+)
+
+KUTTA38 = ButcherTableau(
+    c=(0.0, 1 / 3, 2 / 3, 1.0),
+    a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
+    b=(1 / 8, 3 / 8, 3 / 8, 1 / 8),
+    order=4,
+    source="Kutta (1901), the 3/8 rule; Hairer, Norsett and Wanner (1993), table II.1.2",
+)
+
+# torchdiffeq judges a step of dopri5 by this fourth-order formula, whose estimate is about 2/3 of Dormand and Prince's own: with
+# it a tolerance means here what it means there.
+DOPRI5_SHAMPINE = replace(
+    DOPRI5,
+    b_hat=(1951 / 21600, 0.0, 22642 / 50085, 451 / 720, -12231 / 42400, 649 / 6300, 1 / 60),
+    source="Dormand and Prince (1980), with the companion of Shampine (1986), Some practical Runge-Kutta formulas",
+)
+
+FIXED = {"euler": EULER, "midpoint": MIDPOINT, "heun2": HEUN, "heun3": HEUN3, "rk4": KUTTA38}
+
+# The same methods with the straight line through a step's ends between them: the stages weighed alike all along.
+LINEAR = {name: replace(method, dense=tuple((b,) for b in method.b), dense_order=1) for name, method in FIXED.items()}
+
+ADAPTIVE = {**{name: method for name, method in SOLVERS.items() if method.b_hat is not None}, "dopri5": DOPRI5_SHAMPINE}
+
+_IMPLICIT = ("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2", "trbdf2")
+_ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
+
+# Names of torchdiffeq that do not exist here, and what to take instead.
+REFUSED = {
+    **dict.fromkeys(_IMPLICIT, "for a stiff system take 'kvaerno5' or 'kvaerno3', which are implicit and choose their steps"),
+    **dict.fromkeys(_ADAMS, "in place of a multistep method take 'dopri5', 'tsit5' or, for tight tolerances, 'dopri8'"),
+    "scipy_solver": "it hands the solve to SciPy, without gradients; take 'dopri5' for RK45, 'bosh3' for RK23, 'dopri8' for "
+    "DOP853, 'kvaerno5' for Radau, BDF and LSODA",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How a state is one sample of the engine.
+
+    Attributes:
+        y0: the state, the parts of a tuple brought to one dtype.
+        packing: how it lies in the flat state.
+    """
+
+    y0: State
+    packing: Packing
+
+    @classmethod
+    def of(cls, y0: State) -> Sample:
+        """Look at a state; raises InputError where it is none."""
+        parts = y0 if isinstance(y0, tuple) else (y0,)
+        if not all(isinstance(part, Tensor) for part in parts) or not parts:
+            raise InputError(f"y0 is {type(y0).__name__}; give a tensor or a tuple of tensors")
+        dtype = reduce(torch.promote_types, [part.dtype for part in parts])
+        parts = tuple(part.to(dtype) for part in parts)
+        y0 = parts if isinstance(y0, tuple) else parts[0]
+        return cls(y0, Packing.of(_add_axis(y0, dtype)))
+
+    def batch(self, state: State) -> State:
+        """Give a state, or slope, as a batch of one, in the dtype of `y0`."""
+        return _add_axis(state, self.packing.dtype)
+
+    @staticmethod
+    def single(batch: State) -> State:
+        """Give the only sample of a batch."""
+        return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
+
+    def unpack(self, flat_BD: Tensor) -> State:
+        """Give the state that lies in a flat one, `(1, D)`."""
+        return self.single(self.packing.unflatten(flat_BD))
+
+    def norm(self, given: Callable[[State], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
+        """Turn a norm of states, or the default, into one of flat states, `(1, D)` to `(1,)`."""
+        if given is None and isinstance(self.y0, Tensor):
+            return None
+        measure = largest_root_mean_square if given is None else given
+        return lambda flat_BD: torch.as_tensor(measure(self.unpack(flat_BD))).abs().reshape(1)
+
+    def tolerance(self, name: str, given: Any) -> float | Tensor:
+        """Give a tolerance as a number, or laid out like the flat state, `(D,)`."""
+        if isinstance(given, Tensor) and given.requires_grad:
+            raise InputError(f"{name} requires a gradient, but steps are constants to autograd; detach it")
+        if not isinstance(given, (Tensor, tuple, list)) or (isinstance(given, Tensor) and given.ndim == 0):
+            return float(given)
+        parts, tolerances = (self.y0, given) if isinstance(self.y0, tuple) else ((self.y0,), (given,))
+        if len(tolerances) != len(parts):
+            raise InputError(f"{name} has {len(tolerances)} entries for the {len(parts)} parts of y0; give one for each")
+        rows = [torch.as_tensor(tol).expand(part.shape).reshape(-1) for tol, part in zip(tolerances, parts, strict=True)]
+        return torch.cat(rows)
+
+
+def _add_axis(state: State, dtype: torch.dtype) -> State:
+    if isinstance(state, (tuple, list)):
+        return tuple(_add_axis(part, dtype) for part in state)
+    # What is no tensor, or would lose its imaginary part, is left to the engine to refuse.
+    if not isinstance(state, Tensor):
+        return state
+    return state[None] if state.is_complex() and not dtype.is_complex else state[None].to(dtype)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """Give the root mean square over all elements of `x`."""
+    return torch.linalg.vector_norm(x) * max(x.numel(), 1) ** -0.5
+
+
+def largest_root_mean_square(parts: tuple[Tensor, ...]) -> Tensor:
+    """Give the largest root mean square of the parts: torchdiffeq's norm of a tuple."""
+    return torch.stack([root_mean_square(part) for part in parts]).amax()
+
+
+@dataclass(frozen=True)
+class AdaptiveOptions:
+    """The `options` of adaptive methods.
+
+    Attributes:
+        norm: of a scaled state in its own shape, or tuple of such, to a number; None: the root mean square, and over a tuple
+            the largest of its parts.
+        first_step: its length; None: guessed.
+        step_t, jump_t: times where a step ends and the slope is taken anew.
+        safety, ifactor, dfactor: part of the allowed step that is used; a step's largest growth; its strongest cut.
+        min_step, max_step: bounds of a step; one of `min_step` stands whatever its error.
+        max_num_steps: steps per output.
+        dtype: of times; the clock is float64 in any case.
+    """
+
+    norm: Callable[[State], Tensor] | None = None
+    first_step: float | Tensor | None = None
+    step_t: Tensor | None = None
+    jump_t: Tensor | None = None
+    safety: float = 0.9
+    ifactor: float = 10.0
+    dfactor: float = 0.2
+    min_step: float = 0.0
+    max_step: float = math.inf
+    max_num_steps: int = 2**31 - 1
+    dtype: torch.dtype = torch.float64
+
+    def translate(self, sample: Sample, t: Tensor, rtol: Any, atol: Any) -> dict[str, Any]:
+        """Give keywords of `solve`."""
+        stops = [torch.as_tensor(times, dtype=torch.float64) for times in (self.step_t, self.jump_t) if times is not None]
+        controller = PIDController(
+            rtol=sample.tolerance("rtol", rtol),
+            atol=sample.tolerance("atol", atol),
+            safety=float(self.safety),
+            factor_max=float(self.ifactor),
+            factor_min=float(self.dfactor),
+            dtmin=float(self.min_step) or None,
+            dtmax=None if self.max_step == math.inf else float(self.max_step),
+            norm=sample.norm(self.norm),
+            jump_times=torch.cat(stops) if stops else None,
+        )
+        return {
+            "controller": controller,
+            "dt0": None if self.first_step is None else float(self.first_step),
+            "max_steps": min(int(self.max_num_steps) * max(len(t) - 1, 1), 2**31 - 1),
+        }
+
+
+@dataclass(frozen=True)
+class FixedOptions:
+    """The `options` of methods on a fixed grid.
+
+    Attributes:
+        step_size: length of every step, the last one cut; None: steps end at `t`.
+        grid_constructor: gives, for `(func, y0, t)`, the times at which steps end, from the first to the last of `t`.
+        interp: how a state inside a step is read: "linear" or "cubic".
+        perturb: whether stages at a step's ends look at the field just inside the step.
+        norm: not needed.
+    """
+
+    step_size: float | Tensor | None = None
+    grid_constructor: Callable[[Any, State, Tensor], Tensor] | None = None
+    interp: str = "linear"
+    perturb: bool = False
+    norm: Callable[[State], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.step_size is not None and self.grid_constructor is not None:
+            raise InputError("step_size and grid_constructor both say where steps end; give one of them")
+        if self.interp not in ("linear", "cubic"):
+            raise InputError(f"interp is {self.interp!r}; it is 'linear' or 'cubic'")
+
+    def grid(self, func: Callable[..., Any], y0: State, t: Tensor) -> Tensor:
+        """Give the times at which steps end, from the first of `t` to the last."""
+        t = t.detach()
+        if self.grid_constructor is None:
+            return t if self.step_size is None else _equal_steps(float(self.step_size), t)
+        grid = self.grid_constructor(func, y0, t).detach()
+        if len(grid) == 0 or grid[0] != t[0] or grid[-1] != t[-1]:
+            raise InputError("grid_constructor must give times from the first of t to the last")
+        return grid
+
+    def translate(self, func: Callable[..., Any], y0: State, t: Tensor) -> dict[str, Any]:
+        """Give keywords of `solve`."""
+        grid = self.grid(func, y0, t)
+        jumps = {"jump_times": grid} if self.perturb else {}
+        return {"controller": FixedStep(grid=grid, **jumps), "max_steps": len(grid) + 1}
+
+
+def _equal_steps(step: float, t: Tensor) -> Tensor:
+    if not step > 0:
+        raise InputError(f"step_size is {step!r}; a step is a number above 0, the direction follows from t")
+    span = t[-1] - t[0]
+    n_steps = int((span.abs() / step).ceil())
+    ends = t[0] + torch.arange(n_steps + 1, dtype=t.dtype, device=t.device) * (step * span.sign())
+    ends[-1] = t[-1]
+    return ends
+
+
+def read_options(method: str, given: Mapping[str, Any] | None) -> AdaptiveOptions | FixedOptions:
+    """Read the options of a method; raises InputError for a method that does not exist or an option that it does not know."""
+    if method in REFUSED:
+        raise InputError(f"there is no method {method!r} here: {REFUSED[method]}")
+    if method not in FIXED and method not in ADAPTIVE:
+        raise InputError(f"there is no method {method!r}; give one of {', '.join({**FIXED, **ADAPTIVE})}")
+    kind = FixedOptions if method in FIXED else AdaptiveOptions
+    known = [option.name for option in fields(kind)]
+    for name in given or {}:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise InputError(f"{method} has no option {name!r}{hint}; its options are {', '.join(known)}")
+    return kind(**(given or {}))
