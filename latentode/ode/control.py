@@ -155,7 +155,8 @@ class FixedStep:
             return torch.where(span - tau - dt < 1e-4 * self.dt, torch.inf, dt)
         if i_step >= ends.shape[1]:
             return torch.full_like(tau, torch.inf)
-        return ends[:, i_step] - tau
+        # Where the grid ends with the solve, the step leads there to the last bit.
+        return torch.where(ends[:, i_step] >= span, torch.inf, ends[:, i_step] - tau)
 
 
 Controller = PIDController | FixedStep

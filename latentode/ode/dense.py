@@ -61,38 +61,37 @@ class Steps:
     Attributes:
         starts, ends: the clock before and after each step, `(B,)` each; equal where a sample rested or its step was rejected.
         states: the state before each step, `(B, D)` each.
-        increments: those of each step, `(K, B, D)` each.
+        powers: coefficients of `theta, ..., theta**J` of each step, `(J, B, D)` each.
     """
 
     starts: list[Tensor]
     ends: list[Tensor]
     states: list[Tensor]
-    increments: list[Tensor]
+    powers: list[Tensor]
 
     @classmethod
     def none(cls) -> Steps:
         """Give an empty collection."""
         return cls([], [], [], [])
 
-    def append(self, start: Tensor, end: Tensor, state: Tensor, increments: Tensor) -> None:
+    def append(self, start: Tensor, end: Tensor, state: Tensor, powers: Tensor) -> None:
         """Keep a step."""
         self.starts.append(start)
         self.ends.append(end)
         self.states.append(state)
-        self.increments.append(increments)
+        self.powers.append(powers)
 
     def clear(self) -> None:
         """Forget the steps."""
-        for part in (self.starts, self.ends, self.states, self.increments):
+        for part in (self.starts, self.ends, self.states, self.powers):
             part.clear()
 
-    def evaluate(self, tau_P: Tensor, sample_P: Tensor, tableau: HasInterpolant) -> Tensor:
+    def evaluate(self, tau_P: Tensor, sample_P: Tensor) -> Tensor:
         """Read states off the interpolants.
 
         Args:
             tau_P: clock times inside the steps, `(P,)`, differentiable.
             sample_P: the sample that each belongs to, `(P,)` int64.
-            tableau: the method that took the steps.
 
         Returns:
             States, `(P, D)`.
@@ -105,7 +104,7 @@ class Steps:
         length_P = ends_BS.view(-1).index_select(0, flat_P) - start_P
         theta_P = step_fraction(tau_P, start_P, length_P)
         at_P = step_P * n_samples + sample_P
-        table = polynomials(self.states, self.increments, tableau)
+        table = tabulate(self.states, self.powers)
         return evaluate_polynomials(theta_P, table.index_select(0, at_P))
 
 
@@ -118,15 +117,18 @@ def step_fraction(tau_P: Tensor, start_P: Tensor, length_P: Tensor) -> Tensor:
     return ((tau_P - start_P) / torch.where(length_P > 0, length_P, 1.0)).clamp(0.0, 1.0)
 
 
-def polynomials(states: Sequence[Tensor], increments: Sequence[Tensor], tableau: HasInterpolant) -> Tensor:
+def to_powers(increments: Tensor, tableau: HasInterpolant) -> Tensor:
+    """Turn a step's increments `(K, B, D)` into the coefficients of `theta, ..., theta**J`, `(J, B, D)`."""
+    weights_JK = power_weights(tableau, increments.dtype, increments.device)
+    return torch.mm(weights_JK, increments.reshape(len(increments), -1)).view(len(weights_JK), *increments.shape[1:])
+
+
+def tabulate(states: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
     """Give every step's polynomial in `theta` as rows of coefficients, `(S * B, J + 1, D)`, step by step."""
-    n_samples, n_elements = states[0].shape
-    weights_JK = power_weights(tableau, states[0].dtype, states[0].device)
-    n_steps, n_powers = len(states), len(weights_JK)
-    dk_SKN = torch.stack(list(increments)).view(n_steps, weights_JK.shape[1], -1)
-    powers = torch.matmul(weights_JK, dk_SKN).view(n_steps, n_powers, n_samples, n_elements)
-    table = torch.cat([torch.stack(list(states)).unsqueeze(1), powers], 1)
-    return table.transpose(1, 2).reshape(n_steps * n_samples, n_powers + 1, n_elements)
+    n_powers, n_samples, n_elements = powers[0].shape
+    parts = [part for state, higher in zip(states, powers, strict=True) for part in (state[None], higher)]
+    table = torch.cat(parts).view(len(states), n_powers + 1, n_samples, n_elements)
+    return table.transpose(1, 2).reshape(-1, n_powers + 1, n_elements)
 
 
 def evaluate_polynomials(theta_P: Tensor, rows_PJD: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ many rest, the others go on in a smaller batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -180,7 +181,7 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
     options = replace(options, records=torch.is_grad_enabled())
     march, problem, is_running = _set_out(problem, options)
     steps, grid = Steps.none(), []
-    writer = QueryWriter(problem, options.stepper.interpolant, options.watch is not None)
+    writer = QueryWriter(problem, options.watch is not None)
     if is_running:
         with torch.no_grad():
             _march(problem, options, march, writer, steps, grid)
@@ -280,10 +281,9 @@ def _march(
     while True:
         tau, dt, done = march.tau, march.dt, march.done
         stop = march.span if jumps is None else _next_stop(jumps, tau, march.span)
-        rest = stop - tau
-        # Where the step reaches the stop the clock is set to it: a sum might fall one rounding short.
-        tau1 = torch.where(dt < rest, tau + dt, stop)
-        h = torch.minimum(dt, rest)
+        tau1 = torch.minimum(tau + dt, stop)
+        # What the clock makes of the step, to the last bit.
+        h = tau1 - tau
         if options.hooks is not None:
             options.hooks.step(problem, tau, march.y, h)
         near_side = None if jumps is None else stop
@@ -297,32 +297,38 @@ def _march(
         done1 = (tau1 >= march.span).logical_and_(accepted)
         # The one synchronisation: the greatest error of those that are not done, -1 if all are.
         worst = ratio.masked_fill(done1, -1.0).amax().item()
-        if not worst <= 1.0:
-            step = _reject(problem, options, march, step, h, own_ratio, accepted, near_side)
-            # Who is stuck has had its span set to its clock.
+        has_rejected = not worst <= 1.0
+        if has_rejected:
             tau1 = torch.where(accepted, tau1, tau)
-            done1 = tau1 >= march.span
+            step = _reject(problem, options, march, step, h, own_ratio, accepted, near_side)
+            if not worst < math.inf or march.i_step % _STEPS_PER_LOOK == 0:
+                _lay_down(problem, options, march, step, h, own_ratio, accepted)
+                # Who is stuck has had its span set to its clock.
+                done1 = tau1 >= march.span
+                worst = -1.0 if bool(done1.all()) else worst
         if options.watch is not None:
             ends = options.watch.look(problem, tau, tau1, step, accepted)
             if ends is not None:
                 march.span = torch.minimum(march.span, ends)
                 done1 = tau1 >= march.span
+                worst = -1.0 if bool(done1.all()) else worst
         march.accepted.append(accepted)
         march.resting.append(done)
         if step.n_calls is not None:
             march.nfe = march.nfe + torch.where(done, 0, step.n_calls)
         if keeps_steps:
-            steps.append(tau, tau1, step.base, step.increments)
+            steps.append(tau, tau1, step.base, step.powers)
         if options.keep_grid:
             grid.append((tau, torch.where(accepted, h, 0.0)))
         if options.hooks is not None:
             options.hooks.judged(problem, tau, march.y, h, accepted)
         march.tau, march.y, march.k, march.done = tau1, step.y1, step.k1, done1
-        if not worst <= 1.0 or options.watch is not None:
-            worst = -1.0 if bool(done1.all()) else 1.0
         if worst == -1.0 or march.i_step >= options.max_steps:
             break
         _propose(problem, options, march, h, ratio, accepted)
+        if has_rejected:
+            # Shorter the clock cannot tell; whether they are stuck there is looked at every few steps.
+            march.dt = torch.maximum(march.dt, _shortest(problem, options.controller, tau))
         if jumps is not None:
             _cross_jumps(problem, options, march, stop, tau)
         if len(steps.ends) >= steps_per_reading and not options.keep_steps:
@@ -435,7 +441,7 @@ def _error_ratio(stepper: Stepper, controller: Controller, step: Step) -> Tensor
         ratio = torch.addcmul(step.y1.detach() * zero, step.k1.detach(), zero).amax(-1)
     else:
         ratio = controller.error_ratio(step.error, step.before, step.after)
-        if not stepper.interpolant.is_fsal:
+        if not stepper.sees_last_slope:
             # The estimate knows nothing of the slope at the end: times 0 it is 0, or NaN.
             zero = as_vector((0.0,), step.y1.dtype, step.y1.device)
             ratio = torch.addcmul(ratio, step.k1.detach().sum(-1), zero)
@@ -452,38 +458,43 @@ def _reject(
     accepted: Tensor,
     stop: Tensor | None,
 ) -> Step:
-    """Undo the step for those whose error is too large, and lay those to rest that can go no further."""
-    stepper = options.stepper
-    is_wild = ~(own_ratio < torch.inf)
-    if step.y1.requires_grad and bool(is_wild.any()):
-        # NaN must not stay in the graph: the same step again, with length 0 where it went wild.
-        step = _step(problem, options, march, torch.where(is_wild, 0.0, h), stop)
-        march.nfe = march.nfe + is_wild * stepper.calls_per_step
-    stuck = _find_stuck(problem, options.controller, march.tau, h, own_ratio).logical_and_(~accepted)
-    code = torch.where(is_wild, NOT_FINITE, STEP_TOO_SMALL)
-    if step.is_converged is not None:
-        code = torch.where(step.is_converged, code, NOT_CONVERGED)
-    march.may_have_failed = True
-    march.status = torch.where(stuck, code, march.status)
-    march.failed_dt = torch.where(stuck, h, march.failed_dt)
-    # From here on it rests.
-    march.span = torch.where(stuck, march.tau, march.span)
+    """Undo the step for those whose error is too large."""
+    if step.y1.requires_grad:
+        is_wild = ~(own_ratio < torch.inf)
+        if bool(is_wild.any()):
+            # NaN must not stay in the graph: the same step again, with length 0 where it went wild.
+            step = _step(problem, options, march, torch.where(is_wild, 0.0, h), stop)
+            march.nfe = march.nfe + is_wild * options.stepper.calls_per_step
     chosen = accepted[:, None]
     with torch.set_grad_enabled(options.records):
         y1, k1 = torch.where(chosen, step.y1, march.y), torch.where(chosen, step.k1, march.k)
     return step._replace(y1=y1, k1=k1)
 
 
-def _find_stuck(problem: Problem, controller: Controller, tau: Tensor, h: Tensor, own_ratio: Tensor) -> Tensor:
-    """Tell which samples, if rejected, can go no further: their own error is too large on a step as short as time resolves."""
+def _lay_down(
+    problem: Problem, options: Options, march: March, step: Step, h: Tensor, own_ratio: Tensor, accepted: Tensor
+) -> None:
+    """Lay those to rest that can go no further: their own error is too large on a step as short as time resolves."""
     is_to_blame = ~(own_ratio <= 1.0)
-    if isinstance(controller, FixedStep):
-        return is_to_blame
-    resolution = 8 * torch.finfo(tau.dtype).eps * (problem.t0.abs() + tau)
+    if isinstance(options.controller, PIDController):
+        is_to_blame = is_to_blame & (h <= _shortest(problem, options.controller, march.tau))
+    stuck = is_to_blame & ~accepted
+    code = torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE)
+    if step.is_converged is not None:
+        code = torch.where(step.is_converged, code, NOT_CONVERGED)
+    march.may_have_failed = True
+    march.status = torch.where(stuck, code, march.status)
+    march.failed_dt = torch.where(stuck, h, march.failed_dt)
+    march.span = torch.where(stuck, march.tau, march.span)
+
+
+def _shortest(problem: Problem, controller: Controller, tau: Tensor) -> Tensor:
+    """Give the shortest step that makes sense, `(B,)`."""
+    resolution = (problem.t0.abs() + tau) * (8 * torch.finfo(tau.dtype).eps)
+    # At the start the clock resolves anything; far below the span a step is none.
     shortest = torch.maximum(resolution, 1e-20 * problem.span)
-    if controller.dtmin is not None:
-        shortest = shortest.clamp(min=controller.dtmin)
-    return is_to_blame & (h <= shortest)
+    dtmin = controller.dtmin if isinstance(controller, PIDController) else None
+    return shortest if dtmin is None else shortest.clamp(min=dtmin)
 
 
 def _next_stop(jumps: Tensor, tau: Tensor, span: Tensor) -> Tensor:

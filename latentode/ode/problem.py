@@ -26,6 +26,7 @@ class Problem:
         direction: +1 or -1, `(B,)`.
         span: length of the solve, `(B,)`.
         tau_eval: clock times of the queries, `(B, Q)`, ascending; differentiable.
+        is_forward: whether time runs upwards in all samples.
         has_inner_queries: whether a query lies neither at the start nor at the end of its sample's solve.
         has_repeats: whether a sample has several queries at its end (padding).
         t_carrier: zero with the gradient of `t0`, `(B,)`, or None: steps are constants, so `t0` reaches `f` through it alone.
@@ -40,6 +41,7 @@ class Problem:
     direction: Tensor
     span: Tensor
     tau_eval: Tensor
+    is_forward: bool = False
     has_inner_queries: bool = True
     has_repeats: bool = True
     t_carrier: Tensor | None = None

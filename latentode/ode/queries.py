@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .dense import HasInterpolant, Steps
+from .dense import Steps
 from .problem import Problem
 
 
@@ -20,14 +20,12 @@ class QueryWriter:
 
     Attributes:
         problem: whose queries are read.
-        interpolant: of the method.
         is_cut: whether samples may end before their last query, at an event.
         rows: where the samples stand in the whole batch, `(B,)`; None: it is the whole.
         pieces, places: states `(P, D)` and the queries of the whole batch that they belong to, flat `(P,)`.
     """
 
     problem: Problem
-    interpolant: HasInterpolant
     is_cut: bool = False
     rows: Tensor | None = None
     read_up_to: Tensor | None = None
@@ -43,7 +41,7 @@ class QueryWriter:
         """Give the writer for some of the samples; what it reads goes to the same place."""
         up_to = None if self.read_up_to is None else self.read_up_to.index_select(0, rows)
         whole = rows if self.rows is None else self.rows.index_select(0, rows)
-        return QueryWriter(problem, self.interpolant, self.is_cut, whole, up_to, self.pieces, self.places)
+        return QueryWriter(problem, self.is_cut, whole, up_to, self.pieces, self.places)
 
     def read(self, steps: Steps, *, is_last: bool) -> None:
         """Read the queries that `steps` have passed; the last time, all that are left (a failed sample's are void)."""
@@ -65,7 +63,7 @@ class QueryWriter:
             return
         sample = torch.div(place, n_queries, rounding_mode="floor")
         tau_P = self.problem.tau_eval.flatten().index_select(0, place)
-        self.pieces.append(steps.evaluate(tau_P, sample, self.interpolant))
+        self.pieces.append(steps.evaluate(tau_P, sample))
         if self.rows is not None:
             place = place + (self.rows.index_select(0, sample) - sample) * n_queries
         self.places.append(place)

@@ -100,7 +100,13 @@ class ButcherTableau:
 
 
 def rk_step(
-    field: Field, t_stages: Sequence[Tensor], y0: Tensor, k0: Tensor, dt: Tensor, tableau: ButcherTableau
+    field: Field,
+    t_stages: Sequence[Tensor],
+    y0: Tensor,
+    k0: Tensor,
+    dt: Tensor,
+    tableau: ButcherTableau,
+    room: Room | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take one explicit Runge-Kutta step.
 
@@ -111,12 +117,13 @@ def rk_step(
         k0: `field` at the start, `(B, D)`.
         dt: signed step of each sample, `(B, 1)`, dtype of `y0`.
         tableau: the method.
+        room: working memory for the increments; what it is given for is overwritten by the next step that is given it.
 
     Returns:
         The state at the end; `field` there; and the increments `dt * k` of the `K` stages, followed, where the method is
         not first-same-as-last, by the one at the end: what error estimate and interpolant are made of, `(K or K + 1, B, D)`.
     """
-    sums = start_increments(tableau.n_increments, y0, k0, dt)
+    sums = start_increments(tableau.n_increments, y0, k0, dt, room or Room())
     y1, k1 = y0, k0
     for i in range(1, tableau.n_stages):
         y1 = sums.add_to(y0, tableau.a[i])
@@ -129,14 +136,14 @@ def rk_step(
     return y1, k1, sums.stacked()
 
 
-def start_increments(n: int, y0: Tensor, k0: Tensor, dt: Tensor) -> Increments:
+def start_increments(n: int, y0: Tensor, k0: Tensor, dt: Tensor, room: Room) -> Increments:
     """Begin the collection of a step's `n` increments with `dt * k0`, in the form that suits who watches."""
     if torch.compiler.is_compiling():
         return TracedIncrements([k0 * dt])
     is_recorded = torch.is_grad_enabled() and (y0.requires_grad or k0.requires_grad or dt.requires_grad)
     if is_recorded or torch._C._functorch.peek_interpreter_stack() is not None:
         return RecordedIncrements([k0 * dt])
-    return FilledIncrements(n, y0).append(k0, dt)
+    return room.take(n, y0).append(k0, dt)
 
 
 class Increments(Protocol):
@@ -164,21 +171,28 @@ class FilledIncrements:
 
     Args:
         n: how many there will be.
-        like: the state at the start of the step, `(B, D)`; sums are added to it.
+        like: a state, `(B, D)`.
     """
 
     def __init__(self, n: int, like: Tensor) -> None:
         self.all = like.new_empty(n, *like.shape)
         self.places = self.all.unbind(0)
-        self.columns = self.all.view(n, -1).t()
+        columns = self.all.view(n, -1).t()
+        self.columns = [columns[:, :i] for i in range(n + 1)]
         self.base = like.reshape(-1)
         self.n = 0
+
+    def start(self, y0: Tensor) -> FilledIncrements:
+        """Begin anew, with sums that are added to `y0`."""
+        self.base = y0.reshape(-1)
+        self.n = 0
+        return self
 
     def append(self, k: Tensor, dt: Tensor) -> Increments:
         """Take `dt * k` in."""
         if k.requires_grad and torch.is_grad_enabled():
             # The field came upon a parameter only now: from here on there is something to record.
-            return RecordedIncrements([*self.places[: self.n], k * dt])
+            return RecordedIncrements([*self.all[: self.n].clone(), k * dt])
         torch.mul(k, dt, out=self.places[self.n])
         self.n += 1
         return self
@@ -186,11 +200,25 @@ class FilledIncrements:
     def add_to(self, y0: Tensor, weights: tuple[float, ...]) -> Tensor:
         """Give `y0` plus the weighted sum."""
         row = as_vector(weights, y0.dtype, y0.device)
-        return torch.addmv(self.base, self.columns.narrow(1, 0, len(weights)), row).view(y0.shape)
+        return torch.addmv(self.base, self.columns[len(weights)], row).view(y0.shape)
 
     def stacked(self) -> Tensor:
         """Give all increments."""
         return self.all
+
+
+class Room:
+    """Working memory that one step after the other uses."""
+
+    def __init__(self) -> None:
+        self.filled: FilledIncrements | None = None
+
+    def take(self, n: int, y0: Tensor) -> FilledIncrements:
+        """Give room for `n` increments of a state like `y0`."""
+        filled = self.filled
+        if filled is None or filled.all.shape[1:] != y0.shape or len(filled.all) != n:
+            filled = self.filled = FilledIncrements(n, y0)
+        return filled.start(y0)
 
 
 @dataclass

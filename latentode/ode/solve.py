@@ -15,7 +15,6 @@ from latentode.errors import InputError, SolveError
 
 from .adjoints import ADJOINTS, Adjoint
 from .control import Controller, FixedStep, PIDController
-from .dense import HasInterpolant
 from .loop import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS, Options, Trajectory
 from .problem import Problem
 from .runge_kutta import ButcherTableau, Field
@@ -138,7 +137,7 @@ def solve(
         "n_accepted": trajectory.n_accepted,
         "n_rejected": trajectory.n_rejected,
     }
-    read = _reader(problem, trajectory, packing, stepper.interpolant) if dense else None
+    read = _reader(problem, trajectory, packing) if dense else None
     return Solution(ts, packing.unflatten(trajectory.ys), stats, trajectory.status, None, read)
 
 
@@ -218,7 +217,7 @@ def _pose(
     offsets = ts.to(clock) - (origin[:, None] if origin.ndim else origin)
     direction = torch.where(offsets.detach()[:, -1] < 0, -1.0, 1.0).to(clock)
     tau_eval = offsets * direction[:, None]
-    has_inner_queries, has_repeats = _look_at_queries(tau_eval.detach(), n_samples)
+    is_forward, has_inner_queries, has_repeats = _look_at_queries(tau_eval.detach(), direction, n_samples)
     carrier = (start - start.detach()).to(y0.dtype).expand(n_samples) if start.requires_grad else None
     origin, direction = origin.detach().expand(n_samples), direction.expand(n_samples)
 
@@ -238,6 +237,7 @@ def _pose(
         direction=direction,
         span=tau_eval.detach()[:, -1].expand(n_samples),
         tau_eval=tau_eval.expand(n_samples, -1),
+        is_forward=is_forward,
         has_inner_queries=has_inner_queries,
         has_repeats=has_repeats,
         t_carrier=carrier,
@@ -303,13 +303,14 @@ def _clock_dtype(device: torch.device) -> torch.dtype:
     return torch.float64 if device.type != "mps" else torch.float32
 
 
-def _look_at_queries(tau_eval: Tensor, n_samples: int) -> tuple[bool, bool]:
-    """Tell whether there are queries inside a solve, and several at an end; refuses queries that do not run one way from `t0`."""
+def _look_at_queries(tau_eval: Tensor, direction: Tensor, n_samples: int) -> tuple[bool, bool, bool]:
+    """Tell whether time runs upwards, queries lie inside a solve, and several at an end; refuses queries that do not run one way from `t0`."""
     # From t0 on: queries on both sides of t0 are as little one way as unsorted ones.
     gaps = torch.diff(tau_eval, dim=1, prepend=torch.zeros_like(tau_eval[:, :1]))
     is_end = tau_eval == tau_eval[:, -1:]
-    marks = (~(gaps >= 0), (tau_eval > 0) & ~is_end, is_end[:, :-1] & (tau_eval[:, :-1] > 0))
-    is_wrong, has_inner_queries, has_repeats = torch.stack([mark.any() for mark in marks]).tolist()
+    later = tau_eval > 0
+    marks = (~(gaps >= 0), direction < 0, later & ~is_end, (later & is_end)[:, :-1])
+    is_wrong, is_backward, has_inner_queries, has_repeats = torch.stack([mark.any() for mark in marks]).tolist()
     if is_wrong:
         samples = marks[0].any(1).expand(n_samples) if len(tau_eval) == 1 else marks[0].any(1)
         if not bool(tau_eval.isfinite().all()):
@@ -318,7 +319,7 @@ def _look_at_queries(tau_eval: Tensor, n_samples: int) -> tuple[bool, bool]:
             f"t_eval does not run one way from t0 (samples {_list_samples(samples)}): "
             "sort the query times of each sample, ascending or descending, all on one side of t0"
         )
-    return has_inner_queries, has_repeats
+    return not is_backward, has_inner_queries, has_repeats
 
 
 def _list_samples(chosen: Tensor) -> str:
@@ -344,7 +345,7 @@ def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
 
 
 def _reader(
-    problem: Problem, trajectory: Trajectory, packing: Packing, tableau: HasInterpolant
+    problem: Problem, trajectory: Trajectory, packing: Packing
 ) -> Callable[[Tensor], State]:
     """Make the function that reads a solution at other times."""
     steps, span = trajectory.steps, problem.span
@@ -367,7 +368,7 @@ def _reader(
             ys = problem.y0[:, None].expand(-1, t.shape[-1], -1)
         else:
             sample = torch.arange(n_samples, device=tau.device).repeat_interleave(tau.shape[1])
-            ys = steps.evaluate(tau.flatten(), sample, tableau).view(n_samples, tau.shape[1], -1)
+            ys = steps.evaluate(tau.flatten(), sample).view(n_samples, tau.shape[1], -1)
         ys = torch.where((trajectory.status != SUCCESS)[:, None, None], torch.nan, ys)
         return packing.unflatten(ys)
 

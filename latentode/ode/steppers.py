@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .dense import HasInterpolant
+from .dense import to_powers
 from .problem import Problem
-from .runge_kutta import ButcherTableau, add_weighted, as_column, as_vector, chain_sum, rk_step
+from .runge_kutta import ButcherTableau, Room, add_weighted, as_column, as_vector, chain_sum, rk_step
 
 
 class Step(NamedTuple):
@@ -19,7 +19,7 @@ class Step(NamedTuple):
     Attributes:
         y1, k1: state and slope at its end, `(B, D)`; the next step starts from them.
         base: the state that the interpolant starts from, `(B, D)`.
-        increments: what the interpolant adds up, `(K, B, D)`.
+        powers: the interpolant's coefficients of `theta, ..., theta**J`, `(J, B, D)`, where states inside the steps are wanted.
         error: the estimated error, `(B, D)`, or None where the method has no estimate.
         before, after: the states whose size the error is measured by, `(B, D)`.
         is_converged: False where an implicit method found no solution, `(B,)`, or None.
@@ -29,7 +29,7 @@ class Step(NamedTuple):
     y1: Tensor
     k1: Tensor
     base: Tensor
-    increments: Tensor
+    powers: Tensor | None
     error: Tensor | None
     before: Tensor
     after: Tensor
@@ -46,8 +46,8 @@ class Stepper(Protocol):
         ...
 
     @property
-    def interpolant(self) -> HasInterpolant:
-        """What the increments are weighed by between the ends of a step."""
+    def sees_last_slope(self) -> bool:
+        """Whether the error estimate turns NaN where the slope at the step's end does."""
         ...
 
     @property
@@ -80,11 +80,13 @@ class ExplicitStepper:
         tableau: the method.
         reads: whether states inside the steps are wanted, for which some methods take further stages.
         estimates: whether the error is.
+        room: working memory, used again in every step.
     """
 
     tableau: ButcherTableau
     reads: bool
     estimates: bool
+    room: Room = field(default_factory=Room)
 
     @property
     def order(self) -> int:
@@ -92,9 +94,9 @@ class ExplicitStepper:
         return self.tableau.order
 
     @property
-    def interpolant(self) -> HasInterpolant:
-        """The tableau."""
-        return self.tableau
+    def sees_last_slope(self) -> bool:
+        """Whether the last stage is at the end, and in the estimate."""
+        return self.tableau.is_fsal
 
     @property
     def calls_per_step(self) -> int:
@@ -117,22 +119,23 @@ class ExplicitStepper:
         """Take a step."""
         tableau = self.tableau
         times, dt = stage_times(problem, tau, h, (*tableau.c, 1.0), stop)
-        y1, k1, increments = rk_step(problem.field, times, y, k, dt, tableau)
+        y1, k1, increments = rk_step(problem.field, times, y, k, dt, tableau, self.room)
         if increments.requires_grad:
             before, after, known = y.detach(), y1.detach(), increments.detach()
         else:
             before, after, known = y, y1, increments
         error = weigh(tableau.error_weights, known) if self.estimates else None
-        if self.reads and tableau.dense_c:
-            increments = self._further_stages(problem, tau, h, y, dt, increments)
-        return Step(y1, k1, y, increments, error, before, after)
+        powers = to_powers(self._with_further(problem, tau, h, y, dt, increments), tableau) if self.reads else None
+        return Step(y1, k1, y, powers, error, before, after)
 
-    def _further_stages(
+    def _with_further(
         self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, dt: Tensor, increments: Tensor
     ) -> Tensor:
+        """Add the increments of the stages that only the interpolant needs."""
+        if not self.tableau.dense_c:
+            return increments
         times, _ = stage_times(problem, tau, h, self.tableau.dense_c, None)
         for t, row in zip(times, self.tableau.dense_a, strict=True):
-            # A row may leave the last weights out.
             inner = add_weighted(y, row, increments[: len(row)])
             increments = torch.cat([increments, (problem.field(t, inner) * dt)[None]])
         return increments
@@ -143,8 +146,9 @@ def stage_times(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Give the times of the stages at `c`, `(B,)` each, and the signed step `(B, 1)` in the state's dtype."""
     clock = as_column(c, tau.dtype, tau.device)
-    signed = h * problem.direction
-    t = torch.addcmul(torch.addcmul(problem.t0, problem.direction, tau), clock, signed).to(problem.y0.dtype)
+    signed = h if problem.is_forward else h * problem.direction
+    start = problem.t0 + tau if problem.is_forward else torch.addcmul(problem.t0, problem.direction, tau)
+    t = torch.addcmul(start, clock, signed).to(problem.y0.dtype)
     if problem.t_carrier is not None:
         t = t + problem.t_carrier
     if stop is not None:
