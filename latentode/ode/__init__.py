@@ -1,9 +1,10 @@
 """The engine: initial value problems of batches, each sample on its own clock, differentiable. Tensors in, tensors out."""
 
-from .adjoints import ADJOINTS
+from .checkpointed import Checkpointed
 from .control import FixedStep, PIDController
 from .runge_kutta import ButcherTableau
-from .solve import SOLVERS, STATUS, Solution, solve
+from .reversible import Reversible
+from .solve import ADJOINTS, SOLVERS, STATUS, Solution, solve
 from .tableaus import TABLEAUS
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "STATUS",
     "TABLEAUS",
     "ButcherTableau",
+    "Checkpointed",
     "FixedStep",
     "PIDController",
+    "Reversible",
     "Solution",
     "solve",
 ]

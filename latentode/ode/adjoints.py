@@ -1,10 +1,20 @@
-"""Gradient routes: how the gradient of a solve comes about. Each is an object with `integrate(problem, options)`."""
+"""Gradient routes: how the gradient of a solve comes about. Each is an object with `integrate(problem, options)`.
+
+`direct` leaves it to autograd. The others hide the solve from autograd behind one node (`hide`) and find their own way back.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
+from latentode.errors import InputError
+
+from .captured import check_captured, find_tensors
 from .loop import Options, Trajectory, integrate
 from .problem import Problem
 
@@ -26,4 +36,111 @@ class Direct:
         return integrate(problem, options)
 
 
-ADJOINTS: dict[str, Adjoint] = {"direct": Direct()}
+@dataclass
+class Sums:
+    """Gradients on their way back: of the starts of time `(B,)`, and of each tensor that the field has captured."""
+
+    t0: Tensor | None
+    captured: list[Tensor | None]
+
+    def add(self, t0: Tensor | None, captured: list[Tensor | None]) -> None:
+        """Add the gradients of some steps."""
+        self.t0 = _plus(self.t0, t0)
+        self.captured = [_plus(total, part) for total, part in zip(self.captured, captured, strict=True)]
+
+
+def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return total if part is None else part if total is None else total + part
+
+
+@dataclass
+class Cotangents:
+    """The gradients of the states at the queries, sorted by where those lie; 0 for samples that failed.
+
+    Attributes:
+        start, end: summed over the queries at the start and at the end of each sample, `(B, D)`.
+        inner: whether a query lies between, `(B, Q)`.
+        each: of every query, `(B, Q, D)`.
+    """
+
+    start: Tensor
+    end: Tensor
+    inner: Tensor
+    each: Tensor
+
+
+class Way(Protocol):
+    """The way back from a solve."""
+
+    def __call__(self, cotangents: Cotangents, sums: Sums) -> Tensor:
+        """Give the gradient of `y0`, `(B, D)`, and add those of everything else to `sums`."""
+        ...
+
+
+def hide(
+    problem: Problem, options: Options, captured_by: str, solve: Callable[[Problem, Options, list[Tensor]], tuple[Trajectory, Way]]
+) -> Trajectory:
+    """Solve `problem` as one node of autograd's graph.
+
+    Args:
+        problem: to be solved.
+        options: how.
+        captured_by: name of the route, for errors.
+        solve: gives the trajectory, and the way back; it is called without autograd, with the tensors that the field has captured.
+
+    Raises:
+        InputError: under `torch.func` transforms; with `dense=True`; the field uses a tensor that cannot be found.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise InputError(f"adjoint={captured_by!r} does not work under torch.func; choose adjoint='direct'")
+    inputs = (problem.y0, problem.tau_eval, problem.t_carrier)
+    captured = find_tensors(*problem.sources) if torch.is_grad_enabled() else []
+    if torch.is_grad_enabled():
+        captured = check_captured(problem.field, problem.time_at_start(), problem.y0, captured)
+    if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in (*inputs, *captured)):
+        return solve(problem, options, [])[0]
+    if options.keep_steps:
+        raise InputError(
+            f"a solution with dense=True cannot be read with gradients after adjoint={captured_by!r}; "
+            "choose adjoint='direct', or name the times in t_eval"
+        )
+    box: list[Trajectory] = []
+    ys = _Hidden.apply(solve, box, problem, options, len(captured), *inputs, *captured)
+    return replace(box[0], ys=ys)
+
+
+class _Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, solve, box, problem, options, n_captured, y0, tau_eval, t_carrier, *captured):  # noqa: ANN001, ANN205
+        wants_t = t_carrier is not None
+        bare = replace(problem, y0=y0.detach(), tau_eval=tau_eval.detach(), t_carrier=None)
+        # The slopes at the queries are all that the gradient of their times needs.
+        options = replace(options, keep_slopes=tau_eval.requires_grad)
+        trajectory, way = solve(bare, options, list(captured))
+        ctx.way, ctx.slopes, ctx.wants_t, ctx.n_captured = way, trajectory.slopes, wants_t, n_captured
+        ctx.tau, ctx.span = bare.tau_eval, bare.span
+        ctx.failed = trajectory.status != 0 if trajectory.has_failed else None
+        # Saved for the complaint that autograd makes where one was written over in the meantime.
+        ctx.save_for_backward(y0, *captured)
+        # The box, not the context, holds the trajectory: the context would hold itself by the states in it.
+        box.append(trajectory)
+        return trajectory.ys
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g_ys):  # noqa: ANN001, ANN205
+        _ = ctx.saved_tensors
+        if ctx.failed is not None:
+            g_ys = torch.where(ctx.failed[:, None, None], 0.0, g_ys)
+        g_tau = None if ctx.slopes is None else (g_ys * ctx.slopes).sum(-1).to(ctx.tau)
+        later = ctx.tau > 0
+        is_end = later & (ctx.tau >= ctx.span[:, None])
+        cotangents = Cotangents(
+            start=(g_ys * ~later[..., None]).sum(1),
+            end=(g_ys * is_end[..., None]).sum(1),
+            inner=later & ~is_end,
+            each=g_ys,
+        )
+        sums = Sums(torch.zeros_like(g_ys[:, 0, 0]) if ctx.wants_t else None, [None] * ctx.n_captured)
+        g_y0 = ctx.way(cotangents, sums)
+        return (None, None, None, None, None, g_y0, g_tau, sums.t0, *sums.captured)

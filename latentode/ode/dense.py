@@ -86,12 +86,13 @@ class Steps:
         for part in (self.starts, self.ends, self.states, self.powers):
             part.clear()
 
-    def evaluate(self, tau_P: Tensor, sample_P: Tensor) -> Tensor:
+    def evaluate(self, tau_P: Tensor, sample_P: Tensor, *, slopes: bool = False) -> Tensor:
         """Read states off the interpolants.
 
         Args:
             tau_P: clock times inside the steps, `(P,)`, differentiable.
             sample_P: the sample that each belongs to, `(P,)` int64.
+            slopes: give the slopes, per unit of the clock, instead.
 
         Returns:
             States, `(P, D)`.
@@ -105,7 +106,12 @@ class Steps:
         theta_P = step_fraction(tau_P, start_P, length_P)
         at_P = step_P * n_samples + sample_P
         table = tabulate(self.states, self.powers)
-        return evaluate_polynomials(theta_P, table.index_select(0, at_P))
+        rows_PJD = table.index_select(0, at_P)
+        if not slopes:
+            return evaluate_polynomials(theta_P, rows_PJD)
+        powers = torch.arange(1, rows_PJD.shape[1], device=rows_PJD.device, dtype=rows_PJD.dtype)
+        slope = evaluate_polynomials(theta_P, rows_PJD[:, 1:] * powers[:, None])
+        return slope / torch.where(length_P > 0, length_P, torch.inf).to(slope.dtype)[:, None]
 
 
 def step_fraction(tau_P: Tensor, start_P: Tensor, length_P: Tensor) -> Tensor:

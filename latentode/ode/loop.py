@@ -17,6 +17,7 @@ from .control import Controller, FixedStep, Memory, PIDController, initial_step
 from .dense import Steps
 from .problem import Problem
 from .queries import QueryWriter
+from .record import Record
 from .runge_kutta import as_vector
 from .steppers import Step, Stepper
 
@@ -62,7 +63,8 @@ class Options:
         max_steps: tries per sample.
         is_joint: one step for all samples.
         keep_steps: keep all interpolants.
-        keep_grid: keep the steps' places and lengths.
+        keep_slopes: read the slopes at the queries, too.
+        record: keeps what the way back needs.
         compacts: whether samples that rest may leave the batch.
         hooks, watch: see the steps.
         records: whether autograd is on; filled in by `integrate`.
@@ -74,7 +76,8 @@ class Options:
     max_steps: int
     is_joint: bool
     keep_steps: bool = False
-    keep_grid: bool = False
+    keep_slopes: bool = False
+    record: Record | None = None
     compacts: bool = True
     hooks: Hooks | None = None
     watch: Watch | None = None
@@ -93,9 +96,10 @@ class Trajectory:
     Attributes:
         ys: states at the queries, `(B, Q, D)`.
         steps: the interpolants, where they were to be kept.
-        grid: clock and length of each accepted step, `(B,)` each, length 0 where there was none, where it was to be kept.
+        slopes: the interpolants' slopes there, per unit of the clock, `(B, Q, D)`, where they were to be kept.
         y1: the loop's state at the end, `(B, ...)`.
         n_accepted, n_rejected, nfe: counts, `(B,)` int64.
+        n_tried: steps of the loop.
         status: SUCCESS or how a sample failed, `(B,)` int64.
         has_failed: whether any sample has.
         tau, dt: the clock and the step at the end, or where it failed, `(B,)`.
@@ -103,11 +107,12 @@ class Trajectory:
 
     ys: Tensor
     steps: Steps
-    grid: list[tuple[Tensor, Tensor]]
+    slopes: Tensor | None
     y1: Tensor
     n_accepted: Tensor
     n_rejected: Tensor
     nfe: Tensor
+    n_tried: int
     status: Tensor
     has_failed: bool
     tau: Tensor
@@ -180,22 +185,23 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
     """
     options = replace(options, records=torch.is_grad_enabled())
     march, problem, is_running = _set_out(problem, options)
-    steps, grid = Steps.none(), []
-    writer = QueryWriter(problem, options.watch is not None)
+    steps = Steps.none()
+    writer = QueryWriter(problem, options.watch is not None, options.keep_slopes)
     if is_running:
         with torch.no_grad():
-            _march(problem, options, march, writer, steps, grid)
+            _march(problem, options, march, writer, steps)
     failed = march.status != SUCCESS
     has_failed = march.may_have_failed and bool(failed.any())
     ys = writer.collect(options.stepper.end(march.y), failed, has_failed=has_failed)
     return Trajectory(
         ys=ys,
         steps=steps,
-        grid=grid,
+        slopes=writer.slopes() if options.keep_slopes else None,
         y1=march.y,
         n_accepted=march.n_accepted,
         n_rejected=march.n_rejected,
         nfe=march.nfe,
+        n_tried=march.i_step,
         status=march.status,
         has_failed=has_failed,
         tau=march.tau,
@@ -212,7 +218,7 @@ def _set_out(problem: Problem, options: Options) -> tuple[March, Problem, bool]:
         done = span <= 0
         dt, n_guesses = _first_step(problem, options, k)
         zero = as_vector((0.0,), y.dtype, y.device)
-        is_bad = torch.addcmul(y * zero, k, zero).sum(-1).isnan().logical_and_(~done)
+        is_bad = torch.addcmul(problem.y0 * zero, k, zero).sum(-1).isnan().logical_and_(~done)
         has_bad, all_rest = torch.stack([is_bad.any(), done.all()]).tolist()
         zeros = torch.zeros_like(span, dtype=torch.int64)
         nfe = torch.where(done, 0, n_guesses + 1)
@@ -271,21 +277,22 @@ def _march(
     march: March,
     writer: QueryWriter,
     steps: Steps,
-    grid: list[tuple[Tensor, Tensor]],
 ) -> None:
-    """Step until all samples rest, in place on `march`, `writer`, `steps` and `grid`."""
+    """Step until all samples rest, in place on `march`, `writer` and `steps`."""
     stepper, controller, jumps = options.stepper, options.controller, problem.jumps
     keeps_steps = writer.reads or options.keep_steps
     elements_per_step = (stepper.calls_per_step + 1) * march.y.numel() + 1
     steps_per_reading = max(4, min(_STEPS_PER_READING, _ELEMENTS_PER_READING // elements_per_step))
     while True:
         tau, dt, done = march.tau, march.dt, march.done
-        stop = march.span if jumps is None else _next_stop(jumps, tau, march.span)
+        stop = march.span if jumps is None else next_stop(jumps, tau, march.span)
         tau1 = torch.minimum(tau + dt, stop)
         # What the clock makes of the step, to the last bit.
         h = tau1 - tau
         if options.hooks is not None:
             options.hooks.step(problem, tau, march.y, h)
+        if options.record is not None:
+            options.record.before(march.i_step, tau, march.y)
         near_side = None if jumps is None else stop
         step = _step(problem, options, march, h, near_side)
         march.i_step += 1
@@ -318,8 +325,8 @@ def _march(
             march.nfe = march.nfe + torch.where(done, 0, step.n_calls)
         if keeps_steps:
             steps.append(tau, tau1, step.base, step.powers)
-        if options.keep_grid:
-            grid.append((tau, torch.where(accepted, h, 0.0)))
+        if options.record is not None:
+            options.record.after(tau1 - tau)
         if options.hooks is not None:
             options.hooks.judged(problem, tau, march.y, h, accepted)
         march.tau, march.y, march.k, march.done = tau1, step.y1, step.k1, done1
@@ -336,7 +343,7 @@ def _march(
             steps.clear()
         if march.i_step % _STEPS_PER_READING == 0:
             march.count(stepper.calls_per_step)
-        if options.compacts and march.i_step % _STEPS_PER_LOOK == 0 and _is_worth_compacting(problem, march):
+        if options.compacts and options.record is None and march.i_step % _STEPS_PER_LOOK == 0 and _is_worth_compacting(problem, march):
             few = _leave_resting(problem, march)
             if few is not None:
                 _march_few(options, march, writer, steps, *few)
@@ -428,7 +435,7 @@ def _march_few(
         writer.read(steps, is_last=False)
         steps.clear()
     few = march.rows(chosen)
-    _march(problem, options, few, writer.few(problem, chosen), steps, [])
+    _march(problem, options, few, writer.few(problem, chosen), steps)
     march.put(chosen, few)
     march.may_have_failed |= few.may_have_failed
 
@@ -438,7 +445,7 @@ def _error_ratio(stepper: Stepper, controller: Controller, step: Step) -> Tensor
     if step.error is None or isinstance(controller, FixedStep):
         # Whatever is finite stands. The slope at the end counts: the interpolant and the next step start from it.
         zero = as_vector((0.0,), step.y1.dtype, step.y1.device)
-        ratio = torch.addcmul(step.y1.detach() * zero, step.k1.detach(), zero).amax(-1)
+        ratio = torch.addcmul(step.after * zero, step.k1.detach(), zero).amax(-1)
     else:
         ratio = controller.error_ratio(step.error, step.before, step.after)
         if not stepper.sees_last_slope:
@@ -497,6 +504,6 @@ def _shortest(problem: Problem, controller: Controller, tau: Tensor) -> Tensor:
     return shortest if dtmin is None else shortest.clamp(min=dtmin)
 
 
-def _next_stop(jumps: Tensor, tau: Tensor, span: Tensor) -> Tensor:
+def next_stop(jumps: Tensor, tau: Tensor, span: Tensor) -> Tensor:
     """Give the clock of the next jump, or the span if there is none before it."""
     return torch.minimum(torch.where(jumps > tau[:, None], jumps, torch.inf).amin(1), span)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Problem:
         t_carrier: zero with the gradient of `t0`, `(B,)`, or None: steps are constants, so `t0` reaches `f` through it alone.
         jumps: clock times where the field jumps, from 0 on, padded with infinity, `(B, J)`, or None.
         grid: clock times of a fixed grid, ascending, `(B, G)`, or None.
+        sources: the user's field and its arguments, where the tensors are that gradients go to.
         narrow: makes the field of some of the samples, chosen by index `(B',)`; None: they cannot be told apart.
     """
 
@@ -47,6 +49,7 @@ class Problem:
     t_carrier: Tensor | None = None
     jumps: Tensor | None = None
     grid: Tensor | None = None
+    sources: tuple[Any, ...] = ()
     narrow: Callable[[Tensor], Field] | None = None
 
     def times(self, tau: Tensor) -> Tensor:
@@ -56,10 +59,17 @@ class Problem:
 
     def time_at_start(self) -> Tensor:
         """Give the field's time at the start, on the far side of a jump there, `(B,)`."""
-        t = self.times(torch.zeros_like(self.span))
-        if self.jumps is None:
-            return t
-        return torch.where((self.jumps == 0.0).any(1), self.beyond(t), t)
+        return self.times_after(torch.zeros_like(self.span))
+
+    def times_after(self, tau: Tensor) -> Tensor:
+        """Turn clock times `(B,)` into the field's, on the far side of a jump there."""
+        t = self.times(tau)
+        return t if self.jumps is None else torch.where(self.is_at_jump(tau), self.beyond(t), t)
+
+    def is_at_jump(self, tau: Tensor) -> Tensor:
+        """Tell which clock times `(B,)` are those of a jump with something left to solve."""
+        assert self.jumps is not None
+        return ((self.jumps - tau[:, None]).abs() <= 1e-14 * self.span[:, None]).any(1) & (tau < self.span)
 
     def beyond(self, t: Tensor) -> Tensor:
         """Give the next time that floating point knows, in the direction of the solve, `(B,)`."""

@@ -21,27 +21,31 @@ class QueryWriter:
     Attributes:
         problem: whose queries are read.
         is_cut: whether samples may end before their last query, at an event.
+        keeps_slopes: whether the slopes at the queries are wanted, too.
         rows: where the samples stand in the whole batch, `(B,)`; None: it is the whole.
-        pieces, places: states `(P, D)` and the queries of the whole batch that they belong to, flat `(P,)`.
+        pieces, slope_pieces, places: states and slopes `(P, D)`, and the queries of the whole batch that they belong to, flat `(P,)`.
     """
 
     problem: Problem
     is_cut: bool = False
+    keeps_slopes: bool = False
     rows: Tensor | None = None
     read_up_to: Tensor | None = None
     pieces: list[Tensor] = field(default_factory=list)
+    slope_pieces: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
 
     @property
     def reads(self) -> bool:
         """Whether steps are needed at all."""
-        return self.is_cut or self.problem.has_inner_queries or self.problem.tau_eval.requires_grad
+        return self.is_cut or self.keeps_slopes or self.problem.has_inner_queries or self.problem.tau_eval.requires_grad
 
     def few(self, problem: Problem, rows: Tensor) -> QueryWriter:
         """Give the writer for some of the samples; what it reads goes to the same place."""
         up_to = None if self.read_up_to is None else self.read_up_to.index_select(0, rows)
         whole = rows if self.rows is None else self.rows.index_select(0, rows)
-        return QueryWriter(problem, self.is_cut, whole, up_to, self.pieces, self.places)
+        lists = (self.pieces, self.slope_pieces, self.places)
+        return QueryWriter(problem, self.is_cut, self.keeps_slopes, whole, up_to, *lists)
 
     def read(self, steps: Steps, *, is_last: bool) -> None:
         """Read the queries that `steps` have passed; the last time, all that are left (a failed sample's are void)."""
@@ -64,6 +68,8 @@ class QueryWriter:
         sample = torch.div(place, n_queries, rounding_mode="floor")
         tau_P = self.problem.tau_eval.flatten().index_select(0, place)
         self.pieces.append(steps.evaluate(tau_P, sample))
+        if self.keeps_slopes:
+            self.slope_pieces.append(steps.evaluate(tau_P, sample, slopes=True))
         if self.rows is not None:
             place = place + (self.rows.index_select(0, sample) - sample) * n_queries
         self.places.append(place)
@@ -75,7 +81,7 @@ class QueryWriter:
         if not self.reads or not self.pieces:
             ys = torch.where((tau > 0)[..., None], y1[:, None], problem.y0[:, None])
         else:
-            ys = self._ordered()
+            ys = self._ordered(self.pieces, problem.y0)
             if not self.is_cut and not problem.tau_eval.requires_grad:
                 # The end of a solve is its last step's, to the last bit, whoever asks.
                 if problem.has_repeats:
@@ -84,16 +90,21 @@ class QueryWriter:
                     ys = torch.cat([ys[:, :-1], torch.where((span > 0)[:, None], y1, ys[:, -1])[:, None]], 1)
         return torch.where(failed[:, None, None], torch.nan, ys) if has_failed else ys
 
-    def _ordered(self) -> Tensor:
+    def slopes(self) -> Tensor:
+        """Give the slopes at all queries, per unit of the clock, `(B, Q, D)`; 0 for a sample with nothing to solve."""
+        nothing = torch.zeros_like(self.problem.y0)
+        return self._ordered(self.slope_pieces, nothing) if self.pieces else self.problem.tau_eval[..., None] * nothing[:, None]
+
+    def _ordered(self, pieces: list[Tensor], otherwise: Tensor) -> Tensor:
         n_samples, n_queries = self.problem.tau_eval.shape
-        if len(self.pieces) == 1 and len(self.pieces[0]) == n_samples * n_queries:
-            return self.pieces[0].view(n_samples, n_queries, -1)
-        places, pieces = torch.cat(self.places), torch.cat(self.pieces)
+        if len(pieces) == 1 and len(pieces[0]) == n_samples * n_queries:
+            return pieces[0].view(n_samples, n_queries, -1)
+        places = torch.cat(self.places)
         # A sample that rested from the start has queries that no step has passed: they are its start.
         where = torch.full((n_samples * n_queries,), len(places), device=places.device)
         where = where.scatter(0, places, torch.arange(len(places), device=places.device))
         sample = torch.arange(n_samples, device=places.device).repeat_interleave(n_queries)
         is_read = where < len(places)
-        found = pieces.index_select(0, where.clamp(max=len(places) - 1))
-        found = torch.where(is_read[:, None], found, self.problem.y0.index_select(0, sample))
+        found = torch.cat(pieces).index_select(0, where.clamp(max=len(places) - 1))
+        found = torch.where(is_read[:, None], found, otherwise.index_select(0, sample))
         return found.view(n_samples, n_queries, -1)

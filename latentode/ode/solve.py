@@ -13,15 +13,22 @@ from torch import Tensor
 
 from latentode.errors import InputError, SolveError
 
-from .adjoints import ADJOINTS, Adjoint
+from .adjoints import Adjoint, Direct
+from .checkpointed import Checkpointed
 from .control import Controller, FixedStep, PIDController
 from .loop import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS, Options, Trajectory
 from .problem import Problem
+from .reversible import Reversible
 from .runge_kutta import ButcherTableau, Field
 from .states import Packing, State
 from .steppers import ExplicitStepper
 from .tableaus import TABLEAUS
 
+ADJOINTS: dict[str, Adjoint] = {
+    "direct": Direct(),
+    "checkpointed": Checkpointed(),
+    "reversible": Reversible(),
+}
 SOLVERS: dict[str, ButcherTableau] = {**TABLEAUS}
 
 # What a status means and what to do about it.
@@ -243,6 +250,7 @@ def _pose(
         t_carrier=carrier,
         jumps=on_clock(controller.jump_times, "jump_times") if isinstance(controller, PIDController) else None,
         grid=on_clock(controller.grid, "grid") if isinstance(controller, FixedStep) else None,
+        sources=(f, args),
         narrow=lambda chosen: _flat_field(f, _some_of(args, chosen, n_samples), packing),
     )
     return problem, ts.expand(n_samples, -1)

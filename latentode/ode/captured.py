@@ -1,0 +1,136 @@
+"""Finds the tensors that a vector field draws its gradient to: parameters, arguments, and whatever its code has closed over.
+
+A gradient route that solves backward on its own must name every tensor that the field depends on. They are looked for where Python
+keeps them; then one call of the field is followed through autograd's graph, and a tensor that was missed there is refused rather than
+left without a gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentode.errors import InputError
+
+_DEPTH = 8
+
+
+def find_tensors(*roots: Any) -> list[Tensor]:
+    """Give the tensors that require gradients and can be reached from `roots`: modules, functions, containers, objects."""
+    found: dict[int, Tensor] = {}
+    seen: set[int] = set()
+    for root in roots:
+        _search(root, found, seen, _DEPTH)
+    return list(found.values())
+
+
+def _search(thing: Any, found: dict[int, Tensor], seen: set[int], depth: int) -> None:
+    if isinstance(thing, Tensor):
+        if thing.requires_grad:
+            found.setdefault(id(thing), thing)
+        return
+    if depth == 0 or id(thing) in seen or thing is None or isinstance(thing, (str, bytes, int, float, complex, type)):
+        return
+    seen.add(id(thing))
+    for part in _parts(thing):
+        _search(part, found, seen, depth - 1)
+
+
+def _parts(thing: Any) -> Iterable[Any]:
+    """Give what a thing holds."""
+    if isinstance(thing, nn.Module):
+        # Its tree only: a trainer or logger that hangs on a module is no part of a field.
+        return [part for module in thing.modules() for part in _tensors_of(module)]
+    if isinstance(thing, types.MethodType):
+        return (thing.__self__, thing.__func__)
+    if isinstance(thing, types.FunctionType):
+        return _parts_of_function(thing)
+    if isinstance(thing, functools.partial):
+        return (thing.func, *thing.args, *thing.keywords.values())
+    if isinstance(thing, dict):
+        return thing.values()
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return thing
+    if isinstance(thing, (types.ModuleType, types.BuiltinFunctionType)) or type(thing).__module__.startswith("torch"):
+        return ()
+    call = getattr(type(thing), "__call__", None)
+    attributes = list(vars(thing).values()) if hasattr(thing, "__dict__") else []
+    return [*attributes, *([call] if isinstance(call, types.FunctionType) else [])]
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Any]:
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+    for name, value in vars(module).items():
+        if not name.startswith("_") and isinstance(value, (Tensor, list, tuple, dict)):
+            yield value
+
+
+def _parts_of_function(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a name that is not bound yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    if hasattr(function, "__wrapped__"):
+        yield function.__wrapped__
+    for name in _global_names(function.__code__):
+        value = function.__globals__.get(name)
+        # Only what may be meant as a part of the field: not the whole of a library.
+        if isinstance(value, (Tensor, nn.Module, types.FunctionType, functools.partial, list, tuple, dict)):
+            yield value
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def check_captured(field: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, known: list[Tensor]) -> list[Tensor]:
+    """Follow one call of `field` through autograd's graph and give `known` with the parameters that were missed.
+
+    Args:
+        field: of the flat state.
+        t, y: where to call it, `(B,)` and `(B, D)`.
+        known: what was found.
+
+    Raises:
+        InputError: the field uses a tensor that was computed with gradients and that was not found.
+    """
+    with torch.enable_grad():
+        start = y.detach().requires_grad_()
+        # Nodes made from here on have higher numbers: one with a lower number was made outside.
+        first = (start + 0.0).grad_fn._sequence_nr()
+        slope = field(t.detach(), start)
+    own = {id(start)}
+    leaves = {id(tensor) for tensor in known if tensor.grad_fn is None}
+    nodes = {(tensor.grad_fn, tensor.output_nr) for tensor in known if tensor.grad_fn is not None}
+    missed: list[Tensor] = []
+    stack, seen = ([] if slope.grad_fn is None else [(slope.grad_fn, slope.output_nr)]), set()
+    while stack:
+        node, place = stack.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            if id(variable) not in own and id(variable) not in leaves:
+                leaves.add(id(variable))
+                missed.append(variable)
+        elif (node, place) in nodes:
+            continue
+        elif node._sequence_nr() < first:
+            raise InputError(
+                "f uses a tensor that was computed with gradients and that this gradient route cannot find; "
+                "pass it in args=(...), or choose adjoint='direct'"
+            )
+        elif node not in seen:
+            seen.add(node)
+            stack.extend(edge for edge in node.next_functions if edge[0] is not None)
+    return [*known, *missed]
