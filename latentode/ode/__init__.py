@@ -1,10 +1,12 @@
 """The engine: initial value problems of batches, each sample on its own clock, differentiable. Tensors in, tensors out."""
 
+from .backsolve import Backsolve, DriftWarning
 from .checkpointed import Checkpointed
 from .control import FixedStep, PIDController
 from .runge_kutta import ButcherTableau
 from .reversible import Reversible
-from .solve import ADJOINTS, SOLVERS, STATUS, Solution, solve
+from .solve import ADJOINTS, SOLVERS, Solution, solve
+from .status import STATUS
 from .tableaus import TABLEAUS
 
 __all__ = [
@@ -12,8 +14,10 @@ __all__ = [
     "SOLVERS",
     "STATUS",
     "TABLEAUS",
+    "Backsolve",
     "ButcherTableau",
     "Checkpointed",
+    "DriftWarning",
     "FixedStep",
     "PIDController",
     "Reversible",

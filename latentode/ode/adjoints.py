@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -78,30 +78,40 @@ class Way(Protocol):
 
 
 def hide(
-    problem: Problem, options: Options, captured_by: str, solve: Callable[[Problem, Options, list[Tensor]], tuple[Trajectory, Way]]
+    problem: Problem,
+    options: Options,
+    route: str,
+    solve: Callable[[Problem, Options, list[Tensor]], tuple[Trajectory, Way]],
+    *,
+    only: Sequence[Tensor] | None = None,
 ) -> Trajectory:
     """Solve `problem` as one node of autograd's graph.
 
     Args:
         problem: to be solved.
         options: how.
-        captured_by: name of the route, for errors.
+        route: name of the route, for errors.
         solve: gives the trajectory, and the way back; it is called without autograd, with the tensors that the field has captured.
+        only: the captured tensors that a gradient is wanted for; None: all.
 
     Raises:
         InputError: under `torch.func` transforms; with `dense=True`; the field uses a tensor that cannot be found.
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
-        raise InputError(f"adjoint={captured_by!r} does not work under torch.func; choose adjoint='direct'")
+        raise InputError(f"adjoint={route!r} does not work under torch.func; choose adjoint='direct'")
     inputs = (problem.y0, problem.tau_eval, problem.t_carrier)
-    captured = find_tensors(*problem.sources) if torch.is_grad_enabled() else []
+    captured: list[Tensor] = []
     if torch.is_grad_enabled():
-        captured = check_captured(problem.field, problem.time_at_start(), problem.y0, captured)
+        if only is not None:
+            captured = [tensor for tensor in only if tensor.requires_grad]
+        else:
+            known = find_tensors(*problem.sources)
+            captured = check_captured(problem.field, problem.time_at_start(), problem.y0, known)
     if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in (*inputs, *captured)):
         return solve(problem, options, [])[0]
     if options.keep_steps:
         raise InputError(
-            f"a solution with dense=True cannot be read with gradients after adjoint={captured_by!r}; "
+            f"a solution with dense=True cannot be read with gradients after adjoint={route!r}; "
             "choose adjoint='direct', or name the times in t_eval"
         )
     box: list[Trajectory] = []

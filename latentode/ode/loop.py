@@ -19,9 +19,8 @@ from .problem import Problem
 from .queries import QueryWriter
 from .record import Record
 from .runge_kutta import as_vector
+from .status import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS
 from .steppers import Step, Stepper
-
-SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NOT_FINITE, NOT_CONVERGED = range(5)
 
 # Memory that the steps may take, in elements, before the queries inside them are read off; many steps share one set of calls.
 _ELEMENTS_PER_READING = 1 << 23

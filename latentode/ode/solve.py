@@ -14,13 +14,15 @@ from torch import Tensor
 from latentode.errors import InputError, SolveError
 
 from .adjoints import Adjoint, Direct
+from .backsolve import Backsolve
 from .checkpointed import Checkpointed
 from .control import Controller, FixedStep, PIDController
-from .loop import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS, Options, Trajectory
+from .loop import Options, Trajectory
 from .problem import Problem
 from .reversible import Reversible
 from .runge_kutta import ButcherTableau, Field
 from .states import Packing, State
+from .status import STATUS, SUCCESS
 from .steppers import ExplicitStepper
 from .tableaus import TABLEAUS
 
@@ -28,18 +30,9 @@ ADJOINTS: dict[str, Adjoint] = {
     "direct": Direct(),
     "checkpointed": Checkpointed(),
     "reversible": Reversible(),
+    "backsolve": Backsolve(),
 }
 SOLVERS: dict[str, ButcherTableau] = {**TABLEAUS}
-
-# What a status means and what to do about it.
-STATUS: dict[int, str] = {
-    SUCCESS: "reached the last query",
-    MAX_STEPS: "reached max_steps: loosen rtol and atol, take longer steps, or raise max_steps (a stiff field needs ever shorter steps)",
-    STEP_TOO_SMALL: "the step fell below dtmin or the rounding of t: loosen rtol and atol, use float64, or name jumps of the "
-    "field in jump_times",
-    NOT_CONVERGED: "Newton's iteration for the stages found no solution: loosen rtol and atol, or look whether f is smooth there",
-    NOT_FINITE: "the field or the state became NaN or infinite: look at f there, or at the size of its parameters",
-}
 
 _DEFAULT_CONTROLLER = PIDController(rtol=1e-3, atol=1e-6)
 
