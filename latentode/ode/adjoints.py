@@ -15,6 +15,7 @@ from torch import Tensor
 from latentode.errors import InputError
 
 from .captured import check_captured, find_tensors
+from .compiled import check_compiler, compile_field, integrate_compiled
 from .loop import Options, Trajectory, integrate
 from .problem import Problem
 
@@ -33,7 +34,7 @@ class Direct:
 
     def integrate(self, problem: Problem, options: Options) -> Trajectory:
         """Solve `problem`, recording every operation."""
-        return integrate(problem, options)
+        return integrate_compiled(problem, options) if options.compiles else integrate(problem, options)
 
 
 @dataclass
@@ -99,6 +100,9 @@ def hide(
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise InputError(f"adjoint={route!r} does not work under torch.func; choose adjoint='direct'")
+    if options.compiles:
+        check_compiler(problem.y0.device)
+        problem = compile_field(problem)
     inputs = (problem.y0, problem.tau_eval, problem.t_carrier)
     captured: list[Tensor] = []
     if torch.is_grad_enabled():

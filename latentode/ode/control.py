@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentode.errors import InputError
 
-from .runge_kutta import Field, as_vector
+from .runge_kutta import Field, as_scalar
 
 # Inverse error ratios of the last two accepted steps.
 Memory = tuple[Tensor, Tensor]
@@ -28,10 +28,11 @@ class PIDController:
     two accepted before it, `k0 = (p + i + d) / q`, `k1 = -(p + 2 d) / q`, `k2 = d / q`, and `q` the order of the method.
 
     Attributes:
-        rtol, atol: relative and absolute tolerance of the error per step.
+        rtol, atol: relative and absolute tolerance of the error per step, numbers or tensors that broadcast against the flat state.
         pcoeff, icoeff, dcoeff: proportional, integral and derivative coefficient; the defaults are the classical rule.
         dtmin: no step is shorter, except where it ends at a jump or the last query; if that is not short enough, the sample
             has failed. None: what the clock's rounding swallows.
+        force_dtmin: let a step of length `dtmin` stand whatever its error.
         dtmax: no step is longer.
         safety: part of the step that the estimate allows.
         factor_min, factor_max: bounds of the change from one step to the next.
@@ -39,12 +40,13 @@ class PIDController:
         jump_times: where `f` jumps in time: steps end there and the slope is taken anew, `(J,)` or `(B, J)`.
     """
 
-    rtol: float
-    atol: float
+    rtol: float | Tensor
+    atol: float | Tensor
     pcoeff: float = 0.0
     icoeff: float = 1.0
     dcoeff: float = 0.0
     dtmin: float | None = None
+    force_dtmin: bool = False
     dtmax: float | None = None
     safety: float = 0.9
     factor_min: float = 0.2
@@ -54,9 +56,10 @@ class PIDController:
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
-            if not 0 <= getattr(self, name) < float("inf"):
+            tolerance = torch.as_tensor(getattr(self, name))
+            if not bool(((tolerance >= 0) & (tolerance < torch.inf)).all()):
                 raise InputError(f"{name} is {getattr(self, name)!r}; a tolerance is a number from 0 up")
-        if self.rtol == 0 and self.atol == 0:
+        if bool(((torch.as_tensor(self.rtol) == 0) & (torch.as_tensor(self.atol) == 0)).any()):
             raise InputError("rtol and atol are both 0, which no step can meet; raise one of them")
         if not 0 < self.safety <= 1:
             raise InputError(f"safety is {self.safety!r}; it is the part of the allowed step that is used, in (0, 1]")
@@ -69,6 +72,8 @@ class PIDController:
             bound = getattr(self, name)
             if bound is not None and not bound > 0:
                 raise InputError(f"{name} is {bound!r}; it bounds the length of a step, a number above 0")
+        if self.force_dtmin and self.dtmin is None:
+            raise InputError("force_dtmin lets steps of length dtmin stand; give dtmin")
         if self.dtmin is not None and self.dtmax is not None and self.dtmin > self.dtmax:
             raise InputError(f"dtmin {self.dtmin!r} is above dtmax {self.dtmax!r}; exchange them")
 
@@ -82,9 +87,14 @@ class PIDController:
         """Give the estimated error `(B, D)` of a step as a multiple of the tolerance, `(B,)`; above 1 is too much."""
         # The mean under the root goes into the tolerances, at no cost.
         root = 1.0 if self.norm is not None else max(error.shape[-1], 1) ** 0.5
+        larger = torch.maximum(y0.abs(), y1.abs())
         # With atol = 0 a component that stays 0 would be 0 / 0.
-        atol = as_vector((max(self.atol, torch.finfo(y0.dtype).tiny) * root,), y0.dtype, y0.device)
-        scaled = error / torch.add(atol, torch.maximum(y0.abs(), y1.abs()), alpha=self.rtol * root)
+        tiny = torch.finfo(y0.dtype).tiny
+        if isinstance(self.rtol, Tensor) or isinstance(self.atol, Tensor):
+            scale = (torch.as_tensor(self.atol).to(larger).clamp(min=tiny) + torch.as_tensor(self.rtol).to(larger) * larger) * root
+        else:
+            scale = torch.add(as_scalar(max(self.atol, tiny) * root, y0), larger, alpha=self.rtol * root)
+        scaled = error / scale
         return torch.linalg.vector_norm(scaled, dim=-1) if self.norm is None else self.norm(scaled)
 
     def next_step(
@@ -93,8 +103,8 @@ class PIDController:
         """Propose the step that follows one of length `dt` `(B,)`, and what to remember for the one after."""
         k0 = (self.pcoeff + self.icoeff + self.dcoeff) / order
         # A step with NaN in it says nothing but "much shorter": of NaN and a number `fmin` takes the number.
-        bounded = torch.fmin(ratio, as_vector((1e30,), ratio.dtype, ratio.device))
-        factor = torch.mul(bounded ** (-k0), as_vector((self.safety,), ratio.dtype, ratio.device))
+        bounded = torch.fmin(ratio, as_scalar(1e30, ratio))
+        factor = torch.mul(bounded ** (-k0), as_scalar(self.safety, ratio))
         if self.pcoeff or self.dcoeff:
             # A finite bottom keeps an exact step (ratio 0) from an infinite memory.
             inverse = bounded.clamp(min=1e-10).reciprocal()
@@ -122,10 +132,12 @@ class FixedStep:
         dt: length of every step; the last one is cut (or, by less than 1/10,000, stretched) to end at the last query.
         grid: times at which steps end, `(G,)` or `(B, G)`, monotone in the direction of the solve; beyond its end one step
             leads to the last query. Times outside the solve are passed over.
+        jump_times: where `f` jumps in time, as in `PIDController`.
     """
 
     dt: float | None = None
     grid: Tensor | None = None
+    jump_times: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.dt is None) == (self.grid is None):

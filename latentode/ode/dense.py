@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .runge_kutta import as_vector
+from .runge_kutta import as_vector, chain_sum
 
 # Up to here counting the steps that end before a query is cheaper than bisection.
 _STEPS_TO_COUNT = 128
@@ -27,6 +27,10 @@ class HasInterpolant(Protocol):
     def n_stages(self) -> int: ...  # noqa: D102
     @property
     def is_fsal(self) -> bool: ...  # noqa: D102
+    @property
+    def n_increments(self) -> int: ...  # noqa: D102
+    @property
+    def dense_c(self) -> tuple[float, ...]: ...  # noqa: D102
 
 
 def interpolation_weights(tableau: HasInterpolant) -> tuple[tuple[float, ...], ...]:
@@ -47,11 +51,17 @@ def interpolation_weights(tableau: HasInterpolant) -> tuple[tuple[float, ...], .
 @lru_cache(maxsize=256)
 def power_weights(tableau: HasInterpolant, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Give the matrix `(J, K)` that turns increments into the coefficients of `theta, ..., theta**J`."""
+    rows = _padded_rows(tableau)
+    flat = tuple(row[j] for j in range(len(rows[0])) for row in rows)
+    return as_vector(flat, dtype, device).view(len(rows[0]), len(rows))
+
+
+def _padded_rows(tableau: HasInterpolant) -> list[tuple[float, ...]]:
+    """Give a row of the same length for every increment; those that the interpolant does not name have no weight in it."""
     rows = interpolation_weights(tableau)
+    rows = (*rows, *((),) * (tableau.n_increments + len(tableau.dense_c) - len(rows)))
     n_powers = max(map(len, rows))
-    padded = [(*row, *(0.0,) * (n_powers - len(row))) for row in rows]
-    flat = tuple(padded[k][j] for j in range(n_powers) for k in range(len(padded)))
-    return as_vector(flat, dtype, device).view(n_powers, len(rows))
+    return [(*row, *(0.0,) * (n_powers - len(row))) for row in rows]
 
 
 @dataclass
@@ -80,6 +90,11 @@ class Steps:
         self.ends.append(end)
         self.states.append(state)
         self.powers.append(powers)
+
+    def first(self, n: int) -> Steps:
+        """Give the steps of the first `n` samples."""
+        rows = ([part[:n] for part in parts] for parts in (self.starts, self.ends, self.states))
+        return Steps(*rows, [powers[:, :n] for powers in self.powers])
 
     def clear(self) -> None:
         """Forget the steps."""
@@ -125,6 +140,9 @@ def step_fraction(tau_P: Tensor, start_P: Tensor, length_P: Tensor) -> Tensor:
 
 def to_powers(increments: Tensor, tableau: HasInterpolant) -> Tensor:
     """Turn a step's increments `(K, B, D)` into the coefficients of `theta, ..., theta**J`, `(J, B, D)`."""
+    if torch.compiler.is_compiling():
+        columns = zip(*_padded_rows(tableau), strict=True)
+        return torch.stack([chain_sum(column, increments.unbind(0)) for column in columns])
     weights_JK = power_weights(tableau, increments.dtype, increments.device)
     return torch.mm(weights_JK, increments.reshape(len(increments), -1)).view(len(weights_JK), *increments.shape[1:])
 
@@ -134,7 +152,7 @@ def tabulate(states: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
     n_powers, n_samples, n_elements = powers[0].shape
     parts = [part for state, higher in zip(states, powers, strict=True) for part in (state[None], higher)]
     table = torch.cat(parts).view(len(states), n_powers + 1, n_samples, n_elements)
-    return table.transpose(1, 2).reshape(-1, n_powers + 1, n_elements)
+    return table.transpose(1, 2).reshape(len(states) * n_samples, n_powers + 1, n_elements)
 
 
 def evaluate_polynomials(theta_P: Tensor, rows_PJD: Tensor) -> Tensor:

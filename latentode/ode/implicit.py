@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from latentode.errors import SolveError
 
@@ -30,12 +29,33 @@ class _FixedPoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Tensor, y: Tensor, solve_transposed: TransposedSolve) -> Tensor:
         ctx.solve_transposed = solve_transposed
+        ctx.save_for_backward(f)
         return y.clone()
 
     @staticmethod
-    @once_differentiable  # The Jacobian is a constant here: a second derivative would lack its part.
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return -ctx.solve_transposed(grads[0]), None, None
+        with torch.no_grad():
+            grad = -ctx.solve_transposed(grads[0])
+        if torch.is_grad_enabled():
+            grad = _FirstOrder.apply(grad, *ctx.saved_tensors)
+        return grad, None, None
+
+
+class _FirstOrder(torch.autograd.Function):
+    """A gradient that depends on all that `f` depends on, but not in a way that is known: the Jacobian was a constant to it.
+
+    Without this, a second derivative would silently lack a part.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, f: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        raise SolveError(
+            "the gradient of a steady state is of first order; for a second derivative, differentiate solve"
+        )
 
 
 def attach_by_jacobian(field: RowField, y: Tensor, search: Newton) -> tuple[Tensor, Tensor]:
@@ -96,7 +116,8 @@ def attach_by_iteration(
 
         search = Anderson(unit, history, beta, replace(tolerance, atol=tolerance.rtol))
         end = settle(adjoint_field, torch.zeros_like(unit), search, max_iterations)
-        is_lost = end.status != SUCCESS
+        # A sample that has failed has no gradient to lose.
+        is_lost = (end.status != SUCCESS) & (size > 0)[:, 0]
         if bool(is_lost.any()):
             message = (
                 f"the gradient of {int(is_lost.sum())} of {len(y)} fixed points did not settle in {max_iterations} iterations; "

@@ -27,7 +27,8 @@ def slope_and_jacobian(field: RowField, y: Tensor) -> tuple[Tensor, Tensor]:
     """
     try:
         units = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)[:, None].expand(-1, *y.shape)
-        slope, columns = vmap(lambda unit: jvp(field, (y,), (unit,)), out_dims=(None, 2))(units)
+        # No axis for the slope, which is the same for all units (torch's stub knows no None).
+        slope, columns = vmap(lambda unit: jvp(field, (y,), (unit,))[:2], out_dims=(None, 2))(units)  # pyright: ignore
     except RuntimeError:  # An error of the field itself comes again below.
         units = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
         slope, rows = _backward_passes(field, y, [unit.expand_as(y) for unit in units])
@@ -46,7 +47,7 @@ def slope_and_product(field: RowField, y: Tensor, v: Tensor) -> tuple[Tensor, Te
         The slopes `(B, D)` and the products `(B,)`. Costs about two calls of `field`.
     """
     try:
-        slope, product = jvp(field, (y,), (v,))
+        slope, product = jvp(field, (y,), (v,))[:2]
     except RuntimeError:  # As above.
         slope, (product,) = _backward_passes(field, y, [v])
     return slope, (product * v).sum(1)

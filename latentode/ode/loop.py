@@ -18,7 +18,7 @@ from .dense import Steps
 from .problem import Problem
 from .queries import QueryWriter
 from .record import Record
-from .runge_kutta import as_vector
+from .runge_kutta import as_scalar
 from .status import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS
 from .steppers import Step, Stepper
 
@@ -66,6 +66,7 @@ class Options:
         record: keeps what the way back needs.
         compacts: whether samples that rest may leave the batch.
         hooks, watch: see the steps.
+        compiles: whether to go through `torch.compile`.
         records: whether autograd is on; filled in by `integrate`.
     """
 
@@ -80,6 +81,7 @@ class Options:
     compacts: bool = True
     hooks: Hooks | None = None
     watch: Watch | None = None
+    compiles: bool = False
     records: bool = True
 
     @property
@@ -116,6 +118,12 @@ class Trajectory:
     has_failed: bool
     tau: Tensor
     dt: Tensor
+
+    def first(self, n: int) -> Trajectory:
+        """Give what came of the first `n` samples."""
+        names = ("ys", "y1", "n_accepted", "n_rejected", "nfe", "status", "tau", "dt")
+        slopes = None if self.slopes is None else self.slopes[:n]
+        return replace(self, slopes=slopes, steps=self.steps.first(n), **{name: getattr(self, name)[:n] for name in names})
 
 
 @dataclass
@@ -189,11 +197,15 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
     if is_running:
         with torch.no_grad():
             _march(problem, options, march, writer, steps)
+    return finish(march, writer, steps, options)
+
+
+def finish(march: March, writer: QueryWriter, steps: Steps, options: Options) -> Trajectory:
+    """Put together what came of a march that has ended."""
     failed = march.status != SUCCESS
     has_failed = march.may_have_failed and bool(failed.any())
-    ys = writer.collect(options.stepper.end(march.y), failed, has_failed=has_failed)
     return Trajectory(
-        ys=ys,
+        ys=writer.collect(options.stepper.end(march.y), failed, has_failed=has_failed),
         steps=steps,
         slopes=writer.slopes() if options.keep_slopes else None,
         y1=march.y,
@@ -215,8 +227,8 @@ def _set_out(problem: Problem, options: Options) -> tuple[March, Problem, bool]:
     k = stepper.slope(problem, problem.time_at_start(), y)
     with torch.no_grad():
         done = span <= 0
-        dt, n_guesses = _first_step(problem, options, k)
-        zero = as_vector((0.0,), y.dtype, y.device)
+        dt, n_guesses = first_step(problem, options, k)
+        zero = as_scalar(0.0, y)
         is_bad = torch.addcmul(problem.y0 * zero, k, zero).sum(-1).isnan().logical_and_(~done)
         has_bad, all_rest = torch.stack([is_bad.any(), done.all()]).tolist()
         zeros = torch.zeros_like(span, dtype=torch.int64)
@@ -248,7 +260,7 @@ def _set_out(problem: Problem, options: Options) -> tuple[March, Problem, bool]:
     return march, problem, not all_rest
 
 
-def _first_step(problem: Problem, options: Options, k0: Tensor) -> tuple[Tensor, int]:
+def first_step(problem: Problem, options: Options, k0: Tensor) -> tuple[Tensor, int]:
     """Give the first step `(B,)` and how many calls of the field the guess took."""
     controller, span = options.controller, problem.span
     if isinstance(controller, FixedStep):
@@ -295,11 +307,14 @@ def _march(
         near_side = None if jumps is None else stop
         step = _step(problem, options, march, h, near_side)
         march.i_step += 1
-        own_ratio = ratio = _error_ratio(stepper, controller, step)
+        own_ratio = ratio = error_ratio(stepper, controller, step)
         if options.is_joint:
             ratio = ratio.masked_fill(done, 0.0).amax().expand_as(ratio)
         # A sample that rests has h = 0, so its error is 0.
         accepted = ratio <= 1.0
+        if isinstance(controller, PIDController) and controller.force_dtmin:
+            ratio = torch.where((h <= controller.dtmin) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio)
+            accepted = ratio <= 1.0
         done1 = (tau1 >= march.span).logical_and_(accepted)
         # The one synchronisation: the greatest error of those that are not done, -1 if all are.
         worst = ratio.masked_fill(done1, -1.0).amax().item()
@@ -334,7 +349,7 @@ def _march(
         _propose(problem, options, march, h, ratio, accepted)
         if has_rejected:
             # Shorter the clock cannot tell; whether they are stuck there is looked at every few steps.
-            march.dt = torch.maximum(march.dt, _shortest(problem, options.controller, tau))
+            march.dt = torch.maximum(march.dt, shortest_step(problem, options.controller, tau))
         if jumps is not None:
             _cross_jumps(problem, options, march, stop, tau)
         if len(steps.ends) >= steps_per_reading and not options.keep_steps:
@@ -439,17 +454,17 @@ def _march_few(
     march.may_have_failed |= few.may_have_failed
 
 
-def _error_ratio(stepper: Stepper, controller: Controller, step: Step) -> Tensor:
+def error_ratio(stepper: Stepper, controller: Controller, step: Step) -> Tensor:
     """Give the error of a step as a multiple of the tolerance, `(B,)`; NaN or infinite where the step ran into NaN or infinity."""
     if step.error is None or isinstance(controller, FixedStep):
         # Whatever is finite stands. The slope at the end counts: the interpolant and the next step start from it.
-        zero = as_vector((0.0,), step.y1.dtype, step.y1.device)
+        zero = as_scalar(0.0, step.y1)
         ratio = torch.addcmul(step.after * zero, step.k1.detach(), zero).amax(-1)
     else:
         ratio = controller.error_ratio(step.error, step.before, step.after)
         if not stepper.sees_last_slope:
             # The estimate knows nothing of the slope at the end: times 0 it is 0, or NaN.
-            zero = as_vector((0.0,), step.y1.dtype, step.y1.device)
+            zero = as_scalar(0.0, step.y1)
             ratio = torch.addcmul(ratio, step.k1.detach().sum(-1), zero)
     return ratio if step.is_converged is None else torch.where(step.is_converged, ratio, torch.inf)
 
@@ -483,7 +498,7 @@ def _lay_down(
     """Lay those to rest that can go no further: their own error is too large on a step as short as time resolves."""
     is_to_blame = ~(own_ratio <= 1.0)
     if isinstance(options.controller, PIDController):
-        is_to_blame = is_to_blame & (h <= _shortest(problem, options.controller, march.tau))
+        is_to_blame = is_to_blame & (h <= shortest_step(problem, options.controller, march.tau))
     stuck = is_to_blame & ~accepted
     code = torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE)
     if step.is_converged is not None:
@@ -494,7 +509,7 @@ def _lay_down(
     march.span = torch.where(stuck, march.tau, march.span)
 
 
-def _shortest(problem: Problem, controller: Controller, tau: Tensor) -> Tensor:
+def shortest_step(problem: Problem, controller: Controller, tau: Tensor) -> Tensor:
     """Give the shortest step that makes sense, `(B,)`."""
     resolution = (problem.t0.abs() + tau) * (8 * torch.finfo(tau.dtype).eps)
     # At the start the clock resolves anything; far below the span a step is none.

@@ -76,7 +76,7 @@ def stiff_interpolant(
     the slopes at both ends grows like `lambda dt` there: what little is left of a fast component makes the output useless.
     It stays bounded if the weights make the output a combination of the states at the stages, into which the slope at the
     start does not enter: `w_0 = w~ A~^-1 a_0`, with `A~` and `a_0` the rows of the implicit stages without and with the first
-    column alone. (Kennedy and Carpenter 2016, NASA/TM-2016-219173, section 2.6, ask the same of dense output.)
+    column alone. (Kennedy and Carpenter 2016, NASA/TM-2016-219173, ask dense output for the same.)
 
     Args:
         a: rows of all stages, the first explicit, the others of stage order 2 at least.
@@ -84,19 +84,25 @@ def stiff_interpolant(
         order: of the interpolant.
         at_infinity: where a freedom is left, the coefficients of `theta, ...` in the limit of `u - 1`.
     """
-    n = len(a)
-    implicit = [_pad(row, n)[1:] for row in a[1:]]
-    # At infinity the stages' states y_i are finite, y_i ~ s_i + r_i / z: the equations Y = y0 + z A Y order by order in 1 / z.
-    s = [x for (x,) in solve_linear(implicit, [[-_pad(row, n)[0]] for row in a[1:]])]
-    r = [x for (x,) in solve_linear(implicit, [[x - 1.0] for x in s])]
+    s, r = states_at_infinity(a)
     rows = [_pick(elementary_weights(bush(k), a), stages) for k in range(order)]
     right = [[1 / (k + 1) if j == k else 0.0 for j in range(order)] for k in range(order)]
-    rows.append(_pick([1.0, *s], stages))
+    rows.append(_pick(s, stages))
     right.append([0.0] * order)
     if at_infinity is not None:
-        rows.append(_pick([0.0, *r], stages))
+        rows.append(_pick(r, stages))
         right.append(_pad(at_infinity, order))
-    return tuple(map(tuple, _spread(solve_linear(rows, right), stages, n)))
+    return tuple(map(tuple, _spread(solve_linear(rows, right), stages, len(a))))
+
+
+def states_at_infinity(a: Rows) -> tuple[list[float], list[float]]:
+    """Give `s, r` such that the stages of an ESDIRK method on `y' = lambda y` are `(s_i + r_i / z) y0` for large `z = lambda dt`."""
+    # The stages' equations, Y = y0 + z A Y, order by order in 1 / z.
+    rows = [_pad(row, len(a)) for row in a[1:]]
+    implicit = [row[1:] for row in rows]
+    s = [x for (x,) in solve_linear(implicit, [[-row[0]] for row in rows])]
+    r = [x for (x,) in solve_linear(implicit, [[x - 1.0] for x in s])]
+    return [1.0, *s], [0.0, *r]
 
 
 def solve_linear(matrix: Rows, right: Rows) -> list[list[float]]:

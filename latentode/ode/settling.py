@@ -77,6 +77,7 @@ def settle(field: RowField, y: Tensor, search: Search, max_iterations: int) -> S
         proposed = search.propose(y, f, running) if i < max_iterations else None
         if proposed is None:
             break
+        # A resting sample stays where f is known to be finite.
         y_new = torch.where(running[:, None], proposed, y)
         f_new = field(y_new)
         y_next, f_next, is_stuck = search.judge(y, f, y_new, f_new)
@@ -93,7 +94,7 @@ def settle(field: RowField, y: Tensor, search: Search, max_iterations: int) -> S
 
 # The flow of the linearised field is summed up as a Taylor series over a time in which it changes by at most this, then doubled.
 _SHORT = 0.25
-_TAYLOR_ORDER = 6
+_TAYLOR_ORDER = 5
 
 
 class Newton:
@@ -102,11 +103,13 @@ class Newton:
     `y(dt) = y + dt phi1(dt J) f`, `phi1(z) = (e^z - 1) / z`, the exponential Rosenbrock-Euler step (Pope 1963; Hochbruck,
     Ostermann and Schweitzer 2009). Along directions in which `J` is stable it becomes Newton's step `-J^-1 f` as `dt` grows;
     along unstable ones it leaves, as the flow does. So it finds the point to which the dynamics settles, where Newton's method,
-    and pseudo-transient continuation by implicit Euler steps (Kelley and Keyes 1998) once `dt` is long, find any.
+    and pseudo-transient continuation by implicit Euler steps, `y + (I / dt - J)^-1 f` (Kelley and Keyes 1998), once `dt` is long,
+    find any.
 
-    The step is judged by Deuflhard's natural test (2011, section 3.3) for this step: with `d` the part of `f` at its end that the
-    linearised field did not foresee, `|dt phi1 d|` estimates the step's error, and must not be above half of `|dt phi1 f|`.
-    A sample has settled when, after such a step, Newton's estimate of the way that is left, `|J^-1 f|`, is within the tolerance.
+    A step is judged by Deuflhard's natural test (2011, section 3.3) with `R f` for Newton's step: with `d` the part of `f` at its
+    end that the linearised field did not foresee, `|R d|` estimates the step's error, and must not be above half of `|R f|`.
+    A sample has settled when, after such a step of at least the fastest time, Newton's estimate of the way that is left,
+    `|J^-1 f|`, is within the tolerance: that estimate alone is also small where `f` ends with an infinite slope.
 
     Attributes:
         jacobian, factors, pivots: `J` of the states last looked at, `(B, D, D)`, and its LU factors.
@@ -132,9 +135,11 @@ class Newton:
             self.dt = 1 / torch.maximum(self.rate, f.abs().amax(1) / (1 + y.abs().amax(1)))
             return is_settled
         way = torch.linalg.lu_solve(self.factors, self.pivots, f[..., None])[..., 0]
-        is_near = self._is_within(way, y) & ~self.is_singular
+        is_near = self._is_within(way, y)
         # Where a sum of states is conserved, J is singular everywhere: the longest of steps must not lead anywhere.
-        return is_settled | self.is_foreseen & (is_near | self.is_longest & self._is_within(self.step, y))
+        return is_settled | self.is_foreseen & self.is_long & (
+            is_near | self.is_longest & self._is_within(self.step, y)
+        )
 
     def propose(self, y: Tensor, f: Tensor, running: Tensor) -> Tensor | None:
         """Go along the linearised flow for the time `dt` of each sample."""
@@ -143,6 +148,7 @@ class Newton:
         longest = 0.01 / (torch.finfo(y.dtype).eps * self.rate)
         self.is_longest = self.dt >= longest
         self.dt = torch.minimum(self.dt, longest)
+        self.is_long = self.dt * self.rate >= 1 - 1e-3
         n_doublings = (self.dt * self.rate / _SHORT).log2().ceil().nan_to_num(0.0).clamp(0, 64)
         n_most = int(torch.where(running, n_doublings, -1.0).amax()) if len(y) else -1
         if n_most < 0:
@@ -158,7 +164,7 @@ class Newton:
         error = _norm(_apply(self.response, unforeseen)) / _norm(self.step)
         self.is_foreseen = (error <= 0.5) & f_new.isfinite().all(1)
         # The error falls with dt^2 while dt is short.
-        longer = (0.25 / error).sqrt().clamp(0.1, 10.0)
+        longer = (0.25 / error).sqrt().clamp(max=10.0)
         shorter = (0.2 / error).sqrt().clamp(0.1, 0.5).nan_to_num(0.1)
         self.dt = self.dt * torch.where(self.is_foreseen, longer, shorter)
         is_stuck = ~self.is_foreseen & (_norm(self.step) <= self.tolerance.eps * _norm(y))
@@ -175,13 +181,13 @@ def _linear_response(jacobian: Tensor, dt: Tensor, n_doublings: Tensor, n_most: 
     short = (dt * torch.exp2(-n_doublings))[:, None, None]
     identity = torch.eye(jacobian.shape[1], dtype=jacobian.dtype, device=jacobian.device)
     z = short * jacobian
-    series = identity.expand_as(z)
+    series = identity = identity.expand_as(z)
     for k in range(_TAYLOR_ORDER, 0, -1):
-        series = identity + z @ series / (k + 1)
-    response, flow = short * series, identity + z @ series
+        series = torch.baddbmm(identity, z, series, alpha=1 / (k + 1))
+    response, flow = short * series, torch.baddbmm(identity, z, series)
     for i in range(n_most):
         is_short = (i < n_doublings)[:, None, None]
-        response = torch.where(is_short, response + flow @ response, response)
+        response = torch.where(is_short, torch.baddbmm(response, flow, response), response)
         flow = torch.where(is_short, flow @ flow, flow)
     return response
 
@@ -190,8 +196,9 @@ class Anderson:
     """Anderson acceleration (Anderson 1965; Walker and Ni 2011) of `y <- y + beta f(y)`, without a Jacobian.
 
     The next state is the mix of the last iterates whose slopes cancel best, moved along what is left of the slope. A sample whose
-    slope grows tenfold above its least goes back to where that was, forgets, and takes for `beta` the time of change that the
-    refused step met, half of the old one at most. A sample has settled when its slope is within the tolerance.
+    slope grows fourfold above its least goes back to where that was and forgets. Where it had not come nearer since it last forgot,
+    it also takes for `beta` the time of change that the refused step met, half of the old one at most. A sample has settled when
+    its slope is within the tolerance.
 
     Attributes:
         beta: the factor of each sample, `(B, 1)`.
@@ -204,6 +211,7 @@ class Anderson:
         self.f_steps = y.new_zeros(*y.shape, history)
         self.i_next = 0
         self.best: tuple[Tensor, Tensor] | None = None
+        self.has_come_nearer = torch.zeros_like(beta, dtype=torch.bool)
 
     def look(self, field: RowField, y: Tensor, f: Tensor) -> Tensor:
         """Compare the slope with the tolerance, or with the least change of `y` over the time `beta`."""
@@ -225,20 +233,22 @@ class Anderson:
         return y + self.beta * f - ((y_units + self.beta[..., None] * f_units) @ gamma)[..., 0]
 
     def judge(self, y: Tensor, f: Tensor, y_new: Tensor, f_new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Remember the step, or go back to the best state with half the `beta`."""
+        """Remember the step, or go back to the best state and forget."""
         y_best, f_best = (y, f) if self.best is None else self.best
-        is_good = (_norm(f_new) <= 10 * _norm(f_best))[:, None]  # False for NaN
+        is_good = (_norm(f_new) <= 4 * _norm(f_best))[:, None]  # False for NaN
         slot = self.i_next % self.f_steps.shape[2]
         self.y_steps[..., slot], self.f_steps[..., slot] = y_new - y, f_new - f
         # Not a product: a refused step may be infinite.
         self.y_steps = torch.where(is_good[..., None], self.y_steps, 0.0)
         self.f_steps = torch.where(is_good[..., None], self.f_steps, 0.0)
         self.i_next += 1
-        met = (_norm(y_new - y) / _norm(f_new - f))[:, None].nan_to_num(0.0)
-        self.beta = torch.where(is_good, self.beta, met.clamp(self.beta / 100, self.beta / 2))
+        met = (_norm(y_new - y) / _norm(f_new - f))[:, None].nan_to_num(torch.inf)
+        shorter = met.clamp(self.beta / 1e4, self.beta / 2)
+        self.beta = torch.where(is_good | self.has_come_nearer, self.beta, shorter)
+        is_better = is_good & (_norm(f_new) < _norm(f_best))[:, None]
+        self.has_come_nearer = is_better | self.has_come_nearer & is_good
+        self.best = torch.where(is_better, y_new, y_best), torch.where(is_better, f_new, f_best)
         y_next, f_next = torch.where(is_good, y_new, y_best), torch.where(is_good, f_new, f_best)
-        is_better = (_norm(f_next) < _norm(f_best))[:, None]
-        self.best = torch.where(is_better, y_next, y_best), torch.where(is_better, f_next, f_best)
         return y_next, f_next, (self.beta < 1e-9 * self.first_beta)[:, 0]
 
 

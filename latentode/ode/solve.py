@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,22 +17,24 @@ from .adjoints import Adjoint, Direct
 from .backsolve import Backsolve
 from .checkpointed import Checkpointed
 from .control import Controller, FixedStep, PIDController
+from .esdirk import EsdirkTableau
 from .loop import Options, Trajectory
 from .problem import Problem
 from .reversible import Reversible
 from .runge_kutta import ButcherTableau, Field
 from .states import Packing, State
 from .status import STATUS, SUCCESS
-from .steppers import ExplicitStepper
-from .tableaus import TABLEAUS
+from .steppers import make_stepper
+from .tableaus import ESDIRK_TABLEAUS, TABLEAUS
 
+Method = ButcherTableau | EsdirkTableau
 ADJOINTS: dict[str, Adjoint] = {
     "direct": Direct(),
     "checkpointed": Checkpointed(),
     "reversible": Reversible(),
     "backsolve": Backsolve(),
 }
-SOLVERS: dict[str, ButcherTableau] = {**TABLEAUS}
+SOLVERS: dict[str, Method] = {**TABLEAUS, **ESDIRK_TABLEAUS}
 
 _DEFAULT_CONTROLLER = PIDController(rtol=1e-3, atol=1e-6)
 
@@ -76,7 +78,7 @@ def solve(
     *,
     t0: Tensor | float | None = None,
     args: Sequence[Any] = (),
-    method: str | ButcherTableau = "tsit5",
+    method: str | Method = "tsit5",
     controller: Controller = _DEFAULT_CONTROLLER,
     adjoint: str | Adjoint = "direct",
     dt0: float | None = None,
@@ -104,7 +106,9 @@ def solve(
         events: none exist yet.
         dense: keep the interpolants, so that the solution can be called with other times.
         on_failure: "raise" a SolveError, or "return" NaN for the failed samples and the reason in `status`.
-        compile: does not exist yet.
+        compile: run the steps through `torch.compile`; the first solve of a field, method and batch size takes some seconds, which is
+            said. `B` is padded to a power of two. Steps that cannot be fused (implicit methods, jumps, events, fixed steps, gradient
+            routes other than "direct") get a compiled field.
 
     Returns:
         The solution. Gradients flow to `y0`, the parameters of `f`, `args`, `t_eval` and `t0`; step sizes are constants to them.
@@ -119,15 +123,19 @@ def solve(
         >>> round(float(decay.ys[0, -1, 0]), 3)
         0.368
     """
-    _refuse_what_does_not_exist(events, compile)
-    tableau = _choose(method, SOLVERS, "method", ButcherTableau)
+    _refuse_what_does_not_exist(events)
+    tableau = _choose(method, SOLVERS, "method", (ButcherTableau, EsdirkTableau))
     route = _choose(adjoint, ADJOINTS, "adjoint", object)
     _check_options(controller, tableau, step_mode, on_failure, dt0, max_steps)
     packing = Packing.of(y0)
     problem, ts = _pose(f, args, packing, packing.flatten(y0), t_eval, t0, controller)
     reads = dense or problem.has_inner_queries or problem.tau_eval.requires_grad
-    stepper = ExplicitStepper(tableau, reads, isinstance(controller, PIDController))
-    options = Options(stepper, controller, dt0, max_steps, step_mode == "joint", keep_steps=dense)
+    is_complex = packing.dtype.is_complex
+    if is_complex and isinstance(controller, PIDController) and controller.norm is None:
+        # The root mean square over numbers, not over their parts.
+        controller = replace(controller, norm=_complex_size)
+    stepper = make_stepper(tableau, controller, dtype=problem.y0.dtype, reads=reads, is_complex=is_complex)
+    options = Options(stepper, controller, dt0, max_steps, step_mode == "joint", keep_steps=dense, compiles=compile)
     trajectory = route.integrate(problem, options)
     if on_failure == "raise" and trajectory.has_failed:
         raise SolveError(_describe_failure(problem, trajectory))
@@ -141,16 +149,18 @@ def solve(
     return Solution(ts, packing.unflatten(trajectory.ys), stats, trajectory.status, None, read)
 
 
-def _refuse_what_does_not_exist(events: object, compile: object) -> None:
+def _complex_size(scaled_BD: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(scaled_BD, dim=-1) * max(scaled_BD.shape[-1] / 2, 1) ** -0.5
+
+
+def _refuse_what_does_not_exist(events: object) -> None:
     if events is not None:
         raise InputError(
             "events do not exist yet; leave events=None and look for the crossing on a solution with dense=True"
         )
-    if compile is not False:
-        raise InputError("compile does not exist yet; leave compile=False, the eager solver gives the same result")
 
 
-def _choose(choice: Any, table: Mapping[str, Any], what: str, kind: type) -> Any:
+def _choose(choice: Any, table: Mapping[str, Any], what: str, kind: type | tuple[type, ...]) -> Any:
     """Look a name up in `table`, or let an object of `kind` through."""
     if not isinstance(choice, str):
         if isinstance(choice, kind) and (kind is not object or hasattr(choice, "integrate")):
@@ -164,7 +174,7 @@ def _choose(choice: Any, table: Mapping[str, Any], what: str, kind: type) -> Any
 
 
 def _check_options(
-    controller: Controller, tableau: ButcherTableau, step_mode: str, on_failure: str, dt0: float | None, max_steps: int
+    controller: Controller, tableau: Method, step_mode: str, on_failure: str, dt0: float | None, max_steps: int
 ) -> None:
     if not isinstance(controller, (PIDController, FixedStep)):
         raise InputError(f"controller is {controller!r}; give PIDController(rtol=..., atol=...) or FixedStep(dt=...)")
@@ -241,7 +251,7 @@ def _pose(
         has_inner_queries=has_inner_queries,
         has_repeats=has_repeats,
         t_carrier=carrier,
-        jumps=on_clock(controller.jump_times, "jump_times") if isinstance(controller, PIDController) else None,
+        jumps=on_clock(controller.jump_times, "jump_times"),
         grid=on_clock(controller.grid, "grid") if isinstance(controller, FixedStep) else None,
         sources=(f, args),
         narrow=lambda chosen: _flat_field(f, _some_of(args, chosen, n_samples), packing),

@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .control import Controller, PIDController
 from .dense import to_powers
+from .esdirk import EsdirkTableau, esdirk_step
 from .problem import Problem
 from .runge_kutta import ButcherTableau, Room, add_weighted, as_column, as_vector, chain_sum, rk_step
 
@@ -80,13 +82,15 @@ class ExplicitStepper:
         tableau: the method.
         reads: whether states inside the steps are wanted, for which some methods take further stages.
         estimates: whether the error is.
+        is_complex: whether the flat state holds real and imaginary parts in pairs: their tolerance is that of the number.
         room: working memory, used again in every step.
     """
 
     tableau: ButcherTableau
     reads: bool
     estimates: bool
-    room: Room = field(default_factory=Room)
+    is_complex: bool = False
+    room: Room | None = field(default_factory=Room, compare=False)
 
     @property
     def order(self) -> int:
@@ -125,6 +129,8 @@ class ExplicitStepper:
         else:
             before, after, known = y, y1, increments
         error = weigh(tableau.error_weights, known) if self.estimates else None
+        if self.is_complex:
+            before, after = _moduli(before), _moduli(after)
         powers = to_powers(self._with_further(problem, tau, h, y, dt, increments), tableau) if self.reads else None
         return Step(y1, k1, y, powers, error, before, after)
 
@@ -141,14 +147,97 @@ class ExplicitStepper:
         return increments
 
 
+@dataclass(frozen=True)
+class ImplicitStepper:
+    """An implicit Runge-Kutta method for stiff systems.
+
+    Attributes:
+        tableau: the method.
+        reads, estimates, is_complex: as in `ExplicitStepper`.
+        rtol, atol: tolerances that Newton's method stays well below.
+    """
+
+    tableau: EsdirkTableau
+    reads: bool
+    estimates: bool
+    is_complex: bool
+    rtol: float | Tensor
+    atol: float | Tensor
+
+    @property
+    def order(self) -> int:
+        """Order of the step."""
+        return self.tableau.order
+
+    @property
+    def sees_last_slope(self) -> bool:
+        """Whether the last stage is in the estimate."""
+        return True
+
+    @property
+    def calls_per_step(self) -> int:
+        """Nothing: Newton's method counts for itself."""
+        return 0
+
+    def start(self, y0: Tensor) -> Tensor:
+        """Give `y0`."""
+        return y0
+
+    def end(self, y: Tensor) -> Tensor:
+        """Give `y`."""
+        return y
+
+    def slope(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
+        """Give the field's value."""
+        return problem.field(t, y)
+
+    def step(self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, k: Tensor, stop: Tensor | None) -> Step:
+        """Take a step."""
+        tableau = self.tableau
+        times, dt = stage_times(problem, tau, h, tableau.c, stop)
+        size = _moduli(y.detach()) if self.is_complex else y.detach().abs()
+        scale = (size * self.rtol + self.atol).clamp(min=torch.finfo(y.dtype).tiny)
+        step = esdirk_step(problem.field, times, y, k, dt, tableau, scale=scale)
+        known = step.increments.detach()
+        error = weigh(tableau.error_weights, known) if self.estimates else None
+        powers = to_powers(step.increments, tableau) if self.reads else None
+        before, after = y.detach(), step.y1.detach()
+        if self.is_complex:
+            before, after = _moduli(before), _moduli(after)
+        return Step(step.y1, step.k1, y, powers, error, before, after, step.is_converged, step.n_calls)
+
+
+def make_stepper(
+    tableau: ButcherTableau | EsdirkTableau, controller: Controller, *, dtype: torch.dtype, reads: bool, is_complex: bool
+) -> Stepper:
+    """Give the stepper of a method; with fixed steps an implicit one solves its stages nearly to the rounding of `dtype`."""
+    estimates = isinstance(controller, PIDController)
+    if isinstance(tableau, ButcherTableau):
+        return ExplicitStepper(tableau, reads, estimates, is_complex)
+    if isinstance(controller, PIDController):
+        rtol, atol = controller.rtol, controller.atol
+    else:
+        rtol = atol = 1e3 * torch.finfo(dtype).eps
+    return ImplicitStepper(tableau, reads, estimates, is_complex, rtol, atol)
+
+
+def _moduli(y: Tensor) -> Tensor:
+    """Give the modulus of each complex number for both of its parts, `(B, D)`."""
+    pairs = y.view(len(y), -1, 2)
+    return torch.linalg.vector_norm(pairs, dim=-1, keepdim=True).expand_as(pairs).reshape_as(y)
+
+
 def stage_times(
     problem: Problem, tau: Tensor, h: Tensor, c: tuple[float, ...], stop: Tensor | None
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Give the times of the stages at `c`, `(B,)` each, and the signed step `(B, 1)` in the state's dtype."""
-    clock = as_column(c, tau.dtype, tau.device)
     signed = h if problem.is_forward else h * problem.direction
     start = problem.t0 + tau if problem.is_forward else torch.addcmul(problem.t0, problem.direction, tau)
-    t = torch.addcmul(start, clock, signed).to(problem.y0.dtype)
+    if torch.compiler.is_compiling():
+        # One expression per stage, to be fused into what reads it.
+        t = torch.stack([start + place * signed for place in c]).to(problem.y0.dtype)
+    else:
+        t = torch.addcmul(start, as_column(c, tau.dtype, tau.device), signed).to(problem.y0.dtype)
     if problem.t_carrier is not None:
         t = t + problem.t_carrier
     if stop is not None:

@@ -17,7 +17,6 @@ from latentode.errors import InputError
 from .control import FixedStep, PIDController
 from .runge_kutta import ButcherTableau
 from .solve import SOLVERS
-from .states import Packing
 from .tableaus import DOPRI5, EULER, HEUN, MIDPOINT
 
 # A tensor of any shape, or a tuple of such: to the engine, one sample.
@@ -49,17 +48,33 @@ DOPRI5_SHAMPINE = replace(
 
 FIXED = {"euler": EULER, "midpoint": MIDPOINT, "heun2": HEUN, "heun3": HEUN3, "rk4": KUTTA38}
 
-# The same methods with the straight line through a step's ends between them: the stages weighed alike all along.
-LINEAR = {name: replace(method, dense=tuple((b,) for b in method.b), dense_order=1) for name, method in FIXED.items()}
+# The same methods with the straight line through a step's ends between them: the stages are weighed alike all along, and the slope
+# at the end, which comes after them, not at all.
+LINEAR = {
+    name: replace(method, dense=(*((b,) for b in method.b), (0.0,))[: method.n_increments], dense_order=1)
+    for name, method in FIXED.items()
+}
 
 ADAPTIVE = {**{name: method for name, method in SOLVERS.items() if method.b_hat is not None}, "dopri5": DOPRI5_SHAMPINE}
 
-_IMPLICIT = ("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2", "trbdf2")
+_IMPLICIT = (
+    "implicit_euler",
+    "implicit_midpoint",
+    "trapezoid",
+    "radauIIA3",
+    "gl4",
+    "radauIIA5",
+    "gl6",
+    "sdirk2",
+    "trbdf2",
+)
 _ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
 
 # Names of torchdiffeq that do not exist here, and what to take instead.
 REFUSED = {
-    **dict.fromkeys(_IMPLICIT, "for a stiff system take 'kvaerno5' or 'kvaerno3', which are implicit and choose their steps"),
+    **dict.fromkeys(
+        _IMPLICIT, "for a stiff system take 'kvaerno5' or 'kvaerno3', which are implicit and choose their steps"
+    ),
     **dict.fromkeys(_ADAMS, "in place of a multistep method take 'dopri5', 'tsit5' or, for tight tolerances, 'dopri8'"),
     "scipy_solver": "it hands the solve to SciPy, without gradients; take 'dopri5' for RK45, 'bosh3' for RK23, 'dopri8' for "
     "DOP853, 'kvaerno5' for Radau, BDF and LSODA",
@@ -68,43 +83,60 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Sample:
-    """How a state is one sample of the engine.
+    """How a state, a tensor of any shape or a tuple of such, is one flat sample of the engine, `(1, D)`.
 
     Attributes:
-        y0: the state, the parts of a tuple brought to one dtype.
-        packing: how it lies in the flat state.
+        shapes: of the parts.
+        dtype: the one that holds all of them.
+        is_tuple: whether the state is a tuple.
     """
 
-    y0: State
-    packing: Packing
+    shapes: tuple[torch.Size, ...]
+    dtype: torch.dtype
+    is_tuple: bool
 
     @classmethod
     def of(cls, y0: State) -> Sample:
         """Look at a state; raises InputError where it is none."""
         parts = y0 if isinstance(y0, tuple) else (y0,)
-        if not all(isinstance(part, Tensor) for part in parts) or not parts:
+        if not parts or not all(isinstance(part, Tensor) for part in parts):
             raise InputError(f"y0 is {type(y0).__name__}; give a tensor or a tuple of tensors")
         dtype = reduce(torch.promote_types, [part.dtype for part in parts])
-        parts = tuple(part.to(dtype) for part in parts)
-        y0 = parts if isinstance(y0, tuple) else parts[0]
-        return cls(y0, Packing.of(_add_axis(y0, dtype)))
+        return cls(tuple(part.shape for part in parts), dtype, isinstance(y0, tuple))
 
-    def batch(self, state: State) -> State:
-        """Give a state, or slope, as a batch of one, in the dtype of `y0`."""
-        return _add_axis(state, self.packing.dtype)
+    def flatten(self, state: State, name: str = "func") -> Tensor:
+        """Lay a state, or what `func` gave for one, out flat, `(1, D)`."""
+        if self.is_tuple != isinstance(state, (tuple, list)) or (self.is_tuple and len(state) != len(self.shapes)):
+            raise InputError(f"{name} gave {type(state).__name__}; it must give what y0 is, {self}")
+        parts = state if self.is_tuple else (state,)
+        flat = [self._flatten_part(part, shape, name) for part, shape in zip(parts, self.shapes, strict=True)]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
-    @staticmethod
-    def single(batch: State) -> State:
-        """Give the only sample of a batch."""
-        return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
+    def _flatten_part(self, part: Any, shape: torch.Size, name: str) -> Tensor:
+        if not isinstance(part, Tensor) or part.shape != shape:
+            got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+            raise InputError(f"{name} gave {got} for the shape {tuple(shape)}; it must give what y0 is, {self}")
+        if part.dtype != self.dtype:
+            if part.is_complex() and not self.dtype.is_complex:
+                raise InputError(f"{name} gave {part.dtype} for a state of {self.dtype}; make y0 complex")
+            part = part.to(self.dtype)
+        return part.reshape(1, -1)
+
+    def unflatten(self, flat: Tensor) -> State:
+        """Give the state, or states, that lie in `(..., D)`, each part `(..., *shape)`."""
+        lead = flat.shape[:-1]
+        if not self.is_tuple:
+            return flat.reshape((*lead, *self.shapes[0]))
+        pieces = flat.split([shape.numel() for shape in self.shapes], -1)
+        return tuple(piece.reshape((*lead, *shape)) for piece, shape in zip(pieces, self.shapes, strict=True))
 
     def unpack(self, flat_BD: Tensor) -> State:
-        """Give the state that lies in a flat one, `(1, D)`."""
-        return self.single(self.packing.unflatten(flat_BD))
+        """Give the state that is the only sample, `(1, D)`."""
+        return self.unflatten(flat_BD[0]) if self.is_tuple else flat_BD.reshape(self.shapes[0])
 
     def norm(self, given: Callable[[State], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
         """Turn a norm of states, or the default, into one of flat states, `(1, D)` to `(1,)`."""
-        if given is None and isinstance(self.y0, Tensor):
+        if given is None and not self.is_tuple:
             return None
         measure = largest_root_mean_square if given is None else given
         return lambda flat_BD: torch.as_tensor(measure(self.unpack(flat_BD))).abs().reshape(1)
@@ -115,20 +147,19 @@ class Sample:
             raise InputError(f"{name} requires a gradient, but steps are constants to autograd; detach it")
         if not isinstance(given, (Tensor, tuple, list)) or (isinstance(given, Tensor) and given.ndim == 0):
             return float(given)
-        parts, tolerances = (self.y0, given) if isinstance(self.y0, tuple) else ((self.y0,), (given,))
-        if len(tolerances) != len(parts):
-            raise InputError(f"{name} has {len(tolerances)} entries for the {len(parts)} parts of y0; give one for each")
-        rows = [torch.as_tensor(tol).expand(part.shape).reshape(-1) for tol, part in zip(tolerances, parts, strict=True)]
+        tolerances = given if self.is_tuple else (given,)
+        if len(tolerances) != len(self.shapes):
+            raise InputError(
+                f"{name} has {len(tolerances)} entries for the {len(self.shapes)} parts of y0; give one for each"
+            )
+        rows = [
+            torch.as_tensor(tol).expand(shape).reshape(-1) for tol, shape in zip(tolerances, self.shapes, strict=True)
+        ]
         return torch.cat(rows)
 
-
-def _add_axis(state: State, dtype: torch.dtype) -> State:
-    if isinstance(state, (tuple, list)):
-        return tuple(_add_axis(part, dtype) for part in state)
-    # What is no tensor, or would lose its imaginary part, is left to the engine to refuse.
-    if not isinstance(state, Tensor):
-        return state
-    return state[None] if state.is_complex() and not dtype.is_complex else state[None].to(dtype)
+    def __str__(self) -> str:
+        shapes = ", ".join(str(tuple(shape)) for shape in self.shapes)
+        return f"a tuple of shapes {shapes}" if self.is_tuple else f"a tensor of shape {shapes}"
 
 
 def root_mean_square(x: Tensor) -> Tensor:
@@ -170,7 +201,9 @@ class AdaptiveOptions:
 
     def translate(self, sample: Sample, t: Tensor, rtol: Any, atol: Any) -> dict[str, Any]:
         """Give keywords of `solve`."""
-        stops = [torch.as_tensor(times, dtype=torch.float64) for times in (self.step_t, self.jump_t) if times is not None]
+        stops = [
+            torch.as_tensor(times, dtype=torch.float64) for times in (self.step_t, self.jump_t) if times is not None
+        ]
         controller = PIDController(
             rtol=sample.tolerance("rtol", rtol),
             atol=sample.tolerance("atol", atol),

@@ -17,8 +17,8 @@ from latentode.ode import SOLVERS, TABLEAUS, FixedStep, PIDController, solve
 from tests.ode.problems import as_numpy, forced, forced_solution, linear, linear_solution, lotka_volterra, van_der_pol
 
 DOUBLE = torch.float64
-NAMES = sorted(TABLEAUS)
-ADAPTIVE = [name for name in NAMES if TABLEAUS[name].b_hat is not None]
+NAMES = sorted(SOLVERS)
+ADAPTIVE = [name for name in NAMES if SOLVERS[name].b_hat is not None]
 TIGHT = PIDController(rtol=1e-12, atol=1e-13)
 
 
@@ -33,9 +33,9 @@ def end_error(name, n_steps, t1=1.0):
 @pytest.mark.parametrize("name", NAMES)
 def test_error_falls_at_the_order_of_the_tableau(name):
     # Enough steps for the leading term to rule, few enough for float64's rounding to stay away.
-    n_steps, t1 = (128, 4.0) if TABLEAUS[name].order >= 5 else (64, 1.0) if TABLEAUS[name].order == 4 else (256, 1.0)
+    n_steps, t1, slack = {4: (64, 1.0, 0.1), 5: (128, 4.0, 0.2), 8: (28, 8.0, 0.5)}.get(SOLVERS[name].order, (256, 1.0, 0.1))
     slope = math.log2(end_error(name, n_steps, t1) / end_error(name, 2 * n_steps, t1))
-    assert slope == pytest.approx(TABLEAUS[name].order, abs=0.2 if TABLEAUS[name].order >= 5 else 0.1)
+    assert slope == pytest.approx(SOLVERS[name].order, abs=slack)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,8 +48,10 @@ def test_error_between_steps_falls_at_the_order_of_the_interpolant(name):
         ys = solve(linear, y0, t, method=name, controller=FixedStep(dt=2 / n_steps)).ys
         return float((ys - exact).abs().max())
 
-    slope = math.log2(error(23) / error(46))
-    assert slope > min(TABLEAUS[name].order, TABLEAUS[name].dense_order) - 0.25
+    # A method of high order is down to rounding after few steps.
+    n_steps = 23 if SOLVERS[name].order < 8 else 5
+    slope = math.log2(error(n_steps) / error(2 * n_steps))
+    assert slope > min(SOLVERS[name].order, SOLVERS[name].dense_order) - 0.25
 
 
 @pytest.mark.parametrize("field", [lotka_volterra, van_der_pol, linear])
@@ -74,7 +76,7 @@ def test_agrees_with_scipy_at_step_ends_and_between(field, name, direction):
 def test_adaptive_solves_agree_with_the_closed_form(name, direction):
     y0 = torch.tensor([[2.0, 1.0], [-1.0, 0.5]], dtype=DOUBLE)
     t = direction * torch.tensor([[0.0, 0.4, 1.0], [0.5, 0.5, 1.2]], dtype=DOUBLE)
-    tolerance = 1e-6 if TABLEAUS[name].order < 5 else 1e-10
+    tolerance = 1e-6 if SOLVERS[name].order < 5 else 1e-10
     ys = solve(linear, y0, t, method=name, controller=PIDController(rtol=tolerance, atol=tolerance), max_steps=10**6).ys
     exact = linear_solution(y0, t - t[:, :1])
     # The tolerance bounds the estimate of one step's error; fehlberg2's is small for its order, and all steps add up.
@@ -380,7 +382,7 @@ y1, t1 = torch.ones(2, 2, dtype=DOUBLE), torch.tensor([0.0, 1.0], dtype=DOUBLE)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"method": "dopri6"}, "did you mean 'dopri5'"),
+        ({"method": "tsit4"}, "did you mean 'tsit5'"),
         ({"method": "rk4"}, "FixedStep"),
         ({"adjoint": "magic"}, "direct"),
         ({"step_mode": "both"}, "per_sample"),

@@ -1,0 +1,321 @@
+"""The loop through `torch.compile`: a few steps of all samples fused into one call.
+
+What the eager loop decides with Python, this one decides with masks: rejected steps are taken back and stuck samples laid to rest
+inside the compiled code. Between two calls the loop only asks whether all samples rest. Queries are read off afterwards, eagerly, so
+that their number plays no part in what is compiled; the batch is padded to a power of two.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentode.errors import InputError
+
+from .control import Memory, PIDController
+from .dense import Steps
+from .loop import March, Options, Trajectory, error_ratio, finish, first_step, integrate, shortest_step
+from .problem import Problem
+from .queries import QueryWriter
+from .runge_kutta import Field
+from .status import MAX_STEPS, NOT_FINITE, STEP_TOO_SMALL
+from .steppers import ExplicitStepper
+
+_LOG = logging.getLogger("latentode.ode")
+# Steps per call: more save calls, fewer save steps past the end, and compile sooner.
+_STEPS_PER_CALL = 2
+_STEPS_PER_READING = 64
+_RECOMPILE_LIMIT = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What compiled code is made for; everything else are tensors.
+
+    Attributes:
+        options: method, controller and mode.
+        n_steps: steps per call.
+        keeps: whether the interpolants are wanted.
+        is_forward: whether time runs upwards in all samples.
+    """
+
+    options: Options
+    n_steps: int
+    keeps: bool
+    is_forward: bool
+
+
+def can_compile_steps(problem: Problem, options: Options) -> bool:
+    """Tell whether the whole step can be compiled, and not just the field."""
+    return (
+        isinstance(options.stepper, ExplicitStepper)
+        and isinstance(options.controller, PIDController)
+        and problem.jumps is None
+        and options.hooks is None
+        and options.watch is None
+        and options.record is None
+        and len(problem.y0) > 0
+    )
+
+
+def integrate_compiled(problem: Problem, options: Options) -> Trajectory:
+    """Solve `problem` like `loop.integrate`, with compiled steps where these can be had, else with a compiled field.
+
+    Raises:
+        InputError: there is no C++ compiler, or the field cannot be compiled.
+    """
+    check_compiler(problem.y0.device)
+    if not can_compile_steps(problem, options):
+        return integrate(compile_field(problem), options)
+    n_samples = len(problem.y0)
+    padded = _pad(problem)
+    writer = QueryWriter(padded, keeps_slopes=options.keep_slopes)
+    plan = _plan(padded, options, keeps=writer.reads or options.keep_steps)
+    _say_if_new(plan, padded)
+    try:
+        march, steps, is_sound = _march(padded, plan, writer)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"f cannot be compiled ({reason}); leave compile=False, the eager solver gives the same result") from error
+    if not is_sound:
+        # NaN at the start or, under gradients, on the way: the eager loop knows how to keep it from the other samples.
+        return integrate(problem, options)
+    trajectory = finish(march, writer, steps, options)
+    return trajectory if len(padded.y0) == n_samples else trajectory.first(n_samples)
+
+
+def compile_field(problem: Problem) -> Problem:
+    """Give `problem` with its field compiled."""
+    field, call = problem.field, _compiled_call()
+    return replace(problem, field=lambda t, y: call(field, t, y), narrow=None)
+
+
+@lru_cache(maxsize=1)
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise InputError where there is nothing to compile with."""
+    if device.type == "cpu" and not _has_compiler():
+        raise InputError("compile=True needs a C++ compiler on the CPU: install g++ or clang++, or leave compile=False")
+
+
+def _march(problem: Problem, plan: Plan, writer: QueryWriter) -> tuple[March, Steps, bool]:
+    """Step until all samples rest; tells whether the result can be relied on."""
+    options = plan.options
+    begin, advance = _compile(plan)
+    y, t0, direction, span = (x.contiguous() for x in (problem.y0, problem.t0, problem.direction, problem.span))
+    still = (problem.field, t0, direction, problem.t_carrier)
+    steps, marks = Steps.none(), []
+    k, dt, n_guesses, flags = begin(*still, span, y)
+    is_bad, all_rest = flags.tolist()
+    tau, status = torch.zeros_like(span), torch.zeros_like(span, dtype=torch.int64)
+    h, memory, i_step, is_wild = dt, (torch.ones_like(dt), torch.ones_like(dt)), 0, False
+    while not (all_rest or is_bad or is_wild) and i_step < options.max_steps:
+        tau, span, dt, y, k, status, memory, h, judged, kept, flags = advance(*still, tau, span, dt, y, k, status, memory)
+        i_step += plan.n_steps
+        marks.append(judged)
+        for part in kept:
+            steps.append(*part)
+        # The one synchronisation.
+        all_rest, is_wild = flags.tolist()
+        # What is masked out of the result is not masked out of a gradient.
+        is_wild = is_wild and y.requires_grad
+        if not all_rest and len(steps.ends) >= _STEPS_PER_READING and not options.keep_steps:
+            writer.read(steps, is_last=False)
+            steps.clear()
+    running = problem.span > 0
+    march = March(
+        y=y,
+        k=k,
+        tau=tau,
+        span=span,
+        dt=dt,
+        done=tau >= span,
+        status=torch.where(tau < span, MAX_STEPS, status),
+        failed_dt=torch.where(tau < span, dt, h),
+        n_accepted=torch.zeros_like(status),
+        n_rejected=torch.zeros_like(status),
+        nfe=running * (n_guesses + 1),
+        i_step=i_step,
+        may_have_failed=True,
+    )
+    if marks:
+        accepted, done = torch.cat(marks).unbind(1)
+        march.accepted, march.resting = list(accepted), list(done)
+    march.count(options.stepper.calls_per_step)
+    writer.read(steps, is_last=True)
+    return march, steps, not (is_bad or is_wild)
+
+
+def _make_begin(plan: Plan) -> Callable[..., Any]:
+    """Give the function that takes the slope at the start and guesses the first step."""
+    options = plan.options
+
+    def begin(field: Field, t0: Tensor, direction: Tensor, carrier: Tensor | None, span: Tensor, y: Tensor) -> Any:
+        problem = Problem(field, y, t0, direction, span, span[:, None], plan.is_forward, t_carrier=carrier)
+        k = options.stepper.slope(problem, problem.times(torch.zeros_like(span)), y)
+        with torch.no_grad():
+            dt, n_guesses = first_step(problem, options, k)
+            is_bad = ~(y.isfinite() & k.isfinite()).all(-1) & (span > 0)
+            return k, dt.clone(), n_guesses, torch.stack([is_bad.any(), (span <= 0).all()])
+
+    return begin
+
+
+def _make_advance(plan: Plan) -> Callable[..., Any]:
+    """Give the function that takes `plan.n_steps` steps; pure, of tensors and the field."""
+    options = plan.options
+    controller, stepper = options.controller, options.stepper
+    assert isinstance(controller, PIDController)
+
+    def advance(
+        field: Field,
+        t0: Tensor,
+        direction: Tensor,
+        carrier: Tensor | None,
+        tau: Tensor,
+        span: Tensor,
+        dt: Tensor,
+        y: Tensor,
+        k: Tensor,
+        status: Tensor,
+        memory: Memory,
+    ) -> Any:
+        problem = Problem(field, y, t0, direction, span, tau[:, None], plan.is_forward, t_carrier=carrier)
+        kept, judged, is_wild, h = [], [], torch.zeros_like(tau, dtype=torch.bool), dt
+        for _ in range(plan.n_steps):
+            done = tau >= span
+            tau1 = torch.minimum(tau + dt, span)
+            h = tau1 - tau
+            step = stepper.step(problem, tau, h, y, k, None)
+            with torch.no_grad():
+                own_ratio = ratio = error_ratio(stepper, controller, step)
+                if controller.force_dtmin:
+                    ratio = torch.where((h <= controller.dtmin) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio)
+                if options.is_joint:
+                    ratio = torch.where(done, 0.0, ratio).amax().expand_as(ratio)
+                accepted = ratio <= 1.0
+                tau1 = torch.where(accepted, tau1, tau)
+                shortest = shortest_step(problem, controller, tau)
+                stuck = ~(own_ratio <= 1.0) & ~accepted & (h <= shortest)
+                status = torch.where(stuck, torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE), status)
+                span = torch.where(stuck, tau, span)
+                is_wild = is_wild | ~(own_ratio < torch.inf)
+                judged.append(torch.stack([accepted, done]))
+                dt, memory_next = controller.next_step(h, ratio, accepted, memory, stepper.order)
+                memory = memory if memory_next is None else memory_next
+                dt = torch.where(accepted, dt, torch.maximum(dt, shortest))
+                if options.is_joint:
+                    dt = torch.where(tau1 >= span, 0.0, dt).amax().expand_as(dt)
+            if plan.keeps:
+                kept.append((tau, tau1, step.base, step.powers))
+            y, k = torch.where(accepted[:, None], step.y1, y), torch.where(accepted[:, None], step.k1, k)
+            tau = tau1
+        flags = torch.stack([(tau >= span).all(), is_wild.any()])
+        return tau, span, dt.clone(), y, k, status, memory, h, torch.stack(judged), kept, flags
+
+    return advance
+
+
+def _plan(problem: Problem, options: Options, *, keeps: bool) -> Plan:
+    """Give the plan of a solve; equal plans share their code."""
+    assert isinstance(options.stepper, ExplicitStepper)
+    tableau = options.stepper.tableau
+    # What the compiler would stumble over: properties that are worked out on first use.
+    _ = tableau.is_fsal, options.stepper.estimates and tableau.error_weights
+    stepper = replace(options.stepper, reads=keeps, room=None)
+    options = replace(options, stepper=stepper, keep_slopes=False, keep_steps=options.keep_steps)
+    return Plan(options, _STEPS_PER_CALL, keeps, problem.is_forward)
+
+
+@lru_cache(maxsize=64)
+def _compile(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Give the compiled functions of a plan, made once."""
+    return _compiled(_make_begin(plan)), _compiled(_make_advance(plan))
+
+
+@lru_cache(maxsize=1)
+def _compiled_call() -> Callable[..., Tensor]:
+    def call(field: Field, t: Tensor, y: Tensor) -> Tensor:
+        return field(t, y)
+
+    return _compiled(call)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    more: dict[str, Any] = {}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        # One function serves all fields and batch sizes; the default allows for eight.
+        more = {"recompile_limit": _RECOMPILE_LIMIT, "isolate_recompiles": True}
+    if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # this torch knows filters
+        more["options"] = {"guard_filter_fn": _keep_guards}
+    return torch.compile(function, dynamic=False, fullgraph=True, **more)
+
+
+# What may differ from one call of compiled code to the next.
+_VARIABLE = ("field", "t0", "direction", "carrier", "tau", "span", "dt", "y", "k", "status", "memory", "t")
+
+
+def _keep_guards(guards: Any) -> list[bool]:
+    """Tell which of its assumptions compiled code has to look at in every call.
+
+    The plan is the key under which the code is found, and our own modules do not change: to check each coefficient of a tableau anew
+    took longer than a step. What stays are the field with all that it holds, the tensors, and the modes of torch.
+    """
+
+    def keep(name: str) -> bool:
+        if name.startswith("G["):
+            return "__import_" in name and "__import_latentode" not in name and "__import_torch" not in name
+        first = re.match(r"\w*", name)
+        return first is None or first.group() in ("", *_VARIABLE)
+
+    return [keep(guard.name.removeprefix("L['")) for guard in guards]
+
+
+def _pad(problem: Problem) -> Problem:
+    """Pad the batch to a power of two with samples that rest, where the field takes it; one compilation serves all sizes between.
+
+    Whether it does is asked of the field, as in `loop`.
+    """
+    n_samples = len(problem.y0)
+    n_padded = 1 << max(n_samples - 1, 0).bit_length()
+    if n_padded == n_samples or problem.narrow is None:
+        return problem
+    place = torch.arange(n_padded, device=problem.y0.device)
+    place = torch.where(place < n_samples, place, 0)
+    padded = problem.rows(place, problem.narrow(place))
+    with torch.no_grad():
+        known = problem.field(problem.time_at_start(), problem.y0)
+        try:
+            slope = padded.field(padded.time_at_start(), padded.y0)
+        except Exception:  # noqa: BLE001 (whatever a stranger's field raises, it is a no)
+            return problem
+        atol = 1e-4 * float(torch.nan_to_num(known).abs().amax())
+        if len(slope) != n_padded or not torch.allclose(slope[:n_samples], known, rtol=1e-3, atol=atol, equal_nan=True):
+            return problem
+    is_real = torch.arange(n_padded, device=place.device) < n_samples
+    return replace(padded, span=torch.where(is_real, padded.span, 0.0))
+
+
+_SAID: set[Any] = set()
+
+
+def _say_if_new(plan: Plan, problem: Problem) -> None:
+    """Tell that a compilation is coming, which takes some seconds."""
+    source = problem.sources[0] if problem.sources else problem.field
+    key = (plan, getattr(source, "__code__", type(source)), problem.y0.shape, problem.y0.dtype, torch.is_grad_enabled())
+    if key not in _SAID:
+        _SAID.add(key)
+        _LOG.warning("compiling the solver's step for a batch of %d x %d; this takes some seconds, once", *problem.y0.shape)
