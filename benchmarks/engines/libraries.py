@@ -21,8 +21,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 os.environ.setdefault("NPROC", "1")
 
-# So many may be needed, and no solve here is to fail for want of more.
-MAX_STEPS = 100_000
+# The default of our engine: a solve that needs more has failed.
+MAX_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def ours(
             controller=controller,
             adjoint=adjoint,
             step_mode=step_mode,
-            max_steps=MAX_STEPS,
+            max_steps=MAX_STEPS if dt is None else 10 * MAX_STEPS,
             compile=compile,
         )
         return solution.ys, solution.stats["nfe"]

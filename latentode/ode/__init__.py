@@ -3,8 +3,8 @@
 from .backsolve import Backsolve, DriftWarning
 from .checkpointed import Checkpointed
 from .control import FixedStep, PIDController
-from .runge_kutta import ButcherTableau
 from .reversible import Reversible
+from .runge_kutta import ButcherTableau
 from .solve import ADJOINTS, SOLVERS, Solution, solve
 from .status import STATUS
 from .tableaus import TABLEAUS

@@ -69,7 +69,9 @@ class Backsolve:
         # The controller's own checks, now rather than in the middle of a training.
         PIDController(rtol=1e-3 if self.rtol is None else self.rtol, atol=1e-6 if self.atol is None else self.atol)
         if isinstance(self.method, str) and self.method not in TABLEAUS:
-            raise InputError(f"there is no explicit method {self.method!r} to solve backward with; give one of {', '.join(TABLEAUS)}")
+            raise InputError(
+                f"there is no explicit method {self.method!r} to solve backward with; give one of {', '.join(TABLEAUS)}"
+            )
 
     def integrate(self, problem: Problem, options: Options) -> Trajectory:
         """Solve `problem`."""
@@ -92,7 +94,9 @@ class Backsolve:
 
         def way(cotangents: Cotangents, sums: Sums) -> Tensor:
             span = torch.where(failed, 0.0, torch.minimum(problem.span, tau1))
-            stepper = _BackStepper(self._tableau(options), cotangents, problem, span, sums, captured, self._counts_parameters(options))
+            stepper = _BackStepper(
+                self._tableau(options), cotangents, problem, span, sums, captured, self._counts_parameters(options)
+            )
             back = _reversed(problem, stepper, y1, cotangents.end, span)
             found = integrate(back, self._options(options, stepper))
             if found.has_failed:
@@ -332,7 +336,9 @@ class _BackStepper:
             if error is not None:
                 size = 0.0 if total is None else total.abs()
                 ratios.append((error / (controller.atol + controller.rtol * size)).flatten())
-        return float(torch.linalg.vector_norm(torch.cat(ratios))) / max(sum(map(len, ratios)), 1) ** 0.5 if ratios else 0.0
+        return (
+            float(torch.linalg.vector_norm(torch.cat(ratios))) / max(sum(map(len, ratios)), 1) ** 0.5 if ratios else 0.0
+        )
 
     def _walk(
         self,
@@ -376,7 +382,9 @@ class _BackStepper:
             found = gradients([slope], [a], leaf, None, [])
         else:
             # A row without weight has no share; its slope is asked for all the same.
-            found = gradients([slope], [a * torch.where(weight == 0.0, 1.0, weight)], leaf, carrier, self.captured, keep=True)
+            found = gradients(
+                [slope], [a * torch.where(weight == 0.0, 1.0, weight)], leaf, carrier, self.captured, keep=True
+            )
             if self.captured or carrier is not None:
                 is_void = weight == 0.0
                 if bool(is_void.any()):
@@ -389,9 +397,7 @@ class _BackStepper:
             g_y = g_y / torch.where(weight == 0.0, 1.0, weight)
         return torch.cat([slope.detach(), -g_y], 1), (found[1], found[2])
 
-    def let_in(
-        self, t: Tensor, state: Tensor, g_y: Tensor, g_slope: Tensor, counted: Tensor | None
-    ) -> Tensor:
+    def let_in(self, t: Tensor, state: Tensor, g_y: Tensor, g_slope: Tensor, counted: Tensor | None) -> Tensor:
         """Add gradients of a state, and of the slope there, to the gradient that is under way."""
         y, a = state.chunk(2, 1)
         slope, leaf, carrier = self._call(t, y)

@@ -95,7 +95,9 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
             yield from _global_names(constant)
 
 
-def check_captured(field: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, known: list[Tensor]) -> list[Tensor]:
+def check_captured(
+    field: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, known: list[Tensor]
+) -> list[Tensor]:
     """Follow one call of `field` through autograd's graph and give `known` with the parameters that were missed.
 
     Args:

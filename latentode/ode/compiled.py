@@ -86,7 +86,9 @@ def integrate_compiled(problem: Problem, options: Options) -> Trajectory:
         march, steps, is_sound = _march(padded, plan, writer)
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"f cannot be compiled ({reason}); leave compile=False, the eager solver gives the same result") from error
+        raise InputError(
+            f"f cannot be compiled ({reason}); leave compile=False, the eager solver gives the same result"
+        ) from error
     if not is_sound:
         # NaN at the start or, under gradients, on the way: the eager loop knows how to keep it from the other samples.
         return integrate(problem, options)
@@ -123,7 +125,9 @@ def _march(problem: Problem, plan: Plan, writer: QueryWriter) -> tuple[March, St
     tau, status = torch.zeros_like(span), torch.zeros_like(span, dtype=torch.int64)
     h, memory, i_step, is_wild = dt, (torch.ones_like(dt), torch.ones_like(dt)), 0, False
     while not (all_rest or is_bad or is_wild) and i_step < options.max_steps:
-        tau, span, dt, y, k, status, memory, h, judged, kept, flags = advance(*still, tau, span, dt, y, k, status, memory)
+        tau, span, dt, y, k, status, memory, h, judged, kept, flags = advance(
+            *still, tau, span, dt, y, k, status, memory
+        )
         i_step += plan.n_steps
         marks.append(judged)
         for part in kept:
@@ -300,7 +304,7 @@ def _pad(problem: Problem) -> Problem:
         known = problem.field(problem.time_at_start(), problem.y0)
         try:
             slope = padded.field(padded.time_at_start(), padded.y0)
-        except Exception:  # noqa: BLE001 (whatever a stranger's field raises, it is a no)
+        except Exception:
             return problem
         atol = 1e-4 * float(torch.nan_to_num(known).abs().amax())
         if len(slope) != n_padded or not torch.allclose(slope[:n_samples], known, rtol=1e-3, atol=atol, equal_nan=True):
@@ -318,4 +322,6 @@ def _say_if_new(plan: Plan, problem: Problem) -> None:
     key = (plan, getattr(source, "__code__", type(source)), problem.y0.shape, problem.y0.dtype, torch.is_grad_enabled())
     if key not in _SAID:
         _SAID.add(key)
-        _LOG.warning("compiling the solver's step for a batch of %d x %d; this takes some seconds, once", *problem.y0.shape)
+        _LOG.warning(
+            "compiling the solver's step for a batch of %d x %d; this takes some seconds, once", *problem.y0.shape
+        )

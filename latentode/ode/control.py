@@ -91,7 +91,9 @@ class PIDController:
         # With atol = 0 a component that stays 0 would be 0 / 0.
         tiny = torch.finfo(y0.dtype).tiny
         if isinstance(self.rtol, Tensor) or isinstance(self.atol, Tensor):
-            scale = (torch.as_tensor(self.atol).to(larger).clamp(min=tiny) + torch.as_tensor(self.rtol).to(larger) * larger) * root
+            scale = (
+                torch.as_tensor(self.atol).to(larger).clamp(min=tiny) + torch.as_tensor(self.rtol).to(larger) * larger
+            ) * root
         else:
             scale = torch.add(as_scalar(max(self.atol, tiny) * root, y0), larger, alpha=self.rtol * root)
         scaled = error / scale

@@ -123,7 +123,9 @@ class Trajectory:
         """Give what came of the first `n` samples."""
         names = ("ys", "y1", "n_accepted", "n_rejected", "nfe", "status", "tau", "dt")
         slopes = None if self.slopes is None else self.slopes[:n]
-        return replace(self, slopes=slopes, steps=self.steps.first(n), **{name: getattr(self, name)[:n] for name in names})
+        return replace(
+            self, slopes=slopes, steps=self.steps.first(n), **{name: getattr(self, name)[:n] for name in names}
+        )
 
 
 @dataclass
@@ -357,7 +359,12 @@ def _march(
             steps.clear()
         if march.i_step % _STEPS_PER_READING == 0:
             march.count(stepper.calls_per_step)
-        if options.compacts and options.record is None and march.i_step % _STEPS_PER_LOOK == 0 and _is_worth_compacting(problem, march):
+        if (
+            options.compacts
+            and options.record is None
+            and march.i_step % _STEPS_PER_LOOK == 0
+            and _is_worth_compacting(problem, march)
+        ):
             few = _leave_resting(problem, march)
             if few is not None:
                 _march_few(options, march, writer, steps, *few)
@@ -431,7 +438,7 @@ def _leave_resting(problem: Problem, march: March) -> tuple[Problem, Tensor] | N
     n_state = problem.y0.shape[1]
     try:
         slope = few.field(few.times(march.tau.index_select(0, chosen)), march.y.index_select(0, chosen)[:, :n_state])
-    except Exception:  # noqa: BLE001 (whatever a stranger's field raises, it is a no)
+    except Exception:
         return None
     known = march.k.index_select(0, chosen)[:, :n_state]
     if slope.shape != known.shape or not torch.allclose(slope, known, rtol=1e-3, atol=1e-4 * float(known.abs().amax())):

@@ -76,7 +76,7 @@ def stiff_interpolant(
     the slopes at both ends grows like `lambda dt` there: what little is left of a fast component makes the output useless.
     It stays bounded if the weights make the output a combination of the states at the stages, into which the slope at the
     start does not enter: `w_0 = w~ A~^-1 a_0`, with `A~` and `a_0` the rows of the implicit stages without and with the first
-    column alone. (Kennedy and Carpenter 2016, NASA/TM-2016-219173, ask dense output for the same.)
+    column alone.
 
     Args:
         a: rows of all stages, the first explicit, the others of stage order 2 at least.

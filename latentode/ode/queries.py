@@ -93,7 +93,11 @@ class QueryWriter:
     def slopes(self) -> Tensor:
         """Give the slopes at all queries, per unit of the clock, `(B, Q, D)`; 0 for a sample with nothing to solve."""
         nothing = torch.zeros_like(self.problem.y0)
-        return self._ordered(self.slope_pieces, nothing) if self.pieces else self.problem.tau_eval[..., None] * nothing[:, None]
+        return (
+            self._ordered(self.slope_pieces, nothing)
+            if self.pieces
+            else self.problem.tau_eval[..., None] * nothing[:, None]
+        )
 
     def _ordered(self, pieces: list[Tensor], otherwise: Tensor) -> Tensor:
         n_samples, n_queries = self.problem.tau_eval.shape

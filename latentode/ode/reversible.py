@@ -53,7 +53,9 @@ class Reversible:
     def integrate(self, problem: Problem, options: Options) -> Trajectory:
         """Solve `problem` by the reversible form of its method."""
         if not isinstance(options.stepper, ExplicitStepper):
-            raise InputError("adjoint='reversible' is built on explicit methods; choose adjoint='checkpointed' for this one")
+            raise InputError(
+                "adjoint='reversible' is built on explicit methods; choose adjoint='checkpointed' for this one"
+            )
         stepper = ReversibleStepper.of(options.stepper, self.coupling)
         return hide(problem, replace(options, stepper=stepper, compacts=False), "reversible", self._solve)
 

@@ -70,7 +70,9 @@ class ButcherTableau:
         if self.dense is not None and len(self.dense) not in (n_dense, n, self.n_increments):
             raise InputError(f"dense has {len(self.dense)} entries but there are {n_dense} stages; give one for each")
         if len(self.dense_a) != len(self.dense_c):
-            raise InputError(f"dense_a has {len(self.dense_a)} rows but dense_c {len(self.dense_c)} places; give one each")
+            raise InputError(
+                f"dense_a has {len(self.dense_a)} rows but dense_c {len(self.dense_c)} places; give one each"
+            )
 
     @property
     def n_stages(self) -> int:

@@ -355,9 +355,7 @@ def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
     )
 
 
-def _reader(
-    problem: Problem, trajectory: Trajectory, packing: Packing
-) -> Callable[[Tensor], State]:
+def _reader(problem: Problem, trajectory: Trajectory, packing: Packing) -> Callable[[Tensor], State]:
     """Make the function that reads a solution at other times."""
     steps, span = trajectory.steps, problem.span
 

@@ -208,7 +208,12 @@ class ImplicitStepper:
 
 
 def make_stepper(
-    tableau: ButcherTableau | EsdirkTableau, controller: Controller, *, dtype: torch.dtype, reads: bool, is_complex: bool
+    tableau: ButcherTableau | EsdirkTableau,
+    controller: Controller,
+    *,
+    dtype: torch.dtype,
+    reads: bool,
+    is_complex: bool,
 ) -> Stepper:
     """Give the stepper of a method; with fixed steps an implicit one solves its stages nearly to the rounding of `dtype`."""
     estimates = isinstance(controller, PIDController)

@@ -13,7 +13,6 @@ translation onto `solve`. What is meant to differ:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

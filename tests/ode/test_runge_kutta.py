@@ -66,9 +66,7 @@ def test_every_form_of_a_weighted_sum_is_the_sum(dtype):
 def test_a_sample_s_sum_does_not_depend_on_the_batch_to_the_last_bit(dtype, n_elements):
     torch.manual_seed(0)
     weights = tuple(torch.randn(7).tolist())
-    y0, k, dt = (
-        torch.randn(size, dtype=dtype) for size in ((100, n_elements), (7, 100, n_elements), (100, 1))
-    )
+    y0, k, dt = (torch.randn(size, dtype=dtype) for size in ((100, n_elements), (7, 100, n_elements), (100, 1)))
 
     def total(rows):
         form = FilledIncrements(7, y0[rows])

@@ -33,7 +33,9 @@ def end_error(name, n_steps, t1=1.0):
 @pytest.mark.parametrize("name", NAMES)
 def test_error_falls_at_the_order_of_the_tableau(name):
     # Enough steps for the leading term to rule, few enough for float64's rounding to stay away.
-    n_steps, t1, slack = {4: (64, 1.0, 0.1), 5: (128, 4.0, 0.2), 8: (28, 8.0, 0.5)}.get(SOLVERS[name].order, (256, 1.0, 0.1))
+    n_steps, t1, slack = {4: (64, 1.0, 0.1), 5: (128, 4.0, 0.2), 8: (28, 8.0, 0.5)}.get(
+        SOLVERS[name].order, (256, 1.0, 0.1)
+    )
     slope = math.log2(end_error(name, n_steps, t1) / end_error(name, 2 * n_steps, t1))
     assert slope == pytest.approx(SOLVERS[name].order, abs=slack)
 
