@@ -3,24 +3,36 @@
 from .backsolve import Backsolve, DriftWarning
 from .checkpointed import Checkpointed
 from .control import FixedStep, PIDController
+from .divergence import FlowField, divergence, rademacher_like
 from .reversible import Reversible
 from .runge_kutta import ButcherTableau
 from .solve import ADJOINTS, SOLVERS, Solution, solve
 from .status import STATUS
+from .steady_state import STEADY_STATUS, SteadyState, steady_state
 from .tableaus import TABLEAUS
+from .torchdiffeq import odeint, odeint_adjoint, odeint_event
 
 __all__ = [
     "ADJOINTS",
     "SOLVERS",
     "STATUS",
+    "STEADY_STATUS",
     "TABLEAUS",
     "Backsolve",
     "ButcherTableau",
     "Checkpointed",
     "DriftWarning",
     "FixedStep",
+    "FlowField",
     "PIDController",
     "Reversible",
     "Solution",
+    "SteadyState",
+    "divergence",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_event",
+    "rademacher_like",
     "solve",
+    "steady_state",
 ]

@@ -100,7 +100,8 @@ def hide(
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise InputError(f"adjoint={route!r} does not work under torch.func; choose adjoint='direct'")
-    if options.compiles:
+    # The backward solve pulls back through one call several times, which compiled code does not allow.
+    if options.compiles and route != "backsolve":
         check_compiler(problem.y0.device)
         problem = compile_field(problem)
     inputs = (problem.y0, problem.tau_eval, problem.t_carrier)
@@ -125,7 +126,7 @@ def hide(
 
 class _Hidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, solve, box, problem, options, n_captured, y0, tau_eval, t_carrier, *captured):  # noqa: ANN001, ANN205
+    def forward(ctx, solve, box, problem, options, n_captured, y0, tau_eval, t_carrier, *captured):  # noqa: ANN001, ANN002, ANN205
         wants_t = t_carrier is not None
         bare = replace(problem, y0=y0.detach(), tau_eval=tau_eval.detach(), t_carrier=None)
         # The slopes at the queries are all that the gradient of their times needs.

@@ -58,7 +58,7 @@ def _parts(thing: Any) -> Iterable[Any]:
         return thing
     if isinstance(thing, (types.ModuleType, types.BuiltinFunctionType)) or type(thing).__module__.startswith("torch"):
         return ()
-    call = getattr(type(thing), "__call__", None)
+    call = vars(type(thing)).get("__call__")
     attributes = list(vars(thing).values()) if hasattr(thing, "__dict__") else []
     return [*attributes, *([call] if isinstance(call, types.FunctionType) else [])]
 

@@ -206,7 +206,7 @@ def _make_advance(plan: Plan) -> Callable[..., Any]:
             step = stepper.step(problem, tau, h, y, k, None)
             with torch.no_grad():
                 own_ratio = ratio = error_ratio(stepper, controller, step)
-                if controller.force_dtmin:
+                if controller.force_dtmin and controller.dtmin is not None:
                     ratio = torch.where((h <= controller.dtmin) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio)
                 if options.is_joint:
                     ratio = torch.where(done, 0.0, ratio).amax().expand_as(ratio)

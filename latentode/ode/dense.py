@@ -143,8 +143,16 @@ def to_powers(increments: Tensor, tableau: HasInterpolant) -> Tensor:
     if torch.compiler.is_compiling():
         columns = zip(*_padded_rows(tableau), strict=True)
         return torch.stack([chain_sum(column, increments.unbind(0)) for column in columns])
+    dtype = increments.dtype
+    if tableau.dense_c:
+        # Large coefficients that nearly cancel, as an interpolant of high order has them, would cost float32 three digits.
+        increments = increments.double()
     weights_JK = power_weights(tableau, increments.dtype, increments.device)
-    return torch.mm(weights_JK, increments.reshape(len(increments), -1)).view(len(weights_JK), *increments.shape[1:])
+    return (
+        torch.mm(weights_JK, increments.reshape(len(increments), -1))
+        .view(len(weights_JK), *increments.shape[1:])
+        .to(dtype)
+    )
 
 
 def tabulate(states: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:

@@ -315,6 +315,7 @@ def _march(
         # A sample that rests has h = 0, so its error is 0.
         accepted = ratio <= 1.0
         if isinstance(controller, PIDController) and controller.force_dtmin:
+            assert controller.dtmin is not None
             ratio = torch.where((h <= controller.dtmin) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio)
             accepted = ratio <= 1.0
         done1 = (tau1 >= march.span).logical_and_(accepted)
@@ -466,7 +467,7 @@ def error_ratio(stepper: Stepper, controller: Controller, step: Step) -> Tensor:
     if step.error is None or isinstance(controller, FixedStep):
         # Whatever is finite stands. The slope at the end counts: the interpolant and the next step start from it.
         zero = as_scalar(0.0, step.y1)
-        ratio = torch.addcmul(step.after * zero, step.k1.detach(), zero).amax(-1)
+        ratio = torch.addcmul(step.after * zero, step.k1.detach(), zero).sum(-1)
     else:
         ratio = controller.error_ratio(step.error, step.before, step.after)
         if not stepper.sees_last_slope:

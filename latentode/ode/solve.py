@@ -315,7 +315,7 @@ def _clock_dtype(device: torch.device) -> torch.dtype:
 
 
 def _look_at_queries(tau_eval: Tensor, direction: Tensor, n_samples: int) -> tuple[bool, bool, bool]:
-    """Tell whether time runs upwards, queries lie inside a solve, and several at an end; refuses queries that do not run one way from `t0`."""
+    """Tell whether time runs upwards, queries lie inside a solve, and several at an end; refuses queries that run both ways from `t0`."""
     # From t0 on: queries on both sides of t0 are as little one way as unsorted ones.
     gaps = torch.diff(tau_eval, dim=1, prepend=torch.zeros_like(tau_eval[:, :1]))
     is_end = tau_eval == tau_eval[:, -1:]

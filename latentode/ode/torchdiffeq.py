@@ -68,6 +68,10 @@ def odeint(
         >>> round(float(ys[-1]), 3)
         0.368
     """
+    if event_fn is not None:
+        raise InputError(
+            "events do not exist yet; leave event_fn=None and look for the crossing on a solution with dense=True"
+        )
     keywords = _translate(func, y0, t, rtol, atol, method, options)
     return Sample.of(y0).unflatten(solve(**keywords).ys[0])
 
@@ -82,6 +86,11 @@ def _translate(
     options: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Give the arguments of `solve`, all as keywords."""
+    used = [name for name in CALLBACKS if hasattr(func, name)]
+    if used:
+        raise InputError(
+            f"func has {used[0]}, and callbacks do not exist yet; take it away, or watch the steps in func itself"
+        )
     if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim != 1 or len(t) == 0:
         got = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
         raise InputError(f"t is {got}; give times as a floating-point tensor (T,) with at least one of them")

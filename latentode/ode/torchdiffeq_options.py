@@ -211,6 +211,7 @@ class AdaptiveOptions:
             factor_max=float(self.ifactor),
             factor_min=float(self.dfactor),
             dtmin=float(self.min_step) or None,
+            force_dtmin=self.min_step > 0,
             dtmax=None if self.max_step == math.inf else float(self.max_step),
             norm=sample.norm(self.norm),
             jump_times=torch.cat(stops) if stops else None,

@@ -390,7 +390,6 @@ y1, t1 = torch.ones(2, 2, dtype=DOUBLE), torch.tensor([0.0, 1.0], dtype=DOUBLE)
         ({"step_mode": "both"}, "per_sample"),
         ({"on_failure": "ignore"}, "raise"),
         ({"events": [lambda t, y: y]}, "events do not exist yet"),
-        ({"compile": True}, "compile does not exist yet"),
         ({"max_steps": 0}, "max_steps"),
         ({"dt0": -1.0}, "dt0"),
         ({"controller": 1e-3}, "PIDController"),
