@@ -98,7 +98,7 @@ def hide(
     Raises:
         InputError: under `torch.func` transforms; with `dense=True`; the field uses a tensor that cannot be found.
     """
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         raise InputError(f"adjoint={route!r} does not work under torch.func; choose adjoint='direct'")
     # The backward solve pulls back through one call several times, which compiled code does not allow.
     if options.compiles and route != "backsolve":

@@ -290,7 +290,7 @@ class _BackStepper:
         before, after = y, y1
         if error is not None and self.controller is not None:
             zeros = torch.zeros_like(y[:, :1])
-            column = torch.full_like(zeros, self._error_of_parameters(self.controller) * self.controller.atol)
+            column = torch.full_like(zeros, self._error_of_parameters(self.controller) * self.controller.atol)  # pyright: ignore[reportArgumentType]
             error, before, after = torch.cat([error, column], 1), torch.cat([y, zeros], 1), torch.cat([y1, zeros], 1)
         return Step(y1, k1, y, None, error, before, after)
 
@@ -314,8 +314,8 @@ class _BackStepper:
         if self.tableau.dense is None or self.tableau.dense_c:
             return error
         assert self.inside is not None
-        own = middle_weights(interpolation_weights(self.tableau))
-        cubic = middle_weights(interpolation_weights(replace(self.tableau, dense=None)))
+        own = middle_weights(interpolation_weights(self.tableau))  # pyright: ignore[reportArgumentType]
+        cubic = middle_weights(interpolation_weights(replace(self.tableau, dense=None)))  # pyright: ignore[reportArgumentType]
         n = len(increments)
         y_increments = increments[..., : error.shape[1] // 2]
         gap = weigh(tuple(a - b for a, b in zip(own[:n], cubic[:n], strict=True)), y_increments)

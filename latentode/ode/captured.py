@@ -111,7 +111,7 @@ def check_captured(
     with torch.enable_grad():
         start = y.detach().requires_grad_()
         # Nodes made from here on have higher numbers: one with a lower number was made outside.
-        first = (start + 0.0).grad_fn._sequence_nr()
+        first = (start + 0.0).grad_fn._sequence_nr()  # pyright: ignore[reportOptionalMemberAccess]
         slope = field(t.detach(), start)
     own = {id(start)}
     leaves = {id(tensor) for tensor in known if tensor.grad_fn is None}
@@ -134,5 +134,5 @@ def check_captured(
             )
         elif node not in seen:
             seen.add(node)
-            stack.extend(edge for edge in node.next_functions if edge[0] is not None)
+            stack.extend(edge for edge in node.next_functions if edge[0] is not None)  # pyright: ignore[reportArgumentType]
     return [*known, *missed]

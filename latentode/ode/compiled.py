@@ -84,7 +84,7 @@ def integrate_compiled(problem: Problem, options: Options) -> Trajectory:
     _say_if_new(plan, padded)
     try:
         march, steps, is_sound = _march(padded, plan, writer)
-    except torch._dynamo.exc.TorchDynamoException as error:
+    except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"f cannot be compiled ({reason}); leave compile=False, the eager solver gives the same result"

@@ -94,7 +94,7 @@ class Steps:
     def first(self, n: int) -> Steps:
         """Give the steps of the first `n` samples."""
         rows = ([part[:n] for part in parts] for parts in (self.starts, self.ends, self.states))
-        return Steps(*rows, [powers[:, :n] for powers in self.powers])
+        return Steps(*rows, [powers[:, :n] for powers in self.powers])  # pyright: ignore[reportCallIssue]
 
     def clear(self) -> None:
         """Forget the steps."""

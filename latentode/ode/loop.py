@@ -341,7 +341,7 @@ def _march(
         if step.n_calls is not None:
             march.nfe = march.nfe + torch.where(done, 0, step.n_calls)
         if keeps_steps:
-            steps.append(tau, tau1, step.base, step.powers)
+            steps.append(tau, tau1, step.base, step.powers)  # pyright: ignore[reportArgumentType]
         if options.record is not None:
             options.record.after(tau1 - tau)
         if options.hooks is not None:

@@ -149,7 +149,7 @@ class ReversibleStepper:
             if self.estimates:
                 error = weigh(self.tableau.error_weights, all_increments)
             if self.reads:
-                powers = to_powers(all_increments, self.tableau)
+                powers = to_powers(all_increments, self.tableau)  # pyright: ignore[reportArgumentType]
                 powers[0] += (z0 - y0) * (1.0 - self.coupling)
         negative = -dt
         returning = increments(problem.field, back, y1, negative, self.core, self.room, k1)

@@ -131,7 +131,7 @@ class ExplicitStepper:
         error = weigh(tableau.error_weights, known) if self.estimates else None
         if self.is_complex:
             before, after = _moduli(before), _moduli(after)
-        powers = to_powers(self._with_further(problem, tau, h, y, dt, increments), tableau) if self.reads else None
+        powers = to_powers(self._with_further(problem, tau, h, y, dt, increments), tableau) if self.reads else None  # pyright: ignore[reportArgumentType]
         return Step(y1, k1, y, powers, error, before, after)
 
     def _with_further(

@@ -118,7 +118,7 @@ def adjoint_norm(
 
     def largest(parts: tuple[Tensor, ...]) -> Tensor:
         states = (parts[1 : n + 1], parts[n + 1 : 2 * n + 1])
-        sizes = [of_state(state if sample.is_tuple else state[0]).abs() for state in states]
+        sizes = [of_state(state if sample.is_tuple else state[0]).abs() for state in states]  # pyright: ignore[reportArgumentType]
         params = () if is_semi else parts[2 * n + 1 :]
         return torch.stack([parts[0].abs(), *sizes, *map(root_mean_square, params)]).amax()
 

@@ -261,7 +261,7 @@ class FixedOptions:
         """Give keywords of `solve`."""
         grid = self.grid(func, y0, t)
         jumps = {"jump_times": grid} if self.perturb else {}
-        return {"controller": FixedStep(grid=grid, **jumps), "max_steps": len(grid) + 1}
+        return {"controller": FixedStep(grid=grid, **jumps), "max_steps": len(grid) + 1}  # pyright: ignore[reportArgumentType]
 
 
 def _equal_steps(step: float, t: Tensor) -> Tensor:
