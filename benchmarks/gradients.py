@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -274,10 +275,11 @@ def measure_robustness(routes: list[str], system: str, limit: float) -> dict[str
     def measure(route: str) -> dict[str, Any]:
         # Starting the process, its imports and the reference take time too; the worker reads its own clock.
         found = in_fresh_process(limit + 30.0, task="robustness", route=route, system=system, limit=limit)
-        return {"outcome": f"no answer in {limit:g} s", "answers": 0} if "late" in found else found
+        late = {"outcome": f"no answer in {limit:g} s", "answers": 0, "error": math.inf}
+        return late if "late" in found else found
 
     part = collect(routes, make_system(system).about + ", rtol = atol = 1e-6", measure)
-    columns = {"error": ("error", "{:.1e}"), "seconds": ("s", "{:.1f}"), "outcome": ("outcome", "{}")}
+    columns = {"error": ("error", "{:.1e}"), "seconds": ("s", "{:.1f}"), "outcome": ("outcome", "{:.100}")}
     print_part(f"robustness, {system}", part, columns)
     return part
 
@@ -309,10 +311,11 @@ def outcome(route: str, system: str, limit: float) -> dict[str, Any]:
         except Exception as error:  # how it ends is the figure
             if type(error).__name__ == "InputError":
                 return {"skipped": report.reason(error)}
-            return {"outcome": report.reason(error), "answers": 1, "seconds": time.perf_counter() - start}
+            seconds = time.perf_counter() - start
+            return {"outcome": report.reason(error), "answers": 1, "seconds": seconds, "error": math.inf}
         seconds = time.perf_counter() - start
     if seconds > limit:
-        return {"outcome": f"no answer in {limit:g} s", "answers": 0, "seconds": seconds}
+        return {"outcome": f"no answer in {limit:g} s", "answers": 0, "seconds": seconds, "error": math.inf}
     error = relative(way.gradients(result), float64_gradient(problem))
     words = "gradient" if np.isfinite(error) else "a gradient that is not finite"
     messages = [f"warned: {str(w.message).splitlines()[0]}" for w in told if issubclass(w.category, UserWarning)]

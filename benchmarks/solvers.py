@@ -281,7 +281,8 @@ def compare_at_equal_error(problem: Problem, clock: str) -> dict[str, Any]:
     at = {
         name: {figure: read_curve(curve, figure, levels) for figure in ("nfe", "ms")} for name, curve in curves.items()
     }
-    found |= {"error": levels.tolist(), "at_equal_error": at}
+    found["error"] = levels.tolist()
+    found["at_equal_error"] = at
     for name in ("torchode", "torchdiffeq"):
         for figure in ("nfe", "ms") if name in at else ():
             logs = np.log(np.asarray(at["ours"][figure]) / np.asarray(at[name][figure]))

@@ -46,6 +46,15 @@ def say(what: str) -> None:
     print(f"measuring {what} ...", file=sys.stderr, flush=True)
 
 
+def _without_nan(value: Any) -> Any:
+    """Give None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def print_case(name: str, case: dict[str, Any]) -> None:
     """Print one case as a table."""
     print(f"\n{name}: {case['about']}")
@@ -69,9 +78,9 @@ def print_table(rows: dict[str, dict[str, Any]], columns: dict[str, tuple[str, s
 
 
 def _cell(form: str, value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
-    return form.format(value) if not isinstance(value, str) else value
+    return form.format(value)
 
 
 def print_equal_error(rows: dict[str, dict[str, Any]]) -> None:
@@ -84,7 +93,8 @@ def print_equal_error(rows: dict[str, dict[str, Any]]) -> None:
             print("   ours or torchode is missing")
             continue
         for library, figures in row["at_equal_error"].items():
-            cells = (f"{n:8.0f} /{ms:8.1f}" for n, ms in zip(figures["nfe"], figures["ms"], strict=True))
+            pairs = zip(figures["nfe"], figures["ms"], strict=True)
+            cells = (f"{_cell('{:.0f}', n):>8} /{_cell('{:.1f}', ms):>8}" for n, ms in pairs)
             print(f"   {library:14}", *cells)
         print(f"   {'at error':14}", *(f"{level:17.1e} " for level in row["error"]))
         for peer in ("torchode", "torchdiffeq"):
@@ -100,7 +110,7 @@ def print_targets(targets: Iterable[Target], cases: dict[str, Any]) -> list[dict
         if target.case not in cases:
             continue
         figure = cases[target.case]["rows"].get(target.row, {}).get(target.figure)
-        if figure is None or math.isnan(figure):
+        if figure is None:
             verdict = "not measured"
         else:
             is_met = figure >= target.bound if target.relation == ">=" else figure <= target.bound

@@ -24,7 +24,7 @@ from latentode.errors import InputError
 
 from .control import Memory, PIDController
 from .dense import Steps
-from .loop import March, Options, Trajectory, error_ratio, finish, first_step, integrate, shortest_step
+from .loop import March, Options, Trajectory, error_ratio, finish, first_step, integrate, is_no_longer, shortest_step
 from .problem import Problem
 from .queries import QueryWriter
 from .runge_kutta import Field
@@ -207,13 +207,15 @@ def _make_advance(plan: Plan) -> Callable[..., Any]:
             with torch.no_grad():
                 own_ratio = ratio = error_ratio(stepper, controller, step)
                 if controller.force_dtmin and controller.dtmin is not None:
-                    ratio = torch.where((h <= controller.dtmin) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio)
+                    ratio = torch.where(
+                        is_no_longer(h, controller.dtmin, tau) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio
+                    )
                 if options.is_joint:
                     ratio = torch.where(done, 0.0, ratio).amax().expand_as(ratio)
                 accepted = ratio <= 1.0
                 tau1 = torch.where(accepted, tau1, tau)
                 shortest = shortest_step(problem, controller, tau)
-                stuck = ~(own_ratio <= 1.0) & ~accepted & (h <= shortest)
+                stuck = ~(own_ratio <= 1.0) & ~accepted & is_no_longer(h, shortest, tau)
                 status = torch.where(stuck, torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE), status)
                 span = torch.where(stuck, tau, span)
                 is_wild = is_wild | ~(own_ratio < torch.inf)

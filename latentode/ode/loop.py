@@ -316,7 +316,9 @@ def _march(
         accepted = ratio <= 1.0
         if isinstance(controller, PIDController) and controller.force_dtmin:
             assert controller.dtmin is not None
-            ratio = torch.where((h <= controller.dtmin) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio)
+            ratio = torch.where(
+                is_no_longer(h, controller.dtmin, tau) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio
+            )
             accepted = ratio <= 1.0
         done1 = (tau1 >= march.span).logical_and_(accepted)
         # The one synchronisation: the greatest error of those that are not done, -1 if all are.
@@ -506,7 +508,7 @@ def _lay_down(
     """Lay those to rest that can go no further: their own error is too large on a step as short as time resolves."""
     is_to_blame = ~(own_ratio <= 1.0)
     if isinstance(options.controller, PIDController):
-        is_to_blame = is_to_blame & (h <= shortest_step(problem, options.controller, march.tau))
+        is_to_blame = is_to_blame & is_no_longer(h, shortest_step(problem, options.controller, march.tau), march.tau)
     stuck = is_to_blame & ~accepted
     code = torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE)
     if step.is_converged is not None:
@@ -524,6 +526,11 @@ def shortest_step(problem: Problem, controller: Controller, tau: Tensor) -> Tens
     shortest = torch.maximum(resolution, 1e-20 * problem.span)
     dtmin = controller.dtmin if isinstance(controller, PIDController) else None
     return shortest if dtmin is None else shortest.clamp(min=dtmin)
+
+
+def is_no_longer(h: Tensor, dt: Tensor | float, tau: Tensor) -> Tensor:
+    """Tell whether a step that was to be `dt` long is; what the clock makes of it may be a rounding longer."""
+    return h <= dt + 4 * torch.finfo(tau.dtype).eps * tau
 
 
 def next_stop(jumps: Tensor, tau: Tensor, span: Tensor) -> Tensor:

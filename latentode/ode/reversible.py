@@ -32,12 +32,18 @@ from .runge_kutta import ButcherTableau, Field, Increments, Room, start_incremen
 from .steppers import ExplicitStepper, Step, stage_times, weigh
 
 
+# Growth of rounding on the way back beyond which a gradient in float64 has no digit left that is worth having.
+_MOST_GROWTH = 1e6
+
+
 @dataclass(frozen=True)
 class Reversible:
     """Exact for its own steps, in memory that does not grow with the states along the way.
 
     Attributes:
-        coupling: `lambda`; nearer to 1 is more accurate on the way back and less stable on the way there.
+        coupling: `lambda`; nearer to 1 is more accurate on the way back and less stable on the way there. The pair has a mode of its own
+            that grows by `lambda * exp(m h)` per step where the field contracts at rate `m`: such fields need steps below
+            `log(1 / lambda) / m`, many more than the tolerance asks for, unless `lambda` is made smaller.
         store_every: steps between two states that are kept.
     """
 
@@ -49,6 +55,11 @@ class Reversible:
             raise InputError(f"coupling is {self.coupling!r}; it weighs the state against its twin, in (0, 1]")
         if self.store_every < 1:
             raise InputError(f"store_every is {self.store_every!r}; give a number of steps, 1 or more")
+        if self.coupling**-self.store_every > _MOST_GROWTH:
+            raise InputError(
+                f"coupling {self.coupling!r} multiplies rounding by {self.coupling**-self.store_every:.1e} over the {self.store_every} steps "
+                f"between two states that are kept; keep it below {_MOST_GROWTH:.0e} by a smaller store_every"
+            )
 
     def integrate(self, problem: Problem, options: Options) -> Trajectory:
         """Solve `problem` by the reversible form of its method."""

@@ -14,22 +14,21 @@ translation onto `solve`. What is meant to differ:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latentode.errors import InputError
+from latentode.errors import InputError, SolveError
 
 from .solve import solve
 from .torchdiffeq_adjoint import Adjoint, AdjointSolve, adjoint_norm
 from .torchdiffeq_options import ADAPTIVE, FIXED, LINEAR, FixedOptions, Sample, State, read_options
+from .torchdiffeq_watch import CALLBACKS, Callbacks, FirstEvent, Watched
 
 Func = Callable[[Tensor, State], State]
 EventFunc = Callable[[Tensor, State], Tensor]
-
-# Methods of `func` that are called with (t0, y0, dt): before a step, and when it stands or is taken back.
-CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 
 
 def odeint(
@@ -68,12 +67,12 @@ def odeint(
         >>> round(float(ys[-1]), 3)
         0.368
     """
-    if event_fn is not None:
-        raise InputError(
-            "events do not exist yet; leave event_fn=None and look for the crossing on a solution with dense=True"
-        )
-    keywords = _translate(func, y0, t, rtol, atol, method, options)
-    return Sample.of(y0).unflatten(solve(**keywords).ys[0])
+    sample = Sample.of(y0)
+    keywords = _translate(func, y0, t, rtol, atol, method, options, ends_at_event=event_fn is not None)
+    if event_fn is None:
+        return sample.unflatten(solve(**keywords).ys[0])
+    tolerance = float(torch.as_tensor(sample.tolerance("atol", atol)).min())
+    return _solve_until(FirstEvent(_one_value(event_fn, sample, t[0], y0), sample, tolerance), y0, t, keywords)
 
 
 def _translate(
@@ -84,29 +83,45 @@ def _translate(
     atol: Any,
     method: str | None,
     options: Mapping[str, Any] | None,
+    *,
+    ends_at_event: bool = False,
 ) -> dict[str, Any]:
     """Give the arguments of `solve`, all as keywords."""
-    used = [name for name in CALLBACKS if hasattr(func, name)]
-    if used:
-        raise InputError(
-            f"func has {used[0]}, and callbacks do not exist yet; take it away, or watch the steps in func itself"
-        )
     if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim != 1 or len(t) == 0:
         got = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
         raise InputError(f"t is {got}; give times as a floating-point tensor (T,) with at least one of them")
+    if ends_at_event and (len(t) != 2 or bool(t[0] == t[1])):
+        raise InputError(
+            f"t is {t.tolist()}; where event_fn ends the solve, give two times, the start and the direction"
+        )
     method = "dopri5" if method is None else method
     chosen, sample = read_options(method, options), Sample.of(y0)
     if isinstance(chosen, FixedOptions):
         tableau = LINEAR[method] if chosen.interp == "linear" else FIXED[method]
-        keywords = chosen.translate(func, y0, t)
+        keywords = chosen.translate_open_end() if ends_at_event else chosen.translate(func, y0, t)
     else:
         tableau = ADAPTIVE[method]
-        keywords = chosen.translate(sample, t, rtol, atol)
+        keywords = chosen.translate(sample, t, rtol, atol, ends_at_event=ends_at_event)
+    callbacks = Callbacks.of(func, sample, CALLBACKS[:1] if isinstance(chosen, FixedOptions) else CALLBACKS)
+    if callbacks is not None:
+        keywords["adjoint"] = Watched(callbacks)
 
     def field(t_B: Tensor, y_BD: Tensor) -> Tensor:
         return sample.flatten(func(t_B[0], sample.unpack(y_BD)))
 
     return {"f": field, "y0": sample.flatten(y0), "t_eval": t, "method": tableau, **keywords}
+
+
+def _solve_until(event: FirstEvent, y0: State, t: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, State]:
+    """Solve until the event: its time, a constant to autograd, and the states at the start and there."""
+    start, y0_BD = t[0].detach(), keywords["y0"]
+    if bool(event.value(start, y0) == 0):
+        return start.clone(), event.sample.unflatten(torch.cat([y0_BD, y0_BD]))
+    solution = solve(**{**keywords, "adjoint": replace(keywords.get("adjoint", Watched()), event=event)})
+    if event.time is None or event.state is None:
+        raise SolveError(f"event_fn did not change sign between t = {float(start):.9g} and {float(solution.ts[0, -1])}")
+    state = torch.view_as_complex(event.state.reshape(1, -1, 2)) if y0_BD.is_complex() else event.state
+    return event.time.to(t), event.sample.unflatten(torch.cat([y0_BD, state]))
 
 
 def odeint_adjoint(
@@ -244,8 +259,8 @@ def odeint_event(
     sample, event_t = Sample.of(y0), event_t.detach()
     parts = ys if sample.is_tuple else (ys,)
     first_D, last_D = torch.cat([part.reshape(2, -1) for part in parts], 1).unbind(0)
-    time = event_t.to(last_D.real.dtype)
-    event = _one_event(event_fn, start[0].detach().to(time), y0)
+    time = event_t.to(sample.dtype.to_real())
+    event = _one_value(event_fn, sample, start[0], y0)
     t_leaf, y_leaf = time.clone().requires_grad_(), last_D.detach().requires_grad_()
     by_t, by_y_D = torch.autograd.grad(
         event(t_leaf, sample.unflatten(y_leaf)), (t_leaf, y_leaf), allow_unused=True, materialize_grads=True
@@ -258,8 +273,8 @@ def odeint_event(
     return event_t + shift.to(event_t), sample.unflatten(torch.stack([first_D, last_D + slope_D * shift]))
 
 
-def _one_event(event_fn: EventFunc, t0: Tensor, y0: State) -> EventFunc:
+def _one_value(event_fn: EventFunc, sample: Sample, t0: Tensor, y0: State) -> EventFunc:
     """Give a function of one value that is positive until the first element of `event_fn` changes sign."""
     with torch.no_grad():
-        signs = event_fn(t0, y0).sign()
+        signs = event_fn(t0.detach().to(sample.dtype.to_real()), y0).sign()
     return lambda t, y: (event_fn(t, y) * signs).min()

@@ -81,6 +81,11 @@ REFUSED = {
 }
 
 
+_NO_BOUND = 2**31 - 1
+# A solve that waits for an event which never comes must end some time.
+_STEPS_TO_AN_EVENT = 100_000
+
+
 @dataclass(frozen=True)
 class Sample:
     """How a state, a tensor of any shape or a tuple of such, is one flat sample of the engine, `(1, D)`.
@@ -131,7 +136,9 @@ class Sample:
         return tuple(piece.reshape((*lead, *shape)) for piece, shape in zip(pieces, self.shapes, strict=True))
 
     def unpack(self, flat_BD: Tensor) -> State:
-        """Give the state that is the only sample, `(1, D)`."""
+        """Give the state that is the only sample, `(1, D)`; the loop keeps the parts of a complex number side by side."""
+        if self.dtype.is_complex and not flat_BD.is_complex():
+            flat_BD = torch.view_as_complex(flat_BD.reshape(1, -1, 2))
         return self.unflatten(flat_BD[0]) if self.is_tuple else flat_BD.reshape(self.shapes[0])
 
     def norm(self, given: Callable[[State], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
@@ -155,7 +162,8 @@ class Sample:
         rows = [
             torch.as_tensor(tol).expand(shape).reshape(-1) for tol, shape in zip(tolerances, self.shapes, strict=True)
         ]
-        return torch.cat(rows)
+        row = torch.cat(rows)
+        return row.repeat_interleave(2) if self.dtype.is_complex else row
 
     def __str__(self) -> str:
         shapes = ", ".join(str(tuple(shape)) for shape in self.shapes)
@@ -183,7 +191,7 @@ class AdaptiveOptions:
         step_t, jump_t: times where a step ends and the slope is taken anew.
         safety, ifactor, dfactor: part of the allowed step that is used; a step's largest growth; its strongest cut.
         min_step, max_step: bounds of a step; one of `min_step` stands whatever its error.
-        max_num_steps: steps per output.
+        max_num_steps: steps per output. An event is looked for over 100,000 steps where no other bound is given.
         dtype: of times; the clock is float64 in any case.
     """
 
@@ -196,10 +204,12 @@ class AdaptiveOptions:
     dfactor: float = 0.2
     min_step: float = 0.0
     max_step: float = math.inf
-    max_num_steps: int = 2**31 - 1
+    max_num_steps: int = _NO_BOUND
     dtype: torch.dtype = torch.float64
 
-    def translate(self, sample: Sample, t: Tensor, rtol: Any, atol: Any) -> dict[str, Any]:
+    def translate(
+        self, sample: Sample, t: Tensor, rtol: Any, atol: Any, *, ends_at_event: bool = False
+    ) -> dict[str, Any]:
         """Give keywords of `solve`."""
         stops = [
             torch.as_tensor(times, dtype=torch.float64) for times in (self.step_t, self.jump_t) if times is not None
@@ -211,16 +221,16 @@ class AdaptiveOptions:
             factor_max=float(self.ifactor),
             factor_min=float(self.dfactor),
             dtmin=float(self.min_step) or None,
-            force_dtmin=self.min_step > 0,
+            force_dtmin=bool(self.min_step),
             dtmax=None if self.max_step == math.inf else float(self.max_step),
             norm=sample.norm(self.norm),
             jump_times=torch.cat(stops) if stops else None,
         )
-        return {
-            "controller": controller,
-            "dt0": None if self.first_step is None else float(self.first_step),
-            "max_steps": min(int(self.max_num_steps) * max(len(t) - 1, 1), 2**31 - 1),
-        }
+        max_steps = min(int(self.max_num_steps) * max(len(t) - 1, 1), _NO_BOUND)
+        if ends_at_event and max_steps == _NO_BOUND:
+            max_steps = _STEPS_TO_AN_EVENT
+        dt0 = None if self.first_step is None else float(self.first_step)
+        return {"controller": controller, "dt0": dt0, "max_steps": max_steps}
 
 
 @dataclass(frozen=True)
@@ -262,6 +272,12 @@ class FixedOptions:
         grid = self.grid(func, y0, t)
         jumps = {"jump_times": grid} if self.perturb else {}
         return {"controller": FixedStep(grid=grid, **jumps), "max_steps": len(grid) + 1}  # pyright: ignore[reportArgumentType]
+
+    def translate_open_end(self) -> dict[str, Any]:
+        """Give keywords of `solve` where an event ends it, so that there is no end to lay a grid to."""
+        if self.step_size is None or self.perturb:
+            raise InputError("a solve on a fixed grid that ends at an event needs options step_size, and no perturb")
+        return {"controller": FixedStep(dt=float(self.step_size)), "max_steps": 20_000}
 
 
 def _equal_steps(step: float, t: Tensor) -> Tensor:

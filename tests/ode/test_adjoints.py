@@ -71,7 +71,13 @@ def test_reversible_steps_have_the_exact_gradient_of_their_own_solution(adjoint,
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Checkpointed(0), lambda: Reversible(coupling=0.0), lambda: Backsolve(rtol=-1.0)]
+    "make",
+    [
+        lambda: Checkpointed(0),
+        lambda: Reversible(coupling=0.0),
+        lambda: Reversible(coupling=0.5, store_every=64),
+        lambda: Backsolve(rtol=-1.0),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(make):
     with pytest.raises(InputError):

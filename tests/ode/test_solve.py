@@ -485,3 +485,13 @@ def test_a_field_under_autocast_is_solved_in_float32():
 def test_a_first_step_beside_fixed_steps_is_refused():
     with pytest.raises(InputError, match="dt0"):
         solve(linear, y1, t1, method="rk4", controller=FixedStep(dt=0.1), dt0=0.05)
+
+
+def test_a_step_that_may_not_be_shortened_ends_the_solve_instead_of_being_tried_forever():
+    """The clock's rounding makes some steps of 0.3 a little longer than 0.3."""
+    y0, t = torch.ones(1, 2, dtype=DOUBLE), torch.tensor([0.2, 3.0], dtype=DOUBLE)
+    controller = PIDController(rtol=1e-12, atol=1e-13, dtmin=0.3)
+    solution = solve(linear, y0, t, controller=controller, max_steps=500, on_failure="return")
+    assert solution.status.tolist() == [2]
+    forced = solve(linear, y0, t, controller=PIDController(rtol=1e-12, atol=1e-13, dtmin=0.3, force_dtmin=True))
+    assert torch.allclose(forced.ys[:, -1], linear_solution(y0, t[None] - 0.2)[:, -1], atol=1e-3)
