@@ -31,7 +31,6 @@ from .record import Mark, Record, Segment
 from .runge_kutta import ButcherTableau, Field, Increments, Room, start_increments
 from .steppers import ExplicitStepper, Step, stage_times, weigh
 
-
 # Growth of rounding on the way back beyond which a gradient in float64 has no digit left that is worth having.
 _MOST_GROWTH = 1e6
 
@@ -57,7 +56,7 @@ class Reversible:
             raise InputError(f"store_every is {self.store_every!r}; give a number of steps, 1 or more")
         if self.coupling**-self.store_every > _MOST_GROWTH:
             raise InputError(
-                f"coupling {self.coupling!r} multiplies rounding by {self.coupling**-self.store_every:.1e} over the {self.store_every} steps "
+                f"coupling {self.coupling!r} multiplies rounding by {self.coupling**-self.store_every:.1e} over {self.store_every} steps "
                 f"between two states that are kept; keep it below {_MOST_GROWTH:.0e} by a smaller store_every"
             )
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from latentode.errors import InputError
-from latentode.ode import Backsolve, Checkpointed, FixedStep, PIDController, Reversible, solve
+from latentode.errors import InputError, SolveError
+from latentode.ode import (
+    ADJOINTS,
+    Backsolve,
+    Checkpointed,
+    DriftWarning,
+    FixedStep,
+    PIDController,
+    Reversible,
+    solve,
+)
 
 DOUBLE = torch.float64
 FINE, FIXED = PIDController(rtol=1e-6, atol=1e-6), FixedStep(dt=0.05)
@@ -82,3 +93,52 @@ def test_reversible_steps_have_the_exact_gradient_of_their_own_solution(adjoint,
 def test_settings_that_cannot_work_are_refused(make):
     with pytest.raises(InputError):
         make()
+
+
+def test_an_implicit_method_has_exact_gradients_through_checkpoints():
+    direct = gradients("direct", FINE, "kvaerno5", 3)
+    assert greatest_difference(gradients("checkpointed", FINE, "kvaerno5", 3), direct) < 1e-9
+
+
+def lorenz(t, y):
+    x, v, w = y.unbind(-1)
+    return torch.stack([10 * (v - x), x * (28 - w) - v, x * v - 8 / 3 * w], -1)
+
+
+def test_the_continuous_adjoint_says_where_it_has_lost_its_way():
+    y0 = torch.tensor([[1.0, 1.0, 20.0]], dtype=DOUBLE, requires_grad=True)
+    t = torch.tensor([0.0, 1.5], dtype=DOUBLE)
+    controller = PIDController(rtol=1e-8, atol=1e-8)
+    with pytest.warns(DriftWarning, match="checkpointed"):
+        solve(lorenz, y0, t, controller=controller, adjoint="backsolve").ys[0, -1].sum().backward()
+
+
+def test_a_backward_solve_that_never_ends_is_an_error_with_a_remedy():
+    y0 = torch.tensor([[1.0, 1.0, 1.0]], dtype=DOUBLE, requires_grad=True)
+    t = torch.tensor([0.0, 3.0], dtype=DOUBLE)
+    end = solve(lorenz, y0, t, controller=FINE, adjoint=Backsolve(max_steps=500)).ys[0, -1].sum()
+    with pytest.raises(SolveError, match=r"backward solve.*checkpointed"):
+        end.backward()
+
+
+@pytest.mark.parametrize("adjoint", [name for name in ADJOINTS if name != "direct"])
+def test_a_tensor_that_was_computed_outside_is_found(adjoint):
+    weight = torch.ones(1, dtype=DOUBLE, requires_grad=True)
+    doubled = 2 * weight
+    y0, t = torch.ones(2, 1, dtype=DOUBLE), torch.tensor([0.0, 1.0], dtype=DOUBLE)
+    solve(lambda t, y: -doubled * y, y0, t, controller=FINE, adjoint=adjoint).ys[:, -1].sum().backward()
+    assert weight.grad.item() == pytest.approx(-4 * math.exp(-2.0), rel=1e-3)
+
+
+class Hidden:
+    """Keeps a tensor where no search of a field's code comes upon it."""
+
+    kept: torch.Tensor
+
+
+@pytest.mark.parametrize("adjoint", [name for name in ADJOINTS if name != "direct"])
+def test_a_tensor_that_cannot_be_found_is_refused_with_a_remedy(adjoint):
+    Hidden.kept = 2 * torch.ones(1, dtype=DOUBLE, requires_grad=True)
+    y0, t = torch.ones(2, 1, dtype=DOUBLE), torch.tensor([0.0, 1.0], dtype=DOUBLE)
+    with pytest.raises(InputError, match="args="):
+        solve(lambda t, y: -Hidden.kept * y, y0, t, controller=FINE, adjoint=adjoint)
