@@ -124,6 +124,33 @@ def hide(
     return replace(box[0], ys=ys)
 
 
+def gradients(
+    outputs: Sequence[Tensor],
+    g_outputs: Sequence[Tensor],
+    y: Tensor,
+    carrier: Tensor | None,
+    captured: list[Tensor],
+    *,
+    keep: bool = False,
+) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+    """Pull gradients back to a state, to the start of time, and to what the field has captured; None where nothing leads there.
+
+    With `keep` the graph can be used once more.
+    """
+    pairs = [(out, g) for out, g in zip(outputs, g_outputs, strict=True) if out.requires_grad]
+    if not pairs:
+        return None, None, [None] * len(captured)
+    extra = [] if carrier is None else [carrier]
+    found = torch.autograd.grad(
+        [out for out, _ in pairs],
+        [y, *extra, *captured],
+        [g for _, g in pairs],
+        allow_unused=True,
+        retain_graph=keep,
+    )
+    return found[0], found[1] if extra else None, list(found[1 + len(extra) :])
+
+
 class _Hidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx, solve, box, problem, options, n_captured, y0, tau_eval, t_carrier, *captured):  # noqa: ANN001, ANN002, ANN205

@@ -23,15 +23,14 @@ from torch import Tensor
 
 from latentode.errors import InputError, SolveError
 
-from .adjoints import Cotangents, Sums, Way, hide
-from .checkpointed import gradients
+from .adjoints import Cotangents, Sums, Way, gradients, hide
 from .control import PIDController
 from .dense import interpolation_weights
-from .loop import SUCCESS, Options, Trajectory, integrate
+from .loop import Options, Trajectory, integrate
 from .problem import Problem
 from .runge_kutta import ButcherTableau, Increments, Room, start_increments
-from .status import STATUS
-from .steppers import ExplicitStepper, Step, stage_times, weigh
+from .status import STATUS, SUCCESS
+from .steppers import ExplicitStepper, Step, Stepper, stage_times, weigh
 from .tableaus import TABLEAUS
 
 
@@ -214,7 +213,7 @@ def middle_weights(rows: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
 
 
 @dataclass
-class _BackStepper:
+class _BackStepper(Stepper):
     """A step of state and gradient, side by side in `(B, 2 D)`, that adds up the gradients of all else on its way.
 
     The pull-back of a stage gives the slope of `a` row by row, and the gradient of the parameters as a sum over the rows. If each row goes
@@ -265,14 +264,6 @@ class _BackStepper:
     def calls_per_step(self) -> int:
         """Calls of the field that every step takes."""
         return self.tableau.n_stages
-
-    def start(self, y0: Tensor) -> Tensor:
-        """Give `y0`."""
-        return y0
-
-    def end(self, y: Tensor) -> Tensor:
-        """Give `y`."""
-        return y
 
     def slope(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
         """Give the slopes of state and gradient; only the guess of the first step reads them."""

@@ -6,7 +6,6 @@ The steps are those of the first solve, so the gradient is that of `direct` (Gri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from latentode.errors import InputError
 
-from .adjoints import Cotangents, Sums, Way, hide
+from .adjoints import Cotangents, Sums, Way, gradients, hide
 from .dense import Steps
 from .loop import Options, Trajectory, integrate, next_stop
 from .problem import Problem
@@ -92,33 +91,6 @@ def pull_back(
         g_y, g_t0, g_captured = gradients(outputs, g_outputs, y, carrier, captured)
     sums.add(g_t0, g_captured)
     return torch.zeros_like(g_end) if g_y is None else g_y
-
-
-def gradients(
-    outputs: Sequence[Tensor],
-    g_outputs: Sequence[Tensor],
-    y: Tensor,
-    carrier: Tensor | None,
-    captured: list[Tensor],
-    *,
-    keep: bool = False,
-) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
-    """Pull gradients back to a state, to the start of time, and to what the field has captured; None where nothing leads there.
-
-    With `keep` the graph can be used once more.
-    """
-    pairs = [(out, g) for out, g in zip(outputs, g_outputs, strict=True) if out.requires_grad]
-    if not pairs:
-        return None, None, [None] * len(captured)
-    extra = [] if carrier is None else [carrier]
-    found = torch.autograd.grad(
-        [out for out, _ in pairs],
-        [y, *extra, *captured],
-        [g for _, g in pairs],
-        allow_unused=True,
-        retain_graph=keep,
-    )
-    return found[0], found[1] if extra else None, list(found[1 + len(extra) :])
 
 
 def replay(problem: Problem, stepper: Stepper, y: Tensor, segment: Segment) -> tuple[Tensor, Steps]:

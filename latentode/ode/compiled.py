@@ -12,7 +12,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -24,7 +26,20 @@ from latentode.errors import InputError
 
 from .control import Memory, PIDController
 from .dense import Steps
-from .loop import March, Options, Trajectory, error_ratio, finish, first_step, integrate, is_no_longer, shortest_step
+from .loop import (
+    March,
+    Options,
+    Trajectory,
+    answers_alike,
+    deciding_ratio,
+    error_ratio,
+    finish,
+    first_step,
+    integrate,
+    is_no_longer,
+    n_steps_to_keep,
+    shortest_step,
+)
 from .problem import Problem
 from .queries import QueryWriter
 from .runge_kutta import Field
@@ -34,7 +49,6 @@ from .steppers import ExplicitStepper
 _LOG = logging.getLogger("latentode.ode")
 # Steps per call: more save calls, fewer save steps past the end, and compile sooner.
 _STEPS_PER_CALL = 2
-_STEPS_PER_READING = 64
 _RECOMPILE_LIMIT = 256
 
 
@@ -60,6 +74,8 @@ def can_compile_steps(problem: Problem, options: Options) -> bool:
     return (
         isinstance(options.stepper, ExplicitStepper)
         and isinstance(options.controller, PIDController)
+        # A plan is looked up by value, which tensors do not have.
+        and not any(isinstance(x, Tensor) for x in (options.controller.rtol, options.controller.atol))
         and problem.jumps is None
         and options.hooks is None
         and options.watch is None
@@ -81,9 +97,10 @@ def integrate_compiled(problem: Problem, options: Options) -> Trajectory:
     padded = _pad(problem)
     writer = QueryWriter(padded, keeps_slopes=options.keep_slopes)
     plan = _plan(padded, options, keeps=writer.reads or options.keep_steps)
-    _say_if_new(plan, padded)
+    is_new = _say_if_new(plan, padded)
     try:
-        march, steps, is_sound = _march(padded, plan, writer)
+        with _quietly() if is_new else nullcontext():
+            march, steps, is_sound = _march(padded, options, plan, writer)
     except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -113,13 +130,12 @@ def check_compiler(device: torch.device) -> None:
         raise InputError("compile=True needs a C++ compiler on the CPU: install g++ or clang++, or leave compile=False")
 
 
-def _march(problem: Problem, plan: Plan, writer: QueryWriter) -> tuple[March, Steps, bool]:
+def _march(problem: Problem, options: Options, plan: Plan, writer: QueryWriter) -> tuple[March, Steps, bool]:
     """Step until all samples rest; tells whether the result can be relied on."""
-    options = plan.options
     begin, advance = _compile(plan)
     y, t0, direction, span = (x.contiguous() for x in (problem.y0, problem.t0, problem.direction, problem.span))
     still = (problem.field, t0, direction, problem.t_carrier)
-    steps, marks = Steps.none(), []
+    steps, marks, steps_per_reading = Steps.none(), [], n_steps_to_keep(options.stepper, y)
     k, dt, n_guesses, flags = begin(*still, span, y)
     is_bad, all_rest = flags.tolist()
     tau, status = torch.zeros_like(span), torch.zeros_like(span, dtype=torch.int64)
@@ -136,7 +152,7 @@ def _march(problem: Problem, plan: Plan, writer: QueryWriter) -> tuple[March, St
         all_rest, is_wild = flags.tolist()
         # What is masked out of the result is not masked out of a gradient.
         is_wild = is_wild and y.requires_grad
-        if not all_rest and len(steps.ends) >= _STEPS_PER_READING and not options.keep_steps:
+        if not all_rest and len(steps.ends) >= steps_per_reading and not options.keep_steps:
             writer.read(steps, is_last=False)
             steps.clear()
     running = problem.span > 0
@@ -205,13 +221,8 @@ def _make_advance(plan: Plan) -> Callable[..., Any]:
             h = tau1 - tau
             step = stepper.step(problem, tau, h, y, k, None)
             with torch.no_grad():
-                own_ratio = ratio = error_ratio(stepper, controller, step)
-                if controller.force_dtmin and controller.dtmin is not None:
-                    ratio = torch.where(
-                        is_no_longer(h, controller.dtmin, tau) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio
-                    )
-                if options.is_joint:
-                    ratio = torch.where(done, 0.0, ratio).amax().expand_as(ratio)
+                own_ratio = error_ratio(stepper, controller, step)
+                ratio = deciding_ratio(options, own_ratio, tau, h, done)
                 accepted = ratio <= 1.0
                 tau1 = torch.where(accepted, tau1, tau)
                 shortest = shortest_step(problem, controller, tau)
@@ -242,7 +253,8 @@ def _plan(problem: Problem, options: Options, *, keeps: bool) -> Plan:
     # What the compiler would stumble over: properties that are worked out on first use.
     _ = tableau.is_fsal, options.stepper.estimates and tableau.error_weights
     stepper = replace(options.stepper, reads=keeps, room=None)
-    options = replace(options, stepper=stepper, keep_slopes=False, keep_steps=options.keep_steps)
+    # Nothing of the rest goes into the code: another `max_steps` is no reason to compile anew.
+    options = replace(options, stepper=stepper, max_steps=0, keep_slopes=False, keep_steps=False)
     return Plan(options, _STEPS_PER_CALL, keeps, problem.is_forward)
 
 
@@ -304,12 +316,7 @@ def _pad(problem: Problem) -> Problem:
     padded = problem.rows(place, problem.narrow(place))
     with torch.no_grad():
         known = problem.field(problem.time_at_start(), problem.y0)
-        try:
-            slope = padded.field(padded.time_at_start(), padded.y0)
-        except Exception:
-            return problem
-        atol = 1e-4 * float(torch.nan_to_num(known).abs().amax())
-        if len(slope) != n_padded or not torch.allclose(slope[:n_samples], known, rtol=1e-3, atol=atol, equal_nan=True):
+        if not answers_alike(padded.field, padded.time_at_start(), padded.y0, known):
             return problem
     is_real = torch.arange(n_padded, device=place.device) < n_samples
     return replace(padded, span=torch.where(is_real, padded.span, 0.0))
@@ -318,12 +325,20 @@ def _pad(problem: Problem) -> Problem:
 _SAID: set[Any] = set()
 
 
-def _say_if_new(plan: Plan, problem: Problem) -> None:
-    """Tell that a compilation is coming, which takes some seconds."""
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep a warning of torch's to itself: its compiler looks at the `.grad` of every input, which states on the way do not have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        yield
+
+
+def _say_if_new(plan: Plan, problem: Problem) -> bool:
+    """Tell that a compilation is coming, which takes some seconds; gives whether it is."""
     source = problem.sources[0] if problem.sources else problem.field
     key = (plan, getattr(source, "__code__", type(source)), problem.y0.shape, problem.y0.dtype, torch.is_grad_enabled())
-    if key not in _SAID:
-        _SAID.add(key)
-        _LOG.warning(
-            "compiling the solver's step for a batch of %d x %d; this takes some seconds, once", *problem.y0.shape
-        )
+    if key in _SAID:
+        return False
+    _SAID.add(key)
+    _LOG.warning("compiling the solver's step for a batch of %d x %d; this takes some seconds, once", *problem.y0.shape)
+    return True

@@ -56,10 +56,12 @@ class PIDController:
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
-            tolerance = torch.as_tensor(getattr(self, name))
-            if not bool(((tolerance >= 0) & (tolerance < torch.inf)).all()):
+            value = getattr(self, name)
+            is_valid = 0 <= value < float("inf") if not isinstance(value, Tensor) else _is_tolerance(value)
+            if not is_valid:
                 raise InputError(f"{name} is {getattr(self, name)!r}; a tolerance is a number from 0 up")
-        if bool(((torch.as_tensor(self.rtol) == 0) & (torch.as_tensor(self.atol) == 0)).any()):
+        both = (self.rtol == 0) & (self.atol == 0)  # pyright: ignore[reportOperatorIssue]
+        if both if isinstance(both, bool) else bool(both.any()):
             raise InputError("rtol and atol are both 0, which no step can meet; raise one of them")
         if not 0 < self.safety <= 1:
             raise InputError(f"safety is {self.safety!r}; it is the part of the allowed step that is used, in (0, 1]")
@@ -124,6 +126,10 @@ class PIDController:
         if self.dtmin is not None or self.dtmax is not None:
             proposed = proposed.clamp_(self.dtmin, self.dtmax)
         return proposed, memory
+
+
+def _is_tolerance(values: Tensor) -> bool:
+    return bool(((values >= 0) & (values < torch.inf)).all())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .dense import Steps
 from .problem import Problem
 from .queries import QueryWriter
 from .record import Record
-from .runge_kutta import as_scalar
+from .runge_kutta import Field, as_scalar
 from .status import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS
 from .steppers import Step, Stepper
 
@@ -294,8 +294,7 @@ def _march(
     """Step until all samples rest, in place on `march`, `writer` and `steps`."""
     stepper, controller, jumps = options.stepper, options.controller, problem.jumps
     keeps_steps = writer.reads or options.keep_steps
-    elements_per_step = (stepper.calls_per_step + 1) * march.y.numel() + 1
-    steps_per_reading = max(4, min(_STEPS_PER_READING, _ELEMENTS_PER_READING // elements_per_step))
+    steps_per_reading = n_steps_to_keep(stepper, march.y)
     while True:
         tau, dt, done = march.tau, march.dt, march.done
         stop = march.span if jumps is None else next_stop(jumps, tau, march.span)
@@ -309,17 +308,10 @@ def _march(
         near_side = None if jumps is None else stop
         step = _step(problem, options, march, h, near_side)
         march.i_step += 1
-        own_ratio = ratio = error_ratio(stepper, controller, step)
-        if options.is_joint:
-            ratio = ratio.masked_fill(done, 0.0).amax().expand_as(ratio)
+        own_ratio = error_ratio(stepper, controller, step)
+        ratio = deciding_ratio(options, own_ratio, tau, h, done)
         # A sample that rests has h = 0, so its error is 0.
         accepted = ratio <= 1.0
-        if isinstance(controller, PIDController) and controller.force_dtmin:
-            assert controller.dtmin is not None
-            ratio = torch.where(
-                is_no_longer(h, controller.dtmin, tau) & (ratio < torch.inf), ratio.clamp(max=1.0), ratio
-            )
-            accepted = ratio <= 1.0
         done1 = (tau1 >= march.span).logical_and_(accepted)
         # The one synchronisation: the greatest error of those that are not done, -1 if all are.
         worst = ratio.masked_fill(done1, -1.0).amax().item()
@@ -381,6 +373,12 @@ def _march(
     _read(writer, steps, options, is_last=True)
 
 
+def n_steps_to_keep(stepper: Stepper, y: Tensor) -> int:
+    """Give after how many steps the queries inside them are read off."""
+    elements_per_step = (stepper.calls_per_step + 1) * y.numel() + 1
+    return max(4, min(_STEPS_PER_READING, _ELEMENTS_PER_READING // elements_per_step))
+
+
 def _step(problem: Problem, options: Options, march: March, h: Tensor, stop: Tensor | None) -> Step:
     """Try a step of length `h`, under autograd's eye where there is something to see."""
     if not options.records:
@@ -430,24 +428,29 @@ def _is_worth_compacting(problem: Problem, march: March) -> bool:
 
 
 def _leave_resting(problem: Problem, march: March) -> tuple[Problem, Tensor] | None:
-    """Give the problem of those that still run, and which they are; None where the field does not act row by row.
-
-    The field is asked: the slopes of some samples alone must be those they had among the others. What a field that knows the size of its
-    batch says to a smaller one is an exception, or something else.
-    """
+    """Give the problem of those that still run, and which they are; None where the field does not act row by row."""
     assert problem.narrow is not None
     chosen = (~march.done).nonzero()[:, 0]
     few = problem.rows(chosen, problem.narrow(chosen))
     n_state = problem.y0.shape[1]
-    try:
-        slope = few.field(few.times(march.tau.index_select(0, chosen)), march.y.index_select(0, chosen)[:, :n_state])
-    except Exception:
-        return None
-    known = march.k.index_select(0, chosen)[:, :n_state]
-    if slope.shape != known.shape or not torch.allclose(slope, known, rtol=1e-3, atol=1e-4 * float(known.abs().amax())):
+    t, y, k = (part.index_select(0, chosen) for part in (march.tau, march.y, march.k))
+    if not answers_alike(few.field, few.times(t), y[:, :n_state], k[:, :n_state]):
         return None
     march.nfe = march.nfe + ~march.done
     return few, chosen
+
+
+def answers_alike(field: Field, t: Tensor, y: Tensor, known: Tensor) -> bool:
+    """Ask the field of a batch of another size whether its first rows have the slopes `known` from the whole batch, `(B', D)`.
+
+    Only a field that acts row by row does. One that knows the size of its batch raises an exception, or says something else.
+    """
+    try:
+        slope = field(t, y)
+    except Exception:
+        return False
+    atol = 1e-4 * float(torch.nan_to_num(known).abs().amax())
+    return slope.shape == y.shape and torch.allclose(slope[: len(known)], known, rtol=1e-3, atol=atol, equal_nan=True)
 
 
 def _march_few(
@@ -477,6 +480,18 @@ def error_ratio(stepper: Stepper, controller: Controller, step: Step) -> Tensor:
             zero = as_scalar(0.0, step.y1)
             ratio = torch.addcmul(ratio, step.k1.detach().sum(-1), zero)
     return ratio if step.is_converged is None else torch.where(step.is_converged, ratio, torch.inf)
+
+
+def deciding_ratio(options: Options, own_ratio: Tensor, tau: Tensor, h: Tensor, done: Tensor) -> Tensor:
+    """Give the ratio that decides about each sample's step: its own, or that of the worst where there is one step for all."""
+    ratio, controller = own_ratio, options.controller
+    if options.is_joint:
+        ratio = ratio.masked_fill(done, 0.0).amax().expand_as(ratio)
+    if isinstance(controller, PIDController) and controller.force_dtmin:
+        assert controller.dtmin is not None
+        is_forced = is_no_longer(h, controller.dtmin, tau) & (ratio < torch.inf)
+        ratio = torch.where(is_forced, ratio.clamp(max=1.0), ratio)
+    return ratio
 
 
 def _reject(

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from latentode.errors import InputError
 
-from .adjoints import Cotangents, Sums, Way, hide
-from .checkpointed import gradients
+from .adjoints import Cotangents, Sums, Way, gradients, hide
 from .dense import find_steps, power_weights, step_fraction, to_powers
 from .loop import Options, Trajectory, integrate, next_stop
 from .problem import Problem
 from .record import Mark, Record, Segment
 from .runge_kutta import ButcherTableau, Field, Increments, Room, start_increments
-from .steppers import ExplicitStepper, Step, stage_times, weigh
+from .steppers import ExplicitStepper, Step, Stepper, stage_times, weigh
 
 # Growth of rounding on the way back beyond which a gradient in float64 has no digit left that is worth having.
 _MOST_GROWTH = 1e6
@@ -86,7 +85,7 @@ class Reversible:
 
 
 @dataclass(frozen=True)
-class ReversibleStepper:
+class ReversibleStepper(Stepper):
     """The pair's step; the loop's state is `y` and `z` side by side, `(B, 2 D)`.
 
     Attributes:
@@ -215,6 +214,8 @@ def _pull_back(
         tau, h = segment.tau[j], segment.h[j]
         moving = (h > 0)[:, None]
         stop = None if problem.jumps is None else next_stop(problem.jumps, tau, problem.span)
+        # What the queries inside this step add: to y0, to z0, to each increment there, and to the slope at y1.
+        read = queries.of_step(j)
         with torch.enable_grad():
             there, back, dt = stepper.times(moved, tau, h, stop)
             y1_leaf = y1.detach().requires_grad_()
@@ -224,25 +225,21 @@ def _pull_back(
             z0_leaf = z0.requires_grad_()
             going = increments(problem.field, there, z0_leaf, dt, core, stepper.room)
             psi = going.add_to(torch.zeros_like(y1), core.b)
-        y0 = torch.where(moving, (y1 - (1.0 - coupling) * z0.detach() - psi.detach()) / coupling, y1)
-        # What the queries inside this step add: to y0, to z0, to each increment there, and to the slope at y1.
-        read = queries.of_step(j, len(core.b))
-        back_outputs, back_g = [psi_back], [-g_z]
-        there_outputs, there_g = [psi], [g_y]
-        if read is not None:
-            back_outputs.append(returning.stacked()[0])
-            back_g.append(-read.g_increments[-1])
-            there_outputs.append(going.stacked())
-            there_g.append(read.g_increments[: len(core.b)])
-        with torch.enable_grad():
             if read is not None:
-                back_outputs[1], there_outputs[1] = returning.stacked()[0], going.stacked()
-            found = gradients(back_outputs, back_g, y1_leaf, carrier, captured)
-            g_y1 = g_y if found[0] is None else g_y + found[0]
-            sums.add(*found[1:])
-            there_g[0] = g_y1
-            found = gradients(there_outputs, there_g, z0_leaf, carrier, captured)
-            sums.add(*found[1:])
+                first_returning, all_going = returning.stacked()[0], going.stacked()
+        y0 = torch.where(moving, (y1 - (1.0 - coupling) * z0.detach() - psi.detach()) / coupling, y1)
+        back_outputs, back_g = [psi_back], [-g_z]
+        there_outputs, there_g = [psi], []
+        if read is not None:
+            back_outputs.append(first_returning)
+            back_g.append(-read.g_increments[-1])
+            there_outputs.append(all_going)
+            there_g.append(read.g_increments[: len(core.b)])
+        found = gradients(back_outputs, back_g, y1_leaf, carrier, captured)
+        g_y1 = g_y if found[0] is None else g_y + found[0]
+        sums.add(*found[1:])
+        found = gradients(there_outputs, [g_y1, *there_g], z0_leaf, carrier, captured)
+        sums.add(*found[1:])
         g_z0 = torch.add(g_z, g_y1, alpha=1.0 - coupling)
         g_z0 = g_z0 if found[0] is None else g_z0 + found[0]
         g_y0 = coupling * g_y1
@@ -301,7 +298,7 @@ class _SortedQueries:
         g = cotangents.each.flatten(0, 1).index_select(0, place)
         return cls(sample, theta.to(g.dtype), g, [0, *counts], stepper, cotangents.end)
 
-    def of_step(self, j: int, n_stages: int) -> _Read | None:
+    def of_step(self, j: int) -> _Read | None:
         """Give what the queries of step `j` send back, None if there are none."""
         chosen = slice(self.bounds[j], self.bounds[j + 1])
         if chosen.start == chosen.stop:

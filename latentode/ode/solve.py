@@ -23,7 +23,7 @@ from .problem import Problem
 from .reversible import Reversible
 from .runge_kutta import ButcherTableau, Field
 from .states import Packing, State
-from .status import STATUS, SUCCESS
+from .status import STATUS, SUCCESS, list_samples
 from .steppers import make_stepper
 from .tableaus import ESDIRK_TABLEAUS, TABLEAUS
 
@@ -327,16 +327,10 @@ def _look_at_queries(tau_eval: Tensor, direction: Tensor, n_samples: int) -> tup
         if not bool(tau_eval.isfinite().all()):
             raise InputError("t_eval or t0 holds NaN or infinity; every time must be a finite number")
         raise InputError(
-            f"t_eval does not run one way from t0 (samples {_list_samples(samples)}): "
+            f"t_eval does not run one way from t0 (samples {list_samples(samples)}): "
             "sort the query times of each sample, ascending or descending, all on one side of t0"
         )
     return not is_backward, has_inner_queries, has_repeats
-
-
-def _list_samples(chosen: Tensor) -> str:
-    samples = chosen.nonzero()[:, 0].tolist()
-    shown = ", ".join(map(str, samples[:5]))
-    return shown if len(samples) <= 5 else f"{shown}, ... {len(samples)} in all"
 
 
 def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
@@ -348,7 +342,7 @@ def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
     t = float((problem.t0 + problem.direction * trajectory.tau)[first])
     n_more = int((failed & ~alike).sum())
     return (
-        f"samples {_list_samples(alike)}: {STATUS[code]} (sample {first} at t = {t:.9g}, step {float(trajectory.dt[first]):.3g}"
+        f"samples {list_samples(alike)}: {STATUS[code]} (sample {first} at t = {t:.9g}, step {float(trajectory.dt[first]):.3g}"
         f", after {int((trajectory.n_accepted + trajectory.n_rejected)[first])} steps)"
         + (f"; {n_more} more failed otherwise" if n_more else "")
         + '; on_failure="return" keeps the other samples'
@@ -371,7 +365,7 @@ def _reader(problem: Problem, trajectory: Trajectory, packing: Packing) -> Calla
         outside = ((tau < -slack) | (tau > span[:, None] + slack)).any(1)
         if bool(outside.any()):
             raise InputError(
-                f"t lies outside the solve (samples {_list_samples(outside)}): it runs from t0 to the last of t_eval"
+                f"t lies outside the solve (samples {list_samples(outside)}): it runs from t0 to the last of t_eval"
             )
         if not steps.ends or t.shape[-1] == 0:
             ys = problem.y0[:, None].expand(-1, t.shape[-1], -1)

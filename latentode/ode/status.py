@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NOT_FINITE, NOT_CONVERGED = range(5)
 
 # What a status means and what to do about it.
@@ -13,3 +15,10 @@ STATUS: dict[int, str] = {
     NOT_FINITE: "the field or the state became NaN or infinite: look at f there, or at the size of its parameters",
     NOT_CONVERGED: "Newton's iteration for the stages found no solution: loosen rtol and atol, or look whether f is smooth there",
 }
+
+
+def list_samples(chosen: Tensor) -> str:
+    """Name the first few of the samples that are `chosen`, `(B,)`, and how many there are."""
+    samples = chosen.nonzero()[:, 0].tolist()
+    shown = ", ".join(map(str, samples[:5]))
+    return shown if len(samples) <= 5 else f"{shown}, ... {len(samples)} in all"

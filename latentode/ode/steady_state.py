@@ -21,6 +21,7 @@ from .implicit import attach_by_iteration, attach_by_jacobian
 from .jacobian import RowField
 from .settling import MAX_ITERATIONS, NOT_FINITE, SINGULAR, STALLED, SUCCESS, Anderson, Newton, Tolerance, settle
 from .states import Packing, State
+from .status import list_samples
 
 # What a status means and what to do about it.
 STEADY_STATUS: dict[int, str] = {
@@ -112,7 +113,7 @@ def steady_state(
     is_finite = y.isfinite().all(1)
     if not bool(is_finite.all()):
         raise InputError(
-            f"y0 holds NaN or infinity (samples {_list_samples(~is_finite)}); start every sample at numbers"
+            f"y0 holds NaN or infinity (samples {list_samples(~is_finite)}); start every sample at numbers"
         )
     field = _bind(f, packing, _as_times(t, y), args)
     tolerance = Tolerance(rtol, atol, packing.dtype)
@@ -190,12 +191,6 @@ def _as_times(t: Tensor | float | None, y: Tensor) -> Tensor:
     return times.to(y.dtype).expand(y.shape[0])
 
 
-def _list_samples(chosen: Tensor) -> str:
-    samples = chosen.nonzero()[:, 0].tolist()
-    shown = ", ".join(map(str, samples[:5]))
-    return shown if len(samples) <= 5 else f"{shown}, ... {len(samples)} in all"
-
-
 def _describe_failure(status: Tensor, n_iterations: Tensor, residual: Tensor) -> str:
     """Say for the first failure which samples, how far it came, and what to do."""
     failed = status != SUCCESS
@@ -203,7 +198,7 @@ def _describe_failure(status: Tensor, n_iterations: Tensor, residual: Tensor) ->
     alike = status == int(status[first])
     n_more = int((failed & ~alike).sum())
     return (
-        f"samples {_list_samples(alike)}: {STEADY_STATUS[int(status[first])]} (sample {first}: largest |dy/dt| "
+        f"samples {list_samples(alike)}: {STEADY_STATUS[int(status[first])]} (sample {first}: largest |dy/dt| "
         f"{float(residual[first]):.3g} after {int(n_iterations[first])} iterations)"
         + (f"; {n_more} more failed otherwise" if n_more else "")
         + '; on_failure="return" keeps the other samples'

@@ -40,7 +40,10 @@ class Step(NamedTuple):
 
 
 class Stepper(Protocol):
-    """A method, as the loop uses it."""
+    """A method, as the loop uses it.
+
+    Unless it says otherwise the loop carries the user's own state, and begins with the field's value.
+    """
 
     @property
     def order(self) -> int:
@@ -59,15 +62,15 @@ class Stepper(Protocol):
 
     def start(self, y0: Tensor) -> Tensor:
         """Turn the user's state `(B, D)` into the one that the loop carries."""
-        ...
+        return y0
 
     def end(self, y: Tensor) -> Tensor:
         """Turn the loop's state back into the user's, `(B, D)`."""
-        ...
+        return y
 
     def slope(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
         """Give the slope to begin with, `(B, D)`, at times `(B,)`."""
-        ...
+        return problem.field(t, y)
 
     def step(self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, k: Tensor, stop: Tensor | None) -> Step:
         """Take a step of length `h` `(B,)` from clock `tau`; with `stop`, its last stages see the near side of a jump there."""
@@ -75,7 +78,7 @@ class Stepper(Protocol):
 
 
 @dataclass(frozen=True)
-class ExplicitStepper:
+class ExplicitStepper(Stepper):
     """An explicit Runge-Kutta method.
 
     Attributes:
@@ -107,18 +110,6 @@ class ExplicitStepper:
         """Calls of the field that every step takes."""
         return self.tableau.calls_per_step + (len(self.tableau.dense_c) if self.reads else 0)
 
-    def start(self, y0: Tensor) -> Tensor:
-        """Give `y0`."""
-        return y0
-
-    def end(self, y: Tensor) -> Tensor:
-        """Give `y`."""
-        return y
-
-    def slope(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
-        """Give the field's value."""
-        return problem.field(t, y)
-
     def step(self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, k: Tensor, stop: Tensor | None) -> Step:
         """Take a step."""
         tableau = self.tableau
@@ -148,7 +139,7 @@ class ExplicitStepper:
 
 
 @dataclass(frozen=True)
-class ImplicitStepper:
+class ImplicitStepper(Stepper):
     """An implicit Runge-Kutta method for stiff systems.
 
     Attributes:
@@ -178,18 +169,6 @@ class ImplicitStepper:
     def calls_per_step(self) -> int:
         """Nothing: Newton's method counts for itself."""
         return 0
-
-    def start(self, y0: Tensor) -> Tensor:
-        """Give `y0`."""
-        return y0
-
-    def end(self, y: Tensor) -> Tensor:
-        """Give `y`."""
-        return y
-
-    def slope(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
-        """Give the field's value."""
-        return problem.field(t, y)
 
     def step(self, problem: Problem, tau: Tensor, h: Tensor, y: Tensor, k: Tensor, stop: Tensor | None) -> Step:
         """Take a step."""
