@@ -4,6 +4,7 @@ from .backsolve import Backsolve, DriftWarning
 from .checkpointed import Checkpointed
 from .control import FixedStep, PIDController
 from .divergence import FlowField, divergence, rademacher_like
+from .events import Event, Occurrences
 from .reversible import Reversible
 from .runge_kutta import ButcherTableau
 from .solve import ADJOINTS, SOLVERS, Solution, solve
@@ -22,8 +23,10 @@ __all__ = [
     "ButcherTableau",
     "Checkpointed",
     "DriftWarning",
+    "Event",
     "FixedStep",
     "FlowField",
+    "Occurrences",
     "PIDController",
     "Reversible",
     "Solution",

@@ -60,12 +60,14 @@ class Cotangents:
 
     Attributes:
         start, end: summed over the queries at the start and at the end of each sample, `(B, D)`.
-        inner: whether a query lies between, `(B, Q)`.
+        tau: the clock of every query, `(B, Q)`.
+        inner: whether it lies between, `(B, Q)`.
         each: of every query, `(B, Q, D)`.
     """
 
     start: Tensor
     end: Tensor
+    tau: Tensor
     inner: Tensor
     each: Tensor
 
@@ -121,7 +123,10 @@ def hide(
         )
     box: list[Trajectory] = []
     ys = _Hidden.apply(solve, box, problem, options, len(captured), *inputs, *captured)
-    return replace(box[0], ys=ys)
+    trajectory, n_queries = box[0], problem.tau_eval.shape[1]
+    if trajectory.sightings is None:
+        return replace(trajectory, ys=ys)
+    return replace(trajectory, ys=ys[:, :n_queries], sightings=replace(trajectory.sightings, ys=ys[:, n_queries:]))
 
 
 def gradients(
@@ -160,13 +165,17 @@ class _Hidden(torch.autograd.Function):
         options = replace(options, keep_slopes=tau_eval.requires_grad)
         trajectory, way = solve(bare, options, list(captured))
         ctx.way, ctx.slopes, ctx.wants_t, ctx.n_captured = way, trajectory.slopes, wants_t, n_captured
-        ctx.tau, ctx.span = bare.tau_eval, bare.span
+        ctx.tau, ctx.span, ctx.n_queries = bare.tau_eval, bare.span, bare.tau_eval.shape[1]
         ctx.failed = trajectory.status != 0 if trajectory.has_failed else None
         # Saved for the complaint that autograd makes where one was written over in the meantime.
         ctx.save_for_backward(y0, *captured)
         # The box, not the context, holds the trajectory: the context would hold itself by the states in it.
         box.append(trajectory)
-        return trajectory.ys
+        if trajectory.sightings is None:
+            return trajectory.ys
+        # An event is one more query, whose time only the solve can tell.
+        ctx.tau = torch.cat([ctx.tau, trajectory.sightings.clocks], 1)
+        return torch.cat([trajectory.ys, trajectory.sightings.ys], 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -174,12 +183,13 @@ class _Hidden(torch.autograd.Function):
         _ = ctx.saved_tensors
         if ctx.failed is not None:
             g_ys = torch.where(ctx.failed[:, None, None], 0.0, g_ys)
-        g_tau = None if ctx.slopes is None else (g_ys * ctx.slopes).sum(-1).to(ctx.tau)
+        g_tau = None if ctx.slopes is None else (g_ys[:, : ctx.n_queries] * ctx.slopes).sum(-1).to(ctx.tau)
         later = ctx.tau > 0
         is_end = later & (ctx.tau >= ctx.span[:, None])
         cotangents = Cotangents(
             start=(g_ys * ~later[..., None]).sum(1),
             end=(g_ys * is_end[..., None]).sum(1),
+            tau=ctx.tau,
             inner=later & ~is_end,
             each=g_ys,
         )

@@ -410,7 +410,7 @@ class _BackStepper(Stepper):
 
     def _spread(self, tau: Tensor, h: Tensor, dt: Tensor) -> _Spread | None:
         """Spread the gradients of the queries inside a step over its ends (the weights of the cubic Hermite interpolant)."""
-        at = self.span[:, None] - self.forward.tau_eval
+        at = self.span[:, None] - self.cotangents.tau
         # Which queries are left, not where the last step has ended, tells what is new: two roundings may differ.
         inside = self.left & (at <= (tau + h)[:, None])
         if not bool(inside.any()):

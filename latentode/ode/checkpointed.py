@@ -81,7 +81,7 @@ def pull_back(
         moved = replace(problem, t_carrier=carrier)
         y_end, steps = replay(moved, stepper, y, segment)
         outputs, g_outputs = [y_end], [g_end]
-        tau = problem.tau_eval
+        tau = cotangents.tau
         is_inside = cotangents.inner & (tau > segment.start.tau[:, None]) & (tau <= segment.end.tau[:, None])
         place = is_inside.flatten().nonzero()[:, 0]
         if len(place) and steps.ends:

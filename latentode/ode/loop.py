@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from .record import Record
 from .runge_kutta import Field, as_scalar
 from .status import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS
 from .steppers import Step, Stepper
+from .watching import Hooks, Sightings, Watch
 
 # Memory that the steps may take, in elements, before the queries inside them are read off; many steps share one set of calls.
 _ELEMENTS_PER_READING = 1 << 23
@@ -29,26 +29,6 @@ _STEPS_PER_READING = 64
 # arithmetic rather than the number of operations to be what a step costs.
 _RESTING_PART, _RESTING_ROWS, _WORTH_ELEMENTS = 0.25, 8, 4096
 _STEPS_PER_LOOK = 4
-
-
-class Hooks(Protocol):
-    """What may watch every step: called with the clock `(B,)`, the state `(B, D)` and the step `(B,)` that is tried from there."""
-
-    def step(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor) -> None:
-        """See a step before it is tried."""
-        ...
-
-    def judged(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor, accepted: Tensor) -> None:
-        """See what became of it."""
-        ...
-
-
-class Watch(Protocol):
-    """What may end a sample early: an event."""
-
-    def look(self, problem: Problem, tau: Tensor, tau1: Tensor, step: Step, accepted: Tensor) -> Tensor | None:
-        """Give the clock at which each sample ends if it ends inside this step, else infinity, `(B,)`; None if none does."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -104,6 +84,8 @@ class Trajectory:
         status: SUCCESS or how a sample failed, `(B,)` int64.
         has_failed: whether any sample has.
         tau, dt: the clock and the step at the end, or where it failed, `(B,)`.
+        sightings: the events that were found, where any were looked for.
+        end, y_end: the clock `(B,)`, infinite where none came, and the state `(B, D)` of the event that ended a sample.
     """
 
     ys: Tensor
@@ -118,6 +100,9 @@ class Trajectory:
     has_failed: bool
     tau: Tensor
     dt: Tensor
+    sightings: Sightings | None = None
+    end: Tensor | None = None
+    y_end: Tensor | None = None
 
     def first(self, n: int) -> Trajectory:
         """Give what came of the first `n` samples."""
@@ -195,11 +180,12 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
     options = replace(options, records=torch.is_grad_enabled())
     march, problem, is_running = _set_out(problem, options)
     steps = Steps.none()
-    writer = QueryWriter(problem, options.watch is not None, options.keep_slopes)
+    writer = QueryWriter(problem, options.keep_slopes)
     if is_running:
         with torch.no_grad():
             _march(problem, options, march, writer, steps)
-    return finish(march, writer, steps, options)
+    trajectory = finish(march, writer, steps, options)
+    return trajectory if options.watch is None else replace(trajectory, sightings=options.watch.sightings(problem))
 
 
 def finish(march: March, writer: QueryWriter, steps: Steps, options: Options) -> Trajectory:
@@ -325,9 +311,10 @@ def _march(
                 done1 = tau1 >= march.span
                 worst = -1.0 if bool(done1.all()) else worst
         if options.watch is not None:
-            ends = options.watch.look(problem, tau, tau1, step, accepted)
-            if ends is not None:
-                march.span = torch.minimum(march.span, ends)
+            has_ended = _look(problem, options, tau, tau1, step)
+            if has_ended is not None:
+                # Its end lies within this step; the clock stands where the step does.
+                march.span = torch.where(has_ended, tau1, march.span)
                 done1 = tau1 >= march.span
                 worst = -1.0 if bool(done1.all()) else worst
         march.accepted.append(accepted)
@@ -385,6 +372,12 @@ def _step(problem: Problem, options: Options, march: March, h: Tensor, stop: Ten
         return options.stepper.step(problem, march.tau, h, march.y, march.k, stop)
     with torch.enable_grad():
         return options.stepper.step(problem, march.tau, h, march.y, march.k, stop)
+
+
+def _look(problem: Problem, options: Options, tau: Tensor, tau1: Tensor, step: Step) -> Tensor | None:
+    assert options.watch is not None
+    with torch.set_grad_enabled(options.records):
+        return options.watch.look(problem, tau, tau1, step, options.stepper.end(step.y1))
 
 
 def _read(writer: QueryWriter, steps: Steps, options: Options, *, is_last: bool) -> None:

@@ -20,14 +20,12 @@ class QueryWriter:
 
     Attributes:
         problem: whose queries are read.
-        is_cut: whether samples may end before their last query, at an event.
         keeps_slopes: whether the slopes at the queries are wanted, too.
         rows: where the samples stand in the whole batch, `(B,)`; None: it is the whole.
         pieces, slope_pieces, places: states and slopes `(P, D)`, and the queries of the whole batch that they belong to, flat `(P,)`.
     """
 
     problem: Problem
-    is_cut: bool = False
     keeps_slopes: bool = False
     rows: Tensor | None = None
     read_up_to: Tensor | None = None
@@ -38,14 +36,14 @@ class QueryWriter:
     @property
     def reads(self) -> bool:
         """Whether steps are needed at all."""
-        return self.is_cut or self.keeps_slopes or self.problem.has_inner_queries or self.problem.tau_eval.requires_grad
+        return self.keeps_slopes or self.problem.has_inner_queries or self.problem.tau_eval.requires_grad
 
     def few(self, problem: Problem, rows: Tensor) -> QueryWriter:
         """Give the writer for some of the samples; what it reads goes to the same place."""
         up_to = None if self.read_up_to is None else self.read_up_to.index_select(0, rows)
         whole = rows if self.rows is None else self.rows.index_select(0, rows)
         lists = (self.pieces, self.slope_pieces, self.places)
-        return QueryWriter(problem, self.is_cut, self.keeps_slopes, whole, up_to, *lists)
+        return QueryWriter(problem, self.keeps_slopes, whole, up_to, *lists)
 
     def read(self, steps: Steps, *, is_last: bool) -> None:
         """Read the queries that `steps` have passed; the last time, all that are left (a failed sample's are void)."""
@@ -82,7 +80,7 @@ class QueryWriter:
             ys = torch.where((tau > 0)[..., None], y1[:, None], problem.y0[:, None])
         else:
             ys = self._ordered(self.pieces, problem.y0)
-            if not self.is_cut and not problem.tau_eval.requires_grad:
+            if not problem.tau_eval.requires_grad:
                 # The end of a solve is its last step's, to the last bit, whoever asks.
                 if problem.has_repeats:
                     ys = torch.where(((tau >= span[:, None]) & (tau > 0))[..., None], y1[:, None], ys)

@@ -281,7 +281,7 @@ class _SortedQueries:
     def of(
         cls, problem: Problem, stepper: ReversibleStepper, segment: Segment, cotangents: Cotangents
     ) -> _SortedQueries:
-        tau, n_steps = problem.tau_eval, len(segment.h)
+        tau, n_steps = cotangents.tau, len(segment.h)
         is_inside = cotangents.inner & (tau > segment.start.tau[:, None]) & (tau <= segment.end.tau[:, None])
         place = is_inside.flatten().nonzero()[:, 0]
         sample = torch.div(place, tau.shape[1], rounding_mode="floor")

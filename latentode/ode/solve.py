@@ -18,6 +18,7 @@ from .backsolve import Backsolve
 from .checkpointed import Checkpointed
 from .control import Controller, FixedStep, PIDController
 from .esdirk import EsdirkTableau
+from .events import Events, EventWatch, Occurrences, read_events, settle_events
 from .loop import Options, Trajectory
 from .problem import Problem
 from .reversible import Reversible
@@ -48,7 +49,8 @@ class Solution:
         ys: states there, `(B, Q, *state)` in the structure and dtype of `y0`; NaN for failed samples.
         stats: `nfe`, `n_steps`, `n_accepted`, `n_rejected` of each sample, `(B,)` int64.
         status: 0 or how a sample failed, `(B,)` int64; `STATUS` tells what each number means.
-        event_times: None; events do not exist yet.
+        event_times: when each event came first, `(B, E)`, NaN where it did not; None without events.
+        events: for each event all its occurrences.
     """
 
     ts: Tensor
@@ -56,6 +58,7 @@ class Solution:
     stats: dict[str, Tensor]
     status: Tensor
     event_times: Tensor | None = None
+    events: tuple[Occurrences, ...] = ()
     _read: Callable[[Tensor], Any] | None = field(default=None, repr=False)
 
     def __call__(self, t: Tensor) -> Any:
@@ -84,7 +87,7 @@ def solve(
     dt0: float | None = None,
     max_steps: int = 10_000,
     step_mode: str = "per_sample",
-    events: None = None,
+    events: Events | Sequence[Events] | None = None,
     dense: bool = False,
     on_failure: str = "raise",
     compile: bool = False,
@@ -103,7 +106,8 @@ def solve(
         dt0: first step of adaptive solves; None: guessed at the cost of one call of `f`.
         max_steps: a sample that has tried so many steps has failed.
         step_mode: "per_sample": every sample steps on its own; "joint": one step for all, that of the worst sample.
-        events: none exist yet.
+        events: functions of `(t, y)` giving `(B,)`, alone or in a sequence; a sample ends where one changes sign. `Event` makes one that is
+            only recorded, or one-way. Found on the interpolant, once per step at most; after a sample's end its states are those there.
         dense: keep the interpolants, so that the solution can be called with other times.
         on_failure: "raise" a SolveError, or "return" NaN for the failed samples and the reason in `status`.
         compile: run the steps through `torch.compile`; the first solve of a field, method and batch size takes some seconds, which is
@@ -111,10 +115,11 @@ def solve(
             routes other than "direct") get a compiled field.
 
     Returns:
-        The solution. Gradients flow to `y0`, the parameters of `f`, `args`, `t_eval` and `t0`; step sizes are constants to them.
+        The solution. Gradients flow to `y0`, the parameters of `f` and of events, `args`, `t_eval` and `t0`, also from the times and states
+        of events; step sizes are constants to them.
 
     Raises:
-        InputError: an argument or what `f` returns is not of the form above.
+        InputError: an argument, or what `f` or an event returns, is not of the form above.
         SolveError: a sample failed and `on_failure` is "raise".
 
     Example:
@@ -123,41 +128,56 @@ def solve(
         >>> round(float(decay.ys[0, -1, 0]), 3)
         0.368
     """
-    _refuse_what_does_not_exist(events)
     tableau = _choose(method, SOLVERS, "method", (ButcherTableau, EsdirkTableau))
     route = _choose(adjoint, ADJOINTS, "adjoint", object)
     _check_options(controller, tableau, step_mode, on_failure, dt0, max_steps)
     packing = Packing.of(y0)
     problem, ts = _pose(f, args, packing, packing.flatten(y0), t_eval, t0, controller)
-    reads = dense or problem.has_inner_queries or problem.tau_eval.requires_grad
+    sought = read_events(events)
+    watch = EventWatch(sought, packing) if sought else None
+    reads = dense or bool(sought) or problem.has_inner_queries or problem.tau_eval.requires_grad
     is_complex = packing.dtype.is_complex
     if is_complex and isinstance(controller, PIDController) and controller.norm is None:
         # The root mean square over numbers, not over their parts.
         controller = replace(controller, norm=_complex_size)
     stepper = make_stepper(tableau, controller, dtype=problem.y0.dtype, reads=reads, is_complex=is_complex)
-    options = Options(stepper, controller, dt0, max_steps, step_mode == "joint", keep_steps=dense, compiles=compile)
+    options = Options(
+        stepper,
+        controller,
+        dt0,
+        max_steps,
+        step_mode == "joint",
+        keep_steps=dense,
+        # An event cannot be told for some of the samples only.
+        compacts=not sought,
+        watch=watch,
+        compiles=compile,
+    )
     trajectory = route.integrate(problem, options)
     if on_failure == "raise" and trajectory.has_failed:
         raise SolveError(_describe_failure(problem, trajectory))
+    occurrences: tuple[Occurrences, ...] = ()
+    if sought:
+        trajectory, occurrences = settle_events(sought, problem, trajectory, packing, ts.dtype)
     stats = {
         "nfe": trajectory.nfe,
         "n_steps": trajectory.n_accepted + trajectory.n_rejected,
         "n_accepted": trajectory.n_accepted,
         "n_rejected": trajectory.n_rejected,
     }
-    read = _reader(problem, trajectory, packing) if dense else None
-    return Solution(ts, packing.unflatten(trajectory.ys), stats, trajectory.status, None, read)
+    return Solution(
+        ts,
+        packing.unflatten(trajectory.ys),
+        stats,
+        trajectory.status,
+        torch.stack([each.first() for each in occurrences], 1) if sought else None,
+        occurrences,
+        _reader(problem, trajectory, packing) if dense else None,
+    )
 
 
 def _complex_size(scaled_BD: Tensor) -> Tensor:
     return torch.linalg.vector_norm(scaled_BD, dim=-1) * max(scaled_BD.shape[-1] / 2, 1) ** -0.5
-
-
-def _refuse_what_does_not_exist(events: object) -> None:
-    if events is not None:
-        raise InputError(
-            "events do not exist yet; leave events=None and look for the crossing on a solution with dense=True"
-        )
 
 
 def _choose(choice: Any, table: Mapping[str, Any], what: str, kind: type | tuple[type, ...]) -> Any:
@@ -372,6 +392,9 @@ def _reader(problem: Problem, trajectory: Trajectory, packing: Packing) -> Calla
         else:
             sample = torch.arange(n_samples, device=tau.device).repeat_interleave(tau.shape[1])
             ys = steps.evaluate(tau.flatten(), sample).view(n_samples, tau.shape[1], -1)
+        if trajectory.end is not None:
+            assert trajectory.y_end is not None
+            ys = torch.where((tau.detach() > trajectory.end[:, None])[..., None], trajectory.y_end[:, None], ys)
         ys = torch.where((trajectory.status != SUCCESS)[:, None, None], torch.nan, ys)
         return packing.unflatten(ys)
 

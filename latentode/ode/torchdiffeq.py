@@ -25,7 +25,7 @@ from latentode.errors import InputError, SolveError
 from .solve import solve
 from .torchdiffeq_adjoint import Adjoint, AdjointSolve, adjoint_norm
 from .torchdiffeq_options import ADAPTIVE, FIXED, LINEAR, FixedOptions, Sample, State, read_options
-from .torchdiffeq_watch import CALLBACKS, Callbacks, FirstEvent, Watched
+from .torchdiffeq_watch import CALLBACKS, Callbacks, Watched
 
 Func = Callable[[Tensor, State], State]
 EventFunc = Callable[[Tensor, State], Tensor]
@@ -71,8 +71,7 @@ def odeint(
     keywords = _translate(func, y0, t, rtol, atol, method, options, ends_at_event=event_fn is not None)
     if event_fn is None:
         return sample.unflatten(solve(**keywords).ys[0])
-    tolerance = float(torch.as_tensor(sample.tolerance("atol", atol)).min())
-    return _solve_until(FirstEvent(_one_value(event_fn, sample, t[0], y0), sample, tolerance), y0, t, keywords)
+    return _solve_until(_one_value(event_fn, sample, t[0], y0), func, y0, t, keywords)
 
 
 def _translate(
@@ -112,16 +111,26 @@ def _translate(
     return {"f": field, "y0": sample.flatten(y0), "t_eval": t, "method": tableau, **keywords}
 
 
-def _solve_until(event: FirstEvent, y0: State, t: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, State]:
-    """Solve until the event: its time, a constant to autograd, and the states at the start and there."""
-    start, y0_BD = t[0].detach(), keywords["y0"]
-    if bool(event.value(start, y0) == 0):
-        return start.clone(), event.sample.unflatten(torch.cat([y0_BD, y0_BD]))
-    solution = solve(**{**keywords, "adjoint": replace(keywords.get("adjoint", Watched()), event=event)})
-    if event.time is None or event.state is None:
-        raise SolveError(f"event_fn did not change sign between t = {float(start):.9g} and {float(solution.ts[0, -1])}")
-    state = torch.view_as_complex(event.state.reshape(1, -1, 2)) if y0_BD.is_complex() else event.state
-    return event.time.to(t), event.sample.unflatten(torch.cat([y0_BD, state]))
+def _solve_until(value: EventFunc, func: Func, y0: State, t: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, State]:
+    """Solve until `value` is positive no more: the time, a constant to autograd, and the states at the start and then."""
+    sample, start, y0_BD = Sample.of(y0), t[0].detach(), keywords["y0"]
+
+    def event(t_B: Tensor, y_BD: Tensor) -> Tensor:
+        return value(t_B[0], sample.unpack(y_BD)).detach().reshape(1)
+
+    if bool(value(start, y0) == 0):
+        return start.clone(), sample.unflatten(torch.cat([y0_BD, y0_BD]))
+    route = replace(keywords.get("adjoint", Watched()), is_open_end=True)
+    found = solve(**{**keywords, "adjoint": route}, events=event).events[0]
+    if found.times.shape[1] == 0:
+        raise SolveError(f"event_fn did not change sign between t = {float(start):.9g} and the end of the steps")
+    time, y = found.times[0, 0].detach(), found.ys[:, 0]
+    if t.requires_grad:
+        # At a fixed time a later start leaves less of a way to go.
+        with torch.no_grad():
+            slope = sample.flatten(func(time.to(sample.dtype.to_real()), sample.unpack(y)))
+        y = y - slope * (t[0] - start)
+    return time, sample.unflatten(torch.cat([y0_BD, y]))
 
 
 def odeint_adjoint(

@@ -1,11 +1,10 @@
-"""What sees every step of a solve of the drop-in: the callbacks of `func`, and the event that ends it.
+"""What sees every step of a solve of the drop-in: the callbacks of `func`.
 
-Both go in as a gradient route, `Watched`, which lets the loop show them its steps.
+They go in as a gradient route, `Watched`, which lets the loop show them its steps.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from latentode.errors import InputError
-
-from .dense import evaluate_polynomials, step_fraction
 from .loop import Options, Trajectory, first_step, integrate
 from .problem import Problem
-from .steppers import ExplicitStepper, ImplicitStepper, Step
 from .torchdiffeq_options import Sample, State
 
 # Methods of `func` that are called with (t0, y0, dt): before a step, and when it stands or is taken back.
@@ -64,82 +59,26 @@ class Callbacks:
             self.given[name](t0[0], self.sample.unpack(y), h[0])
 
 
-@dataclass
-class FirstEvent:
-    """Looks for the first time at which a function of time and state is positive no more.
-
-    Attributes:
-        value: the function, of a scalar and a state, positive at the start.
-        sample: how a state lies in a flat one.
-        tolerance: how closely the time is found.
-        records: whether autograd is to follow the state.
-        time: when it was, `()`; None: not yet.
-        state: the flat state then, `(1, D)`, with its gradient at a fixed time.
-    """
-
-    value: Callable[[Tensor, State], Tensor]
-    sample: Sample
-    tolerance: float
-    records: bool = True
-    time: Tensor | None = None
-    state: Tensor | None = None
-
-    def look(self, problem: Problem, tau: Tensor, tau1: Tensor, step: Step, accepted: Tensor) -> Tensor | None:
-        """Give the clock of the event, `(1,)`, if it lies in this step."""
-        if not bool(accepted) or self._is_before(problem, tau1, step.y1):
-            return None
-        low, high = tau, tau1
-        # Halving asks nothing of the function but its sign; it may be anything but smooth.
-        for _ in range(self._n_halvings(float(tau1 - tau))):
-            middle = (low + high) / 2
-            is_before = self._is_before(problem, middle, _read(step, middle, tau, tau1))
-            low, high = (middle, high) if is_before else (low, middle)
-        end = (low + high) / 2
-        self.time = (problem.t0 + problem.direction * end)[0]
-        with torch.set_grad_enabled(self.records):
-            # At a fixed time a later start leaves less of a way to go.
-            at = end if problem.t_carrier is None else end - problem.direction * problem.t_carrier.to(end.dtype)
-            self.state = _read(step, at, tau, tau1)
-        return end
-
-    def _n_halvings(self, length: float) -> int:
-        halvings = math.log2(length / self.tolerance) if self.tolerance > 0 else math.inf
-        return math.ceil(min(max(halvings, 0.0), 60.0))
-
-    def _is_before(self, problem: Problem, tau: Tensor, y: Tensor) -> bool:
-        t = problem.times(tau)[0].detach()
-        value = self.value(t, self.sample.unpack(y.detach()))
-        if bool(value.isnan()):
-            raise InputError(f"event_fn gave NaN at t = {float(t):.9g}; its sign tells when the solve ends")
-        return bool(value > 0)
-
-
-def _read(step: Step, at: Tensor, tau: Tensor, tau1: Tensor) -> Tensor:
-    """Give the state `(1, D)` at a clock inside a step."""
-    assert step.powers is not None
-    rows_PJD = torch.cat([step.base[:, None], step.powers.transpose(0, 1)], 1)
-    return evaluate_polynomials(step_fraction(at, tau, tau1 - tau), rows_PJD)
-
-
 @dataclass(frozen=True)
 class Watched:
-    """The direct gradient route, with callbacks or an event that see the steps."""
+    """The direct gradient route, with callbacks that see the steps.
+
+    Attributes:
+        callbacks: what to call.
+        is_open_end: whether an event ends the solve, and the given end is but a yardstick for the first step.
+    """
 
     callbacks: Callbacks | None = None
-    event: FirstEvent | None = None
+    is_open_end: bool = False
 
     def integrate(self, problem: Problem, options: Options) -> Trajectory:
-        """Solve `problem`; where an event ends it, the given end is but a yardstick for the first step."""
+        """Solve `problem`."""
         options = replace(options, hooks=self.callbacks)
-        if self.event is None:
+        if not self.is_open_end:
             return integrate(problem, options)
-        self.event.records = torch.is_grad_enabled()
-        stepper = options.stepper
-        assert isinstance(stepper, (ExplicitStepper, ImplicitStepper))
-        options = replace(options, stepper=replace(stepper, reads=True), watch=self.event)
         if options.is_adaptive and options.dt0 is None:
             with torch.no_grad():
-                k0 = stepper.slope(problem, problem.time_at_start(), problem.y0)
+                k0 = options.stepper.slope(problem, problem.time_at_start(), problem.y0)
                 guess = float(first_step(problem, options, k0)[0])
             options = replace(options, dt0=guess if guess > 0 else None)
         return integrate(replace(problem, span=_FAR * problem.span), options)

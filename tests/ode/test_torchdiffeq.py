@@ -648,7 +648,7 @@ def test_an_event_that_never_comes_is_an_error_not_a_hang(f, arguments, words):
 
 
 def test_an_event_function_that_turns_nan_is_named():
-    with pytest.raises(InputError, match="event_fn gave NaN"):
+    with pytest.raises(InputError, match="event 0 gave NaN"):
         ours.odeint(lambda t, y: -y, torch.ones(1, dtype=DOUBLE), T[:2], event_fn=lambda t, y: (1.0 - t).sqrt() + y[0])
 
 
