@@ -120,13 +120,12 @@ class Steps:
         length_P = ends_BS.view(-1).index_select(0, flat_P) - start_P
         theta_P = step_fraction(tau_P, start_P, length_P)
         at_P = step_P * n_samples + sample_P
-        table = tabulate(self.states, self.powers)
-        rows_PJD = table.index_select(0, at_P)
+        # A power at a time: what is read stays small, and in one piece for each query.
+        tables = (torch.cat(self.states), *torch.cat(self.powers, 1).unbind(0))
+        coefficients = [table.index_select(0, at_P) for table in tables]
         if not slopes:
-            return evaluate_polynomials(theta_P, rows_PJD)
-        powers = torch.arange(1, rows_PJD.shape[1], device=rows_PJD.device, dtype=rows_PJD.dtype)
-        slope = evaluate_polynomials(theta_P, rows_PJD[:, 1:] * powers[:, None])
-        return slope / torch.where(length_P > 0, length_P, torch.inf).to(slope.dtype)[:, None]
+            return evaluate_polynomials(theta_P, coefficients)
+        return evaluate_slopes(theta_P, coefficients, length_P)
 
 
 def step_fraction(tau_P: Tensor, start_P: Tensor, length_P: Tensor) -> Tensor:
@@ -155,22 +154,19 @@ def to_powers(increments: Tensor, tableau: HasInterpolant) -> Tensor:
     )
 
 
-def tabulate(states: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
-    """Give every step's polynomial in `theta` as rows of coefficients, `(S * B, J + 1, D)`, step by step."""
-    n_powers, n_samples, n_elements = powers[0].shape
-    parts = [part for state, higher in zip(states, powers, strict=True) for part in (state[None], higher)]
-    table = torch.cat(parts).view(len(states), n_powers + 1, n_samples, n_elements)
-    return table.transpose(1, 2).reshape(len(states) * n_samples, n_powers + 1, n_elements)
-
-
-def evaluate_polynomials(theta_P: Tensor, rows_PJD: Tensor) -> Tensor:
-    """Evaluate `sum_j rows[:, j] theta**j` by Horner's rule, `(P, D)`."""
-    theta = theta_P.to(rows_PJD.dtype)[:, None]
-    coefficients = rows_PJD.unbind(1)
+def evaluate_polynomials(theta_P: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+    """Evaluate `sum_j coefficients[j] theta**j` by Horner's rule, `(P, D)` each."""
     total = coefficients[-1]
+    theta = theta_P.to(total.dtype)[:, None].expand_as(total).contiguous()
     for coefficient in reversed(coefficients[:-1]):
         total = torch.addcmul(coefficient, total, theta)
     return total
+
+
+def evaluate_slopes(theta_P: Tensor, coefficients: Sequence[Tensor], length_P: Tensor) -> Tensor:
+    """Evaluate the slopes of polynomials in `theta` over steps of some length, `(P,)`, per unit of the clock, `(P, D)`; 0 over none."""
+    slope = evaluate_polynomials(theta_P, [j * c for j, c in enumerate(coefficients)][1:])
+    return slope / torch.where(length_P > 0, length_P, torch.inf).to(slope.dtype)[:, None]
 
 
 def find_steps(first_B: Tensor, ends_BS: Tensor, tau_P: Tensor, sample_P: Tensor) -> Tensor:

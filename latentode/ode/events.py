@@ -23,7 +23,7 @@ from torch import Tensor
 
 from latentode.errors import InputError
 
-from .dense import evaluate_polynomials, step_fraction
+from .dense import evaluate_polynomials, evaluate_slopes, step_fraction
 from .loop import Trajectory
 from .problem import Problem
 from .states import Packing, State
@@ -126,12 +126,12 @@ class EventWatch:
             if not which:
                 return None
             self._refuse_nan(problem, tau1, after, is_crossed)
-        rows_BJD = torch.cat([step.base[:, None], step.powers.transpose(0, 1)], 1)  # pyright: ignore[reportOptionalMemberAccess]
+        coefficients = [step.base, *step.powers]  # pyright: ignore[reportGeneralTypeIssues]
         length = tau1 - tau
         with torch.no_grad():
 
             def value_at(i: int, theta: Tensor) -> Tensor:
-                return self._values(i, problem, tau + theta * length, evaluate_polynomials(theta, rows_BJD))
+                return self._values(i, problem, tau + theta * length, evaluate_polynomials(theta, coefficients))
 
             places = {i: locate(lambda theta, i=i: value_at(i, theta), before[i], after[i]) for i in which}
             ends = torch.full_like(tau, torch.inf)
@@ -143,8 +143,9 @@ class EventWatch:
             is_found = is_crossed[i] & (theta <= ends)
             clock = torch.where(is_found, tau + theta * length, tau)
             theta = step_fraction(clock, tau, length)
-            y = evaluate_polynomials(theta, rows_BJD)
-            self.found.append(_Sighting(i, is_found, clock, y, _slopes(theta, rows_BJD.detach(), length)))
+            y = evaluate_polynomials(theta, coefficients)
+            slope = evaluate_slopes(theta, coefficients, length).detach()
+            self.found.append(_Sighting(i, is_found, clock, y, slope))
         has_ended = ends < torch.inf
         return has_ended if bool(has_ended.any()) else None
 
@@ -226,13 +227,6 @@ def locate(value: Callable[[Tensor], Tensor], before: Tensor, after: Tensor) -> 
         low, y_low = torch.where(is_before, theta, low), torch.where(is_before, y, y_low)
         high, y_high = torch.where(is_before, high, theta), torch.where(is_before, y_high, y)
     return low
-
-
-def _slopes(theta: Tensor, rows_BJD: Tensor, length: Tensor) -> Tensor:
-    """Give the slopes of the interpolants, per unit of the clock, `(B, D)`."""
-    powers = torch.arange(1, rows_BJD.shape[1], device=theta.device, dtype=rows_BJD.dtype)
-    slope = evaluate_polynomials(theta, rows_BJD[:, 1:] * powers[:, None])
-    return slope / torch.where(length > 0, length, torch.inf).to(slope.dtype)[:, None]
 
 
 def settle_events(

@@ -389,7 +389,7 @@ y1, t1 = torch.ones(2, 2, dtype=DOUBLE), torch.tensor([0.0, 1.0], dtype=DOUBLE)
         ({"adjoint": "magic"}, "direct"),
         ({"step_mode": "both"}, "per_sample"),
         ({"on_failure": "ignore"}, "raise"),
-        ({"events": [lambda t, y: y]}, "events do not exist yet"),
+        ({"events": [lambda t, y: y]}, "event 0 gave"),
         ({"max_steps": 0}, "max_steps"),
         ({"dt0": -1.0}, "dt0"),
         ({"controller": 1e-3}, "PIDController"),
