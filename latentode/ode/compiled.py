@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ from .loop import (
 from .problem import Problem
 from .queries import QueryWriter
 from .runge_kutta import Field
-from .status import MAX_STEPS, NOT_FINITE, STEP_TOO_SMALL
+from .status import MAX_STEPS, NOT_FINITE, STEP_TOO_SMALL, SUCCESS
 from .steppers import ExplicitStepper
 
 _LOG = logging.getLogger("latentode.ode")
@@ -67,6 +67,18 @@ class Plan:
     n_steps: int
     keeps: bool
     is_forward: bool
+
+
+class _Moving(NamedTuple):
+    """What changes from step to step, as in `March`."""
+
+    tau: Tensor
+    span: Tensor
+    dt: Tensor
+    y: Tensor
+    k: Tensor
+    status: Tensor
+    memory: Memory
 
 
 def can_compile_steps(problem: Problem, options: Options) -> bool:
@@ -135,46 +147,41 @@ def _march(problem: Problem, options: Options, plan: Plan, writer: QueryWriter) 
     begin, advance = _compile(plan)
     y, t0, direction, span = (x.contiguous() for x in (problem.y0, problem.t0, problem.direction, problem.span))
     still = (problem.field, t0, direction, problem.t_carrier)
-    steps, marks, steps_per_reading = Steps.none(), [], n_steps_to_keep(options.stepper, y)
-    k, dt, n_guesses, flags = begin(*still, span, y)
+    steps, steps_per_reading = Steps.none(), n_steps_to_keep(options.stepper, y)
+    moving, counts, n_before, flags = begin(*still, span, y)
     is_bad, all_rest = flags.tolist()
-    tau, status = torch.zeros_like(span), torch.zeros_like(span, dtype=torch.int64)
-    h, memory, i_step, is_wild = dt, (torch.ones_like(dt), torch.ones_like(dt)), 0, False
+    is_wild = has_failed = False
+    failed_dt, i_step = moving.dt, 0
     while not (all_rest or is_bad or is_wild) and i_step < options.max_steps:
-        tau, span, dt, y, k, status, memory, h, judged, kept, flags = advance(
-            *still, tau, span, dt, y, k, status, memory
-        )
+        moving, counts, failed_dt, kept, flags = advance(*still, moving, counts)
         i_step += plan.n_steps
-        marks.append(judged)
         for part in kept:
             steps.append(*part)
         # The one synchronisation.
-        all_rest, is_wild = flags.tolist()
+        all_rest, is_wild, has_failed = flags.tolist()
         # What is masked out of the result is not masked out of a gradient.
         is_wild = is_wild and y.requires_grad
         if not all_rest and len(steps.ends) >= steps_per_reading and not options.keep_steps:
             writer.read(steps, is_last=False)
             steps.clear()
-    running = problem.span > 0
+    done, status = moving.tau >= moving.span, moving.status
+    if not all_rest:
+        status, failed_dt = torch.where(done, status, MAX_STEPS), torch.where(done, failed_dt, moving.dt)
     march = March(
-        y=y,
-        k=k,
-        tau=tau,
-        span=span,
-        dt=dt,
-        done=tau >= span,
-        status=torch.where(tau < span, MAX_STEPS, status),
-        failed_dt=torch.where(tau < span, dt, h),
-        n_accepted=torch.zeros_like(status),
-        n_rejected=torch.zeros_like(status),
-        nfe=running * (n_guesses + 1),
+        y=moving.y,
+        k=moving.k,
+        tau=moving.tau,
+        span=moving.span,
+        dt=moving.dt,
+        done=done,
+        status=status,
+        failed_dt=failed_dt,
+        n_accepted=counts[0],
+        n_rejected=counts[1],
+        nfe=n_before + counts.sum(0) * options.stepper.calls_per_step,
         i_step=i_step,
-        may_have_failed=True,
+        may_have_failed=has_failed or not all_rest,
     )
-    if marks:
-        accepted, done = torch.cat(marks).unbind(1)
-        march.accepted, march.resting = list(accepted), list(done)
-    march.count(options.stepper.calls_per_step)
     writer.read(steps, is_last=True)
     return march, steps, not (is_bad or is_wild)
 
@@ -188,8 +195,12 @@ def _make_begin(plan: Plan) -> Callable[..., Any]:
         k = options.stepper.slope(problem, problem.times(torch.zeros_like(span)), y)
         with torch.no_grad():
             dt, n_guesses = first_step(problem, options, k)
-            is_bad = ~(y.isfinite() & k.isfinite()).all(-1) & (span > 0)
-            return k, dt.clone(), n_guesses, torch.stack([is_bad.any(), (span <= 0).all()])
+            is_moving = span > 0
+            is_bad = ~(y.isfinite() & k.isfinite()).all(-1) & is_moving
+            one, zero = torch.ones_like(span), torch.zeros_like(span, dtype=torch.int64)
+            flags = torch.stack([is_bad.any(), ~is_moving.any()])
+            moving = _Moving(torch.zeros_like(span), span.clone(), dt.clone(), y, k, zero, (one, one.clone()))
+            return moving, torch.stack([zero, zero]), is_moving * (n_guesses + 1), flags
 
     return begin
 
@@ -201,20 +212,11 @@ def _make_advance(plan: Plan) -> Callable[..., Any]:
     assert isinstance(controller, PIDController)
 
     def advance(
-        field: Field,
-        t0: Tensor,
-        direction: Tensor,
-        carrier: Tensor | None,
-        tau: Tensor,
-        span: Tensor,
-        dt: Tensor,
-        y: Tensor,
-        k: Tensor,
-        status: Tensor,
-        memory: Memory,
+        field: Field, t0: Tensor, direction: Tensor, carrier: Tensor | None, moving: _Moving, counts: Tensor
     ) -> Any:
+        tau, span, dt, y, k, status, memory = moving
         problem = Problem(field, y, t0, direction, span, tau[:, None], plan.is_forward, t_carrier=carrier)
-        kept, judged, is_wild, h = [], [], torch.zeros_like(tau, dtype=torch.bool), dt
+        kept, is_wild, h = [], torch.zeros_like(tau, dtype=torch.bool), dt
         for _ in range(plan.n_steps):
             done = tau >= span
             tau1 = torch.minimum(tau + dt, span)
@@ -230,7 +232,7 @@ def _make_advance(plan: Plan) -> Callable[..., Any]:
                 status = torch.where(stuck, torch.where(own_ratio < torch.inf, STEP_TOO_SMALL, NOT_FINITE), status)
                 span = torch.where(stuck, tau, span)
                 is_wild = is_wild | ~(own_ratio < torch.inf)
-                judged.append(torch.stack([accepted, done]))
+                counts = counts + torch.stack([accepted & ~done, ~accepted & ~done])
                 dt, memory_next = controller.next_step(h, ratio, accepted, memory, stepper.order)
                 memory = memory if memory_next is None else memory_next
                 dt = torch.where(accepted, dt, torch.maximum(dt, shortest))
@@ -240,8 +242,8 @@ def _make_advance(plan: Plan) -> Callable[..., Any]:
                 kept.append((tau, tau1, step.base, step.powers))
             y, k = torch.where(accepted[:, None], step.y1, y), torch.where(accepted[:, None], step.k1, k)
             tau = tau1
-        flags = torch.stack([(tau >= span).all(), is_wild.any()])
-        return tau, span, dt.clone(), y, k, status, memory, h, torch.stack(judged), kept, flags
+        flags = torch.stack([(tau >= span).all(), is_wild.any(), (status != SUCCESS).any()])
+        return _Moving(tau, span, dt.clone(), y, k, status, memory), counts, h, kept, flags
 
     return advance
 
@@ -283,7 +285,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # What may differ from one call of compiled code to the next.
-_VARIABLE = ("field", "t0", "direction", "carrier", "tau", "span", "dt", "y", "k", "status", "memory", "t")
+_VARIABLE = ("field", "t0", "direction", "carrier", "span", "y", "moving", "counts", "t")
 
 
 def _keep_guards(guards: Any) -> list[bool]:

@@ -190,10 +190,10 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
 
 def finish(march: March, writer: QueryWriter, steps: Steps, options: Options) -> Trajectory:
     """Put together what came of a march that has ended."""
-    failed = march.status != SUCCESS
-    has_failed = march.may_have_failed and bool(failed.any())
+    failed = march.status != SUCCESS if march.may_have_failed else None
+    has_failed = failed is not None and bool(failed.any())
     return Trajectory(
-        ys=writer.collect(options.stepper.end(march.y), failed, has_failed=has_failed),
+        ys=writer.collect(options.stepper.end(march.y), failed if has_failed else None),
         steps=steps,
         slopes=writer.slopes() if options.keep_slopes else None,
         y1=march.y,

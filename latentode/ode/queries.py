@@ -72,7 +72,7 @@ class QueryWriter:
             place = place + (self.rows.index_select(0, sample) - sample) * n_queries
         self.places.append(place)
 
-    def collect(self, y1: Tensor, failed: Tensor, *, has_failed: bool) -> Tensor:
+    def collect(self, y1: Tensor, failed: Tensor | None) -> Tensor:
         """Give the states at all queries, `(B, Q, D)`, NaN for the samples that failed; `y1` `(B, D)` are the states at the ends."""
         problem = self.problem
         tau, span = problem.tau_eval.detach(), problem.span
@@ -86,7 +86,7 @@ class QueryWriter:
                     ys = torch.where(((tau >= span[:, None]) & (tau > 0))[..., None], y1[:, None], ys)
                 else:
                     ys = torch.cat([ys[:, :-1], torch.where((span > 0)[:, None], y1, ys[:, -1])[:, None]], 1)
-        return torch.where(failed[:, None, None], torch.nan, ys) if has_failed else ys
+        return ys if failed is None else torch.where(failed[:, None, None], torch.nan, ys)
 
     def slopes(self) -> Tensor:
         """Give the slopes at all queries, per unit of the clock, `(B, Q, D)`; 0 for a sample with nothing to solve."""
