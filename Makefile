@@ -42,7 +42,7 @@ docs: $(VENV)/.installed-dev ## run the doctests and every command of the README
 	@echo "== README.md, block by block"
 	OMP_NUM_THREADS=2 $(BIN)/python tests/docs/run_readme.py README.md
 
-bench: $(VENV)/.installed-dev ## run the benchmarks, print ratios, write JSON (real tables: $$LATENTODE_DATA or ../shared/data)
+bench: $(VENV)/.installed-bench ## run the benchmarks, print ratios, write JSON (real tables: $$LATENTODE_DATA or ../shared/data)
 	@mkdir -p benchmarks/results
 	@for file in benchmarks/*.py; do echo "== $$file"; \
 	  $(BIN)/python "$$file" --out "benchmarks/results/$$(basename "$$file" .py).json"; done
@@ -70,3 +70,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+# The peers' own requirements would pull another torch: they come alone, each with what it lacks beside ours.
+$(VENV)/.installed-bench: $(VENV)/.installed-dev benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	@touch $@
