@@ -85,8 +85,7 @@ def pull_back(
         is_inside = cotangents.inner & (tau > segment.start.tau[:, None]) & (tau <= segment.end.tau[:, None])
         place = is_inside.flatten().nonzero()[:, 0]
         if len(place) and steps.ends:
-            sample = torch.div(place, tau.shape[1], rounding_mode="floor")
-            outputs.append(steps.evaluate(tau.flatten().index_select(0, place), sample))
+            outputs.append(steps.evaluate(tau, place))
             g_outputs.append(cotangents.each.flatten(0, 1).index_select(0, place))
         g_y, g_t0, g_captured = gradients(outputs, g_outputs, y, carrier, captured)
     sums.add(g_t0, g_captured)

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from .runge_kutta import as_vector, chain_sum
 
-# Up to here counting the steps that end before a query is cheaper than bisection.
-_STEPS_TO_COUNT = 128
-
 
 class HasInterpolant(Protocol):
     """What an interpolant is made from: a tableau, explicit or implicit."""
@@ -101,12 +98,12 @@ class Steps:
         for part in (self.starts, self.ends, self.states, self.powers):
             part.clear()
 
-    def evaluate(self, tau_P: Tensor, sample_P: Tensor, *, slopes: bool = False) -> Tensor:
+    def evaluate(self, tau_BQ: Tensor, place_P: Tensor | None = None, *, slopes: bool = False) -> Tensor:
         """Read states off the interpolants.
 
         Args:
-            tau_P: clock times inside the steps, `(P,)`, differentiable.
-            sample_P: the sample that each belongs to, `(P,)` int64.
+            tau_BQ: clock times, `(B, Q)`, differentiable.
+            place_P: which of them are meant, as indices into the flat `(B * Q,)`; None: all.
             slopes: give the slopes, per unit of the clock, instead.
 
         Returns:
@@ -114,7 +111,10 @@ class Steps:
         """
         starts_BS, ends_BS = torch.stack(self.starts, 1), torch.stack(self.ends, 1)
         n_samples, n_steps = ends_BS.shape
-        step_P = find_steps(starts_BS[:, 0], ends_BS, tau_P.detach(), sample_P)
+        step_BQ = find_steps(starts_BS[:, 0], ends_BS, tau_BQ.detach())
+        sample_BQ = torch.arange(n_samples, device=step_BQ.device)[:, None].expand_as(step_BQ)
+        parts = (tau_BQ.reshape(-1), step_BQ.view(-1), sample_BQ.reshape(-1))
+        tau_P, step_P, sample_P = parts if place_P is None else (part.index_select(0, place_P) for part in parts)
         flat_P = sample_P * n_steps + step_P
         start_P = starts_BS.view(-1).index_select(0, flat_P)
         length_P = ends_BS.view(-1).index_select(0, flat_P) - start_P
@@ -169,20 +169,9 @@ def evaluate_slopes(theta_P: Tensor, coefficients: Sequence[Tensor], length_P: T
     return slope / torch.where(length_P > 0, length_P, torch.inf).to(slope.dtype)[:, None]
 
 
-def find_steps(first_B: Tensor, ends_BS: Tensor, tau_P: Tensor, sample_P: Tensor) -> Tensor:
-    """Find the accepted step that each clock time falls into: the first that ends at or after it, `(P,)` int64."""
-    n_steps = ends_BS.shape[1]
-    if n_steps <= _STEPS_TO_COUNT:
-        step_P = (ends_BS.index_select(0, sample_P) < tau_P[:, None]).sum(1)
-    else:
-        # Bisection: the step sought lies in [low, high]. A call per halving, but no (P, S) table of comparisons.
-        low_P, high_P = torch.zeros_like(sample_P), torch.full_like(sample_P, n_steps - 1)
-        for _ in range(n_steps.bit_length()):
-            middle_P = (low_P + high_P) // 2
-            is_before = ends_BS[sample_P, middle_P] < tau_P
-            low_P = torch.where(is_before, torch.minimum(middle_P + 1, high_P), low_P)
-            high_P = torch.where(is_before, high_P, middle_P)
-        step_P = low_P
+def find_steps(first_B: Tensor, ends_BS: Tensor, tau_BQ: Tensor) -> Tensor:
+    """Find the accepted step that each clock time falls into: the first that ends at or after it, `(B, Q)` int64."""
+    step_BQ = torch.searchsorted(ends_BS, tau_BQ.contiguous())
     # A time at the very start must not fall into a rejected step, whose stages may be anything.
     accepted_from_B = (ends_BS <= first_B[:, None]).sum(1)
-    return torch.maximum(step_P, accepted_from_B[sample_P]).clamp_(max=n_steps - 1)
+    return torch.maximum(step_BQ, accepted_from_B[:, None]).clamp_(max=ends_BS.shape[1] - 1)

@@ -52,7 +52,7 @@ class QueryWriter:
         tau = self.problem.tau_eval.detach()
         n_queries = tau.shape[1]
         if is_last and self.read_up_to is None:
-            place = torch.arange(tau.numel(), device=tau.device)
+            due, place = None, torch.arange(tau.numel(), device=tau.device)
         else:
             is_due = tau >= 0 if self.read_up_to is None else tau > self.read_up_to[:, None]
             if not is_last:
@@ -60,15 +60,14 @@ class QueryWriter:
                 has_moved = steps.ends[-1] > 0
                 is_due &= (tau <= steps.ends[-1][:, None]) & has_moved[:, None]
                 self.read_up_to = torch.where(has_moved, steps.ends[-1], -1.0)
-            place = is_due.flatten().nonzero()[:, 0]
+            due = place = is_due.flatten().nonzero()[:, 0]
         if len(place) == 0:
             return
-        sample = torch.div(place, n_queries, rounding_mode="floor")
-        tau_P = self.problem.tau_eval.flatten().index_select(0, place)
-        self.pieces.append(steps.evaluate(tau_P, sample))
+        self.pieces.append(steps.evaluate(self.problem.tau_eval, due))
         if self.keeps_slopes:
-            self.slope_pieces.append(steps.evaluate(tau_P, sample, slopes=True))
+            self.slope_pieces.append(steps.evaluate(self.problem.tau_eval, due, slopes=True))
         if self.rows is not None:
+            sample = torch.div(place, n_queries, rounding_mode="floor")
             place = place + (self.rows.index_select(0, sample) - sample) * n_queries
         self.places.append(place)
 

@@ -390,8 +390,7 @@ def _reader(problem: Problem, trajectory: Trajectory, packing: Packing) -> Calla
         if not steps.ends or t.shape[-1] == 0:
             ys = problem.y0[:, None].expand(-1, t.shape[-1], -1)
         else:
-            sample = torch.arange(n_samples, device=tau.device).repeat_interleave(tau.shape[1])
-            ys = steps.evaluate(tau.flatten(), sample).view(n_samples, tau.shape[1], -1)
+            ys = steps.evaluate(tau).view(n_samples, tau.shape[1], -1)
         if trajectory.end is not None:
             assert trajectory.y_end is not None
             ys = torch.where((tau.detach() > trajectory.end[:, None])[..., None], trajectory.y_end[:, None], ys)
