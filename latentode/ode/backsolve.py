@@ -40,6 +40,9 @@ class DriftWarning(UserWarning):
 
 # Multiple of the tolerance by which the recovered start may miss the real one: errors of many steps add up, drift multiplies them.
 _DRIFT = 100.0
+# Multiple of the largest state on the way there beyond which the way back has lost it.
+_WAY_OUT = 10.0
+_STEPS_PER_LOOK = 8
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Backsolve:
     """Approximate, in constant memory: accuracy is bought with `rtol` and `atol` of the backward solve.
 
     Attributes:
-        rtol, atol: tolerances backward; None: those of the forward solve.
+        rtol, atol: tolerances backward, as `PIDController` takes them; None: those of the forward solve. Tensors with one per component
+            hold for the state and its gradient alike, the least of them for the parameters.
         seminorm: leave the gradient of the parameters, a mere integral, out of the error estimate (Kidger, Chen and Lyons 2021, "Hey,
             that's not an ODE"); with False it is in it, at the price of a second pull-back per stage.
         method: of the backward solve, an explicit one; None: that of the forward solve.
@@ -56,8 +60,8 @@ class Backsolve:
         captured: the tensors besides `y0` and times that get a gradient; None: all that the field uses.
     """
 
-    rtol: float | None = None
-    atol: float | None = None
+    rtol: float | Tensor | None = None
+    atol: float | Tensor | None = None
     seminorm: bool = True
     method: str | ButcherTableau | None = None
     max_steps: int | None = None
@@ -88,7 +92,8 @@ class Backsolve:
         return options.stepper.tableau
 
     def _solve(self, problem: Problem, options: Options, captured: list[Tensor]) -> tuple[Trajectory, Way]:
-        trajectory = integrate(problem, options)
+        reach = _Reach(problem.y0.abs().amax(1))
+        trajectory = integrate(problem, replace(options, hooks=reach))
         y1, tau1, failed = trajectory.y1, trajectory.tau, trajectory.status != SUCCESS
 
         def way(cotangents: Cotangents, sums: Sums) -> Tensor:
@@ -97,7 +102,8 @@ class Backsolve:
                 self._tableau(options), cotangents, problem, span, sums, captured, self._counts_parameters(options)
             )
             back = _reversed(problem, stepper, y1, cotangents.end, span)
-            found = integrate(back, self._options(options, stepper))
+            bounds = _WAY_OUT * torch.maximum(reach.largest, y1.abs().amax(1)) + self._noise(options)
+            found = integrate(back, replace(self._options(options, stepper), hooks=_Watching(stepper, bounds)))
             if found.has_failed:
                 raise SolveError(_describe(found))
             recovered, g_y0 = found.y1.chunk(2, 1)
@@ -120,9 +126,9 @@ class Backsolve:
             # The greater of the two, so that neither hides behind the other.
             controller = replace(
                 controller,
-                rtol=rtol,
-                atol=atol,
-                norm=lambda scaled: _greater(size, scaled),
+                rtol=_for_both(rtol),
+                atol=_for_both(atol),
+                norm=lambda scaled: _greater(size, scaled, 0.0 if stepper is None else stepper.parameters_ratio),
                 jump_times=None,
             )
         return Options(
@@ -132,14 +138,24 @@ class Backsolve:
             max_steps=self.max_steps or options.max_steps,
             is_joint=options.is_joint,
             compacts=False,
-            hooks=None if stepper is None else _Counting(stepper),
         )
+
+    def _noise(self, options: Options) -> float:
+        """Give a size below which a state is nothing."""
+        controller = self._options(options, None).controller
+        atol = controller.atol if isinstance(controller, PIDController) else 1e-3
+        return _DRIFT * float(torch.as_tensor(atol).max())
 
     def _look_for_drift(self, problem: Problem, options: Options, recovered: Tensor, failed: Tensor) -> None:
         controller = options.controller
         if not isinstance(controller, PIDController):
             controller = PIDController(rtol=1e-3, atol=1e-3)
-        scale = controller.atol + controller.rtol * problem.y0.abs()
+        size = problem.y0.abs()
+        rtol, atol = (y if x is None else x for x, y in ((self.rtol, controller.rtol), (self.atol, controller.atol)))
+        # Whichever solve was the coarser one.
+        scale = torch.maximum(controller.atol + controller.rtol * size, atol + rtol * size)
+        # Where atol is 0 and a component too, its scale is no yardstick: leave it out.
+        scale = torch.where(scale > 0, scale, torch.inf)
         drift = torch.where(failed, 0.0, controller.size((recovered - problem.y0) / scale))
         # NaN counts as drift.
         is_off = ~(drift <= _DRIFT)
@@ -190,11 +206,16 @@ def _describe(found: Trajectory) -> str:
     )
 
 
-def _greater(size: Callable[[Tensor], Tensor], scaled: Tensor) -> Tensor:
-    """Give the greater of the norms of state and gradient, `(B,)`, and of the parameters' error where there is a column for it."""
-    n_half = scaled.shape[1] // 2
-    greater = torch.maximum(size(scaled[:, :n_half]), size(scaled[:, n_half : 2 * n_half]))
-    return torch.maximum(greater, scaled[:, -1].abs()) if scaled.shape[1] % 2 else greater
+def _for_both(tolerance: float | Tensor) -> float | Tensor:
+    """Give a tolerance of the state for state and gradient side by side."""
+    is_per_component = isinstance(tolerance, Tensor) and tolerance.ndim > 0 and tolerance.shape[-1] > 1
+    return torch.cat([tolerance, tolerance], -1) if is_per_component else tolerance  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _greater(size: Callable[[Tensor], Tensor], scaled: Tensor, parameters_ratio: float) -> Tensor:
+    """Give the greatest of the norms of state and gradient, `(B,)`, and of the parameters' error, which all samples share."""
+    y, a = scaled.chunk(2, 1)
+    return torch.maximum(size(y), size(a)).clamp(min=parameters_ratio)
 
 
 @dataclass
@@ -230,7 +251,9 @@ class _BackStepper(Stepper):
         controller: tolerances of the parameters' error; None: it does not count.
         left: the inner queries that are still to be let in, `(B, Q)`.
         inside: those in the step at hand.
-        shares: of the step at hand.
+        parameters_ratio: error of the parameters in the step at hand as a multiple of the tolerance, 0 where it does not count.
+        shares: of the stages of the step at hand.
+        query_shares: of the queries in it; exact, so that they are no part of its error.
     """
 
     tableau: ButcherTableau
@@ -242,8 +265,10 @@ class _BackStepper(Stepper):
     controller: PIDController | None
     room: Room = field(default_factory=Room)
     shares: list[tuple[Tensor | None, list[Tensor | None]]] = field(default_factory=list)
+    query_shares: list[tuple[Tensor | None, list[Tensor | None]]] = field(default_factory=list)
     left: Tensor = field(init=False)
     inside: Tensor | None = None
+    parameters_ratio: float = 0.0
     has_inner: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -273,24 +298,19 @@ class _BackStepper(Stepper):
         """Take a step."""
         tableau = self.tableau
         self.at_hand = (problem, tau, h, y, stop)
-        self.shares.clear()
         y1, k1, increments = self._walk(*self.at_hand, tableau.b)
         error = None if tableau.b_hat is None else weigh(tableau.error_weights, increments)
         if error is not None and self.inside is not None:
             error = self._with_error_between(error, increments)
-        before, after = y, y1
         if error is not None and self.controller is not None:
-            zeros = torch.zeros_like(y[:, :1])
-            column = torch.full_like(zeros, self._error_of_parameters(self.controller) * self.controller.atol)  # pyright: ignore[reportArgumentType]
-            error, before, after = torch.cat([error, column], 1), torch.cat([y, zeros], 1), torch.cat([y1, zeros], 1)
-        return Step(y1, k1, y, None, error, before, after)
+            self.parameters_ratio = self._error_of_parameters(self.controller)
+        return Step(y1, k1, y, None, error, y, y1)
 
     def count(self, accepted: Tensor) -> None:
         """Count the shares of the step at hand, for the rows that were accepted."""
         if not bool(accepted.all()):
-            self.shares.clear()
             self._walk(*self.at_hand, self.tableau.b, accepted)
-        for share in self.shares:
+        for share in (*self.shares, *self.query_shares):
             self.sums.add(*share)
         if self.inside is not None:
             self.left = self.left & ~(self.inside & accepted[:, None])
@@ -316,17 +336,21 @@ class _BackStepper(Stepper):
 
     def _error_of_parameters(self, controller: PIDController) -> float:
         """Give the error of the parameters' integral over this step as a multiple of the tolerance."""
-        shares, self.shares = self.shares, []
+        kept = self.shares, self.query_shares, self.inside
         self._walk(*self.at_hand, self.tableau.error_weights)
-        estimate = Sums(None, [None] * len(self.captured))
+        estimate, totals = Sums(None, [None] * len(self.captured)), Sums(None, self.sums.captured)
         for _, captured in self.shares:
             estimate.add(None, captured)
-        self.shares = shares
+        self.shares, self.query_shares, self.inside = kept
+        for _, captured in self.shares:
+            totals.add(None, captured)
+        rtol, atol = (float(torch.as_tensor(x).min()) for x in (controller.rtol, controller.atol))
         ratios = []
-        for error, total in zip(estimate.captured, self.sums.captured, strict=True):
+        for error, total in zip(estimate.captured, totals.captured, strict=True):
             if error is not None:
-                size = 0.0 if total is None else total.abs()
-                ratios.append((error / (controller.atol + controller.rtol * size)).flatten())
+                # With atol = 0 a gradient that stays 0 would be 0 / 0.
+                scale = atol + rtol * (torch.zeros_like(error) if total is None else total.abs())
+                ratios.append((error / torch.where(scale > 0, scale, torch.inf)).flatten())
         return (
             float(torch.linalg.vector_norm(torch.cat(ratios))) / max(sum(map(len, ratios)), 1) ** 0.5 if ratios else 0.0
         )
@@ -346,7 +370,7 @@ class _BackStepper(Stepper):
         times, dt = stage_times(problem, tau, h, (*tableau.c, 1.0), stop)
         if problem.jumps is not None:
             times = (problem.times_after(tau), *times[1:])
-        self.inside = None
+        self.shares, self.query_shares, self.inside = [], [], None
         spread = self._spread(tau, h, dt) if self.has_inner else None
         weight = -dt if counted is None else torch.where(counted[:, None], -dt, 0.0)
         if spread is not None:
@@ -397,7 +421,7 @@ class _BackStepper(Stepper):
         if counted is not None:
             rows = torch.where(counted[:, None], g_slope, 0.0)
             found = gradients([slope], [rows], leaf, carrier, self.captured, keep=True)
-        self.shares.append((found[1], found[2]))
+        self.query_shares.append((found[1], found[2]))
         return torch.cat([y, a], 1)
 
     def _call(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -424,13 +448,50 @@ class _BackStepper(Stepper):
 
 
 @dataclass
-class _Counting:
-    """Tells the stepper which of its steps stand."""
+class _Reach:
+    """Notes, `(B,)`, how large the states of the forward solve become."""
 
-    stepper: _BackStepper
+    largest: Tensor
 
     def step(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor) -> None:
-        """Nothing yet."""
+        """See a step before it is tried."""
+        self.largest = torch.maximum(self.largest, y.detach().abs().amax(1))
+
+    def judged(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor, accepted: Tensor) -> None:
+        """Nothing."""
+
+
+@dataclass
+class _Watching:
+    """Tells the stepper which of its steps stand, and stops a solve that goes where the forward one never was.
+
+    A field that is stable forward in time is unstable backward. Where the state that is recovered runs off to infinity its steps become
+    ever shorter: without this a solve of seconds would end after hours.
+
+    Attributes:
+        stepper: of the backward solve.
+        bounds: of the largest component of each sample's state, `(B,)`.
+        n: steps seen.
+    """
+
+    stepper: _BackStepper
+    bounds: Tensor
+    n: int = 0
+
+    def step(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor) -> None:
+        """Look every few steps how large the state has become."""
+        self.n += 1
+        if self.n % _STEPS_PER_LOOK:
+            return
+        size = y.chunk(2, 1)[0].abs().amax(1)
+        is_out = size > self.bounds
+        if bool(is_out.any()):
+            first = int(is_out.to(torch.int8).argmax())
+            raise SolveError(
+                f"the backward solve of adjoint='backsolve' has lost the way for {int(is_out.sum())} samples: sample {first} has "
+                f"reached {float(size[first]):.3g} at t = {float(problem.times(tau)[first]):.9g}, over {_WAY_OUT:g} times as far as the "
+                "forward solve; the field is unstable backward in time: choose adjoint='checkpointed' or 'reversible', which are exact"
+            )
 
     def judged(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor, accepted: Tensor) -> None:
         """Count what stands."""

@@ -116,7 +116,7 @@ class PIDController:
             factor = factor * before ** (-(self.pcoeff + 2 * self.dcoeff) / order)
             factor = factor * before_that ** (self.dcoeff / order)
             memory = (torch.where(accepted, inverse, before), torch.where(accepted, before, before_that))
-        factor = factor.clamp_(self.factor_min, self.factor_max)
+        factor = factor.clamp(self.factor_min, self.factor_max)
         if self.pcoeff or self.dcoeff or self.safety == 1.0:
             # What the classical rule gives after a rejected step is shorter by itself.
             factor = torch.where(accepted, factor, factor.clamp(max=min(self.safety, 0.99)))
@@ -124,7 +124,7 @@ class PIDController:
         # this a row of a batch would not equal, bit for bit, the same row solved alone.
         proposed = dt * factor.to(torch.bfloat16).to(dt.dtype)
         if self.dtmin is not None or self.dtmax is not None:
-            proposed = proposed.clamp_(self.dtmin, self.dtmax)
+            proposed = proposed.clamp(self.dtmin, self.dtmax)
         return proposed, memory
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .runge_kutta import as_vector, chain_sum
+from .transforms import is_transformed
 
 
 class HasInterpolant(Protocol):
@@ -171,7 +172,11 @@ def evaluate_slopes(theta_P: Tensor, coefficients: Sequence[Tensor], length_P: T
 
 def find_steps(first_B: Tensor, ends_BS: Tensor, tau_BQ: Tensor) -> Tensor:
     """Find the accepted step that each clock time falls into: the first that ends at or after it, `(B, Q)` int64."""
-    step_BQ = torch.searchsorted(ends_BS, tau_BQ.contiguous())
+    if is_transformed():
+        # vmap's copies do not lie in memory as a binary search wants them.
+        step_BQ = (ends_BS[:, None] < tau_BQ[..., None]).sum(-1)
+    else:
+        step_BQ = torch.searchsorted(ends_BS, tau_BQ.contiguous())
     # A time at the very start must not fall into a rejected step, whose stages may be anything.
     accepted_from_B = (ends_BS <= first_B[:, None]).sum(1)
-    return torch.maximum(step_BQ, accepted_from_B[:, None]).clamp_(max=ends_BS.shape[1] - 1)
+    return torch.maximum(step_BQ, accepted_from_B[:, None]).clamp(max=ends_BS.shape[1] - 1)

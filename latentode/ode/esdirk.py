@@ -23,6 +23,7 @@ from latentode.errors import InputError
 from .newton import factorise, jacobian, start_newton
 from .order_conditions import solve_linear, states_at_infinity
 from .runge_kutta import Field, chain_sum
+from .transforms import carries_tangents, n_derivatives
 
 # A stage is first guessed by extrapolating the slopes of this many earlier ones.
 _N_PREDICTING = 3
@@ -151,6 +152,7 @@ def esdirk_step(
     *,
     scale: Tensor,
     max_iterations: int = 10,
+    is_patient: bool = False,
 ) -> EsdirkStep:
     """Take one ESDIRK step; its first derivatives are exact, second ones are refused.
 
@@ -166,13 +168,14 @@ def esdirk_step(
         dt: signed step of each sample, `(B, 1)`, dtype of `y0`; a sample with 0 rests.
         tableau: the method.
         scale: error allowed in each state, `(B, D)`, positive.
-        max_iterations: Newton iterations per stage. With an error estimate a shorter step is the better remedy for more.
+        max_iterations: Newton iterations per stage.
+        is_patient: search on where those find nothing. With an error estimate a shorter step is the better remedy.
 
     Raises:
         InputError: `field` has no derivative in `y`.
     """
     with torch.no_grad():
-        newton = start_newton(field, t_stages[0], y0, dt, tableau.gamma, scale, max_iterations)
+        newton = start_newton(field, t_stages[0], y0, dt, tableau.gamma, scale, max_iterations, is_patient=is_patient)
         newton.is_open = newton.is_open & (k0 * dt).isfinite().all(-1)
         solved = [torch.where(newton.is_open[:, None], k0 * dt, 0.0)]
         is_stiff = newton.is_damped(solved[0])[:, None]
@@ -181,9 +184,10 @@ def esdirk_step(
             guess, stiff_guess = (chain_sum(rows[i], solved) for rows in (tableau.predictors, tableau.stiff_predictors))
             solved.append(newton.solve(field, t_stages[i], base, torch.where(is_stiff, stiff_guess, guess)))
         moves = newton.is_open[:, None]
-        solved = [torch.where(moves, z, 0.0) for z in solved]
+        # Detached: forward-mode derivatives pass through `no_grad`, and Newton's iterations are none of their business.
+        solved = [torch.where(moves, z, 0.0).detach() for z in solved]
     increments = solved
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or carries_tangents():
         increments = _record(field, t_stages, y0, k0, dt, tableau, solved, moves)
     y1 = y0 + chain_sum(tableau.b, increments)
     # Not f(t1, y1): that would multiply what error Newton's method has left by the large Jacobian (Shampine 1980).
@@ -203,13 +207,16 @@ def _record(
     moves: Tensor,
 ) -> list[Tensor]:
     """Give the increments `solved` with their gradients; who does not move `(B, 1)` stands at the start, where `f` is finite."""
+    if n_derivatives() > 1:
+        # The Jacobian is a constant to the first one: the second would lack its part.
+        raise InputError("an implicit method has first derivatives only; take an explicit method for second ones")
     dt = torch.where(moves, dt, 0.0)
     increments = [torch.where(moves, k0 * dt, 0.0)]
     for i in range(1, tableau.n_stages):
         t = torch.where(moves[:, 0], t_stages[i], t_stages[0])
         y = y0 + chain_sum(tableau.a[i][:i], increments) + tableau.gamma * solved[i]
         image = dt * field(t, y)
-        if not image.requires_grad:
+        if not image.requires_grad and not carries_tangents():
             increments.append(solved[i])
             continue
         with torch.no_grad():
@@ -221,6 +228,8 @@ def _record(
 class _Solution(torch.autograd.Function):
     """The solution `z` of `z = image(z)`: the gradient of `image` at a fixed `z`, times `(I - gamma dt J)^-T`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(image: Tensor, z: Tensor, factors: Tensor, pivots: Tensor) -> Tensor:
         return z.clone()
@@ -228,6 +237,7 @@ class _Solution(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[2], inputs[3])
+        ctx.save_for_forward(inputs[2], inputs[3])
 
     @staticmethod
     @once_differentiable  # The Jacobian is a constant here: a second derivative would lack its part.
@@ -235,3 +245,9 @@ class _Solution(torch.autograd.Function):
         factors, pivots = ctx.saved_tensors
         solution = torch.linalg.lu_solve(factors, pivots, grads[0][..., None], adjoint=True)[..., 0]
         return solution, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        factors, pivots = ctx.saved_tensors
+        assert tangents[0] is not None
+        return torch.linalg.lu_solve(factors, pivots, tangents[0][..., None])[..., 0]

@@ -126,7 +126,7 @@ class EventWatch:
             if not which:
                 return None
             self._refuse_nan(problem, tau1, after, is_crossed)
-        coefficients = [step.base, *step.powers]  # pyright: ignore[reportGeneralTypeIssues]
+        coefficients = [step.base, *step.powers]  # pyright: ignore[reportOptionalIterable]
         length = tau1 - tau
         with torch.no_grad():
 

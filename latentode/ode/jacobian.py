@@ -27,13 +27,13 @@ def slope_and_jacobian(field: RowField, y: Tensor) -> tuple[Tensor, Tensor]:
     """
     try:
         units = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)[:, None].expand(-1, *y.shape)
-        # No axis for the slope, which is the same for all units (torch's stub knows no None).
-        slope, columns = vmap(lambda unit: jvp(field, (y,), (unit,))[:2], out_dims=(None, 2))(units)  # pyright: ignore
+        # The slope is the same for all units; under an outer `vmap` torch may not see that, so it gets an axis, too.
+        slopes, columns = vmap(lambda unit: jvp(field, (y,), (unit,))[:2], out_dims=(0, 2))(units)
     except RuntimeError:  # An error of the field itself comes again below.
         units = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
         slope, rows = _backward_passes(field, y, [unit.expand_as(y) for unit in units])
         return slope, torch.stack(rows, 1)
-    return slope, columns
+    return slopes[0], columns
 
 
 def slope_and_product(field: RowField, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ many rest, the others go on in a smaller batch.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,6 +21,7 @@ from .record import Record
 from .runge_kutta import Field, as_scalar
 from .status import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS
 from .steppers import Step, Stepper
+from .transforms import any_of, bare, is_transformed
 from .watching import Hooks, Sightings, Watch
 
 # Memory that the steps may take, in elements, before the queries inside them are read off; many steps share one set of calls.
@@ -177,7 +179,7 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
 
     One synchronisation with the device per step. Step sizes and decisions are constants to autograd.
     """
-    options = replace(options, records=torch.is_grad_enabled())
+    options = replace(options, records=torch.is_grad_enabled(), compacts=options.compacts and not is_transformed())
     march, problem, is_running = _set_out(problem, options)
     steps = Steps.none()
     writer = QueryWriter(problem, options.keep_slopes)
@@ -191,7 +193,7 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
 def finish(march: March, writer: QueryWriter, steps: Steps, options: Options) -> Trajectory:
     """Put together what came of a march that has ended."""
     failed = march.status != SUCCESS if march.may_have_failed else None
-    has_failed = failed is not None and bool(failed.any())
+    has_failed = failed is not None and any_of(failed)[0]
     return Trajectory(
         ys=writer.collect(options.stepper.end(march.y), failed if has_failed else None),
         steps=steps,
@@ -217,15 +219,15 @@ def _set_out(problem: Problem, options: Options) -> tuple[March, Problem, bool]:
         done = span <= 0
         dt, n_guesses = first_step(problem, options, k)
         zero = as_scalar(0.0, y)
-        is_bad = torch.addcmul(problem.y0 * zero, k, zero).sum(-1).isnan().logical_and_(~done)
-        has_bad, all_rest = torch.stack([is_bad.any(), done.all()]).tolist()
+        is_bad = torch.addcmul(problem.y0 * zero, k, zero).sum(-1).isnan().logical_and(~done)
+        has_bad, is_running = any_of(is_bad, ~done)
         zeros = torch.zeros_like(span, dtype=torch.int64)
         nfe = torch.where(done, 0, n_guesses + 1)
         status = torch.where(is_bad, NOT_FINITE, 0) if has_bad else zeros
         if has_bad:
             span, dt, done = torch.where(is_bad, 0.0, span), torch.where(is_bad, 0.0, dt), done | is_bad
-            all_rest = bool(done.all())
-    if has_bad and not bool(is_bad.all()):
+            (is_running,) = any_of(~done)
+    if has_bad and any_of(~is_bad)[0]:
         # NaN must not stay in the graph (its zero cotangent times NaN is NaN): a failed sample rests where a healthy one starts.
         healthy = (~is_bad).to(torch.int8).argmax()
         problem = replace(problem, t0=torch.where(is_bad, problem.t0[healthy], problem.t0))
@@ -245,7 +247,7 @@ def _set_out(problem: Problem, options: Options) -> tuple[March, Problem, bool]:
         nfe=nfe,
         may_have_failed=has_bad,
     )
-    return march, problem, not all_rest
+    return march, problem, is_running
 
 
 def first_step(problem: Problem, options: Options, k0: Tensor) -> tuple[Tensor, int]:
@@ -282,7 +284,8 @@ def _march(
     keeps_steps = writer.reads or options.keep_steps
     steps_per_reading = n_steps_to_keep(stepper, march.y)
     while True:
-        tau, dt, done = march.tau, march.dt, march.done
+        # Detached: forward-mode derivatives pass through `no_grad`, and a step's length is a constant to them, too.
+        tau, dt, done = march.tau, march.dt.detach(), march.done
         stop = march.span if jumps is None else next_stop(jumps, tau, march.span)
         tau1 = torch.minimum(tau + dt, stop)
         # What the clock makes of the step, to the last bit.
@@ -290,7 +293,7 @@ def _march(
         if options.hooks is not None:
             options.hooks.step(problem, tau, march.y, h)
         if options.record is not None:
-            options.record.before(march.i_step, tau, march.y)
+            march.y = options.record.before(march.i_step, tau, march.y)
         near_side = None if jumps is None else stop
         step = _step(problem, options, march, h, near_side)
         march.i_step += 1
@@ -298,9 +301,9 @@ def _march(
         ratio = deciding_ratio(options, own_ratio, tau, h, done)
         # A sample that rests has h = 0, so its error is 0.
         accepted = ratio <= 1.0
-        done1 = (tau1 >= march.span).logical_and_(accepted)
+        done1 = (tau1 >= march.span).logical_and(accepted)
         # The one synchronisation: the greatest error of those that are not done, -1 if all are.
-        worst = ratio.masked_fill(done1, -1.0).amax().item()
+        worst = bare(ratio.masked_fill(done1, -1.0)).amax().item()
         has_rejected = not worst <= 1.0
         if has_rejected:
             tau1 = torch.where(accepted, tau1, tau)
@@ -309,14 +312,14 @@ def _march(
                 _lay_down(problem, options, march, step, h, own_ratio, accepted)
                 # Who is stuck has had its span set to its clock.
                 done1 = tau1 >= march.span
-                worst = -1.0 if bool(done1.all()) else worst
+                worst = worst if any_of(~done1)[0] else -1.0
         if options.watch is not None:
             has_ended = _look(problem, options, tau, tau1, step)
             if has_ended is not None:
                 # Its end lies within this step; the clock stands where the step does.
                 march.span = torch.where(has_ended, tau1, march.span)
                 done1 = tau1 >= march.span
-                worst = -1.0 if bool(done1.all()) else worst
+                worst = worst if any_of(~done1)[0] else -1.0
         march.accepted.append(accepted)
         march.resting.append(done)
         if step.n_calls is not None:
@@ -362,6 +365,9 @@ def _march(
 
 def n_steps_to_keep(stepper: Stepper, y: Tensor) -> int:
     """Give after how many steps the queries inside them are read off."""
+    if is_transformed():
+        # Which queries a step has passed differs between the copies that vmap carries: all are read at the end.
+        return sys.maxsize
     elements_per_step = (stepper.calls_per_step + 1) * y.numel() + 1
     return max(4, min(_STEPS_PER_READING, _ELEMENTS_PER_READING // elements_per_step))
 
@@ -403,7 +409,7 @@ def _propose(problem: Problem, options: Options, march: March, h: Tensor, ratio:
 def _cross_jumps(problem: Problem, options: Options, march: March, stop: Tensor, tau: Tensor) -> None:
     """Take the slope anew where a step has ended at a jump of the field."""
     at_jump = (march.tau == stop) & (march.tau > tau) & (stop < march.span)
-    if bool(at_jump.any()):
+    if any_of(at_jump)[0]:
         with torch.set_grad_enabled(options.records):
             t = problem.times(march.tau)
             slope = options.stepper.slope(problem, torch.where(at_jump, problem.beyond(t), t), march.y)
@@ -500,7 +506,7 @@ def _reject(
     """Undo the step for those whose error is too large."""
     if step.y1.requires_grad:
         is_wild = ~(own_ratio < torch.inf)
-        if bool(is_wild.any()):
+        if any_of(is_wild)[0]:
             # NaN must not stay in the graph: the same step again, with length 0 where it went wild.
             step = _step(problem, options, march, torch.where(is_wild, 0.0, h), stop)
             march.nfe = march.nfe + is_wild * options.stepper.calls_per_step

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .dense import Steps
 from .problem import Problem
+from .transforms import carries_tangents
 
 
 @dataclass
@@ -36,7 +37,12 @@ class QueryWriter:
     @property
     def reads(self) -> bool:
         """Whether steps are needed at all."""
-        return self.keeps_slopes or self.problem.has_inner_queries or self.problem.tau_eval.requires_grad
+        return self.keeps_slopes or self.problem.has_inner_queries or self.follows_times
+
+    @property
+    def follows_times(self) -> bool:
+        """Whether the times of the queries may have derivatives: the end, too, is then read off its step."""
+        return self.problem.tau_eval.requires_grad or carries_tangents()
 
     def few(self, problem: Problem, rows: Tensor) -> QueryWriter:
         """Give the writer for some of the samples; what it reads goes to the same place."""
@@ -79,7 +85,7 @@ class QueryWriter:
             ys = torch.where((tau > 0)[..., None], y1[:, None], problem.y0[:, None])
         else:
             ys = self._ordered(self.pieces, problem.y0)
-            if not problem.tau_eval.requires_grad:
+            if not self.follows_times:
                 # The end of a solve is its last step's, to the last bit, whoever asks.
                 if problem.has_repeats:
                     ys = torch.where(((tau >= span[:, None]) & (tau > 0))[..., None], y1[:, None], ys)

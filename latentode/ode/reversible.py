@@ -9,8 +9,25 @@ which is of the order of `Psi` and is undone by
 
     z0 = z1 + Psi_{-h}(t1, y1),        y0 = (y1 - (1 - lambda) z0 - Psi_h(t0, z0)) / lambda.
 
-Each step back multiplies the rounding of `y` by `1 / lambda`. A state is therefore kept every so many steps, from which the way back
-starts anew: `lambda ** -256` is 1.3 for the default of 0.999.
+The two states drift apart. For `y' = -m y` and an exact `Psi` their drift `d = y - z` obeys
+
+    d1 = lambda exp(m h) d0,
+
+to which each step adds its own error: a field that contracts drives the pair apart, and the estimate of the error, which sees `d`, asks
+for shorter and shorter steps. A sample's pair is therefore renewed to `z' = y` where `|d|` has left the tolerance of the controller.
+Fixed steps have no tolerance; there it is where `d` grows by more than a multiple of what the steps have added to it. The pair from before
+is kept. On the way back it stands in for what the steps back have found, and since `z'` is a copy of `y`, its gradient joins that of `y`:
+
+    g_y + g_z' -> g_y,        0 -> g_z.
+
+That is the gradient of the scheme with its renewals, whose places are constants like the step sizes, so it stays exact.
+
+Its price is a pair of states per renewal. With fixed steps that resolve the field there are next to none; under a controller one in 3 to
+50 steps of a sample, the fewer the tighter its tolerance; in the stiff limit one in every step, which is then a plain step of the method:
+the memory grows with the number of steps, by two states each.
+
+Each step back multiplies the rounding of `y` by `1 / lambda`, and by what the field contracts or expands. All pairs are therefore kept
+and renewed every so many steps: `lambda ** -256` is 1.3 for the default of 0.999.
 """
 
 from __future__ import annotations
@@ -23,6 +40,7 @@ from torch import Tensor
 from latentode.errors import InputError
 
 from .adjoints import Cotangents, Sums, Way, gradients, hide
+from .control import Controller, FixedStep, PIDController
 from .dense import find_steps, power_weights, step_fraction, to_powers
 from .loop import Options, Trajectory, integrate, next_stop
 from .problem import Problem
@@ -32,17 +50,19 @@ from .steppers import ExplicitStepper, Step, Stepper, stage_times, weigh
 
 # Growth of rounding on the way back beyond which a gradient in float64 has no digit left that is worth having.
 _MOST_GROWTH = 1e6
+# A drift of fewer roundings than this is noise.
+_ROUNDINGS = 30.0
+# With fixed steps: how many times as fast as at its slowest the drift may grow. A sum of errors of one size grows at one pace.
+_MOST_PACE = 2.0
 
 
 @dataclass(frozen=True)
 class Reversible:
-    """Exact for its own steps, in memory that does not grow with the states along the way.
+    """Exact for its own steps, in memory that does not grow with the states along the way, but for those where the pair is renewed.
 
     Attributes:
-        coupling: `lambda`; nearer to 1 is more accurate on the way back and less stable on the way there. The pair has a mode of its own
-            that grows by `lambda * exp(m h)` per step where the field contracts at rate `m`: such fields need steps below
-            `log(1 / lambda) / m`, many more than the tolerance asks for, unless `lambda` is made smaller.
-        store_every: steps between two states that are kept.
+        coupling: `lambda`; nearer to 1 is more accurate on the way back, smaller holds the pair together for longer.
+        store_every: steps after which all pairs are kept and renewed, whatever their drift.
     """
 
     coupling: float = 0.999
@@ -71,7 +91,7 @@ class Reversible:
     def _solve(self, problem: Problem, options: Options, captured: list[Tensor]) -> tuple[Trajectory, Way]:
         assert isinstance(options.stepper, ReversibleStepper)
         stepper = options.stepper
-        record = Record(stride=self.store_every, most=None)
+        record = Record(self.store_every, None, Drift.under(options.controller, problem.y0))
         trajectory = integrate(problem, replace(options, record=record))
         end = Mark(trajectory.n_tried, trajectory.tau, trajectory.y1)
 
@@ -79,7 +99,9 @@ class Reversible:
             g_y, g_z = cotangents.end, torch.zeros_like(cotangents.end)
             for segment in record.segments_backward(end.i_step, end.tau, end.y):
                 g_y, g_z = _pull_back(problem, stepper, segment, g_y, g_z, cotangents, sums, captured)
-            return g_y + g_z + cotangents.start
+                # All pairs begin a segment as copies.
+                g_y, g_z = g_y + g_z, torch.zeros_like(g_z)
+            return g_y + cotangents.start
 
         return trajectory, way
 
@@ -177,6 +199,55 @@ class ReversibleStepper(Stepper):
         return times[:n], times[n:], dt
 
 
+@dataclass
+class Drift:
+    """Watches the drift `y - z` of each pair, and renews those where it is too large.
+
+    Attributes:
+        controller: whose tolerance the drift is to meet; None where steps are fixed.
+        n: with fixed steps, how many since the pair was renewed, `(B,)`.
+        pace: the least drift over `n` since then, `(B,)`.
+    """
+
+    controller: PIDController | None
+    n: Tensor
+    pace: Tensor
+
+    @classmethod
+    def under(cls, controller: Controller, y0: Tensor) -> Drift:
+        """Begin to watch a solve under `controller`."""
+        zeros = torch.zeros_like(y0[:, 0])
+        if isinstance(controller, FixedStep):
+            return cls(None, zeros, zeros)
+        rounding, rtol = _ROUNDINGS * torch.finfo(y0.dtype).eps, controller.rtol
+        rtol = rtol.clamp(min=rounding) if isinstance(rtol, Tensor) else max(rtol, rounding)
+        return cls(replace(controller, rtol=rtol), zeros, zeros)
+
+    def renew_all(self, pair: Tensor) -> Tensor:
+        """Renew every pair."""
+        self.n, self.pace = torch.zeros_like(self.n), torch.full_like(self.pace, torch.inf)
+        y = pair.chunk(2, 1)[0]
+        return torch.cat([y, y], 1)
+
+    def renew_some(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """Renew the pairs whose drift is too large; tells which, `(B,)`."""
+        y, z = pair.chunk(2, 1)
+        if self.controller is None:
+            is_lost = self._outgrows_its_pace(y, y - z)
+        else:
+            is_lost = self.controller.error_ratio(y - z, y, y) > 1.0
+        return torch.cat([y, torch.where(is_lost[:, None], y, z)], 1), is_lost
+
+    def _outgrows_its_pace(self, y: Tensor, drift: Tensor) -> Tensor:
+        length, size = torch.linalg.vector_norm(drift, dim=1), torch.linalg.vector_norm(y, dim=1)
+        self.n = self.n + 1.0
+        self.pace = torch.minimum(self.pace, length / self.n)
+        rounding = _ROUNDINGS * torch.finfo(y.dtype).eps * size
+        is_lost = (length > _MOST_PACE * self.n * self.pace) & (length > rounding)
+        self.n, self.pace = torch.where(is_lost, 0.0, self.n), torch.where(is_lost, torch.inf, self.pace)
+        return is_lost
+
+
 def increments(
     slope: Field,
     times: tuple[Tensor, ...],
@@ -211,6 +282,12 @@ def _pull_back(
     core, coupling = stepper.core, stepper.coupling
     queries = _SortedQueries.of(problem, stepper, segment, cotangents)
     for j in reversed(range(len(segment.h))):
+        if segment.renewed and len(segment.renewed[j + 1][0]):
+            sample, pair = segment.renewed[j + 1]
+            y, z = pair.chunk(2, 1)
+            y1, z1 = y1.index_copy(0, sample, y), z1.index_copy(0, sample, z)
+            # After this step z became a copy of y.
+            g_y, g_z = g_y.index_add(0, sample, g_z[sample]), g_z.index_fill(0, sample, 0.0)
         tau, h = segment.tau[j], segment.h[j]
         moving = (h > 0)[:, None]
         stop = None if problem.jumps is None else next_stop(problem.jumps, tau, problem.span)
@@ -235,7 +312,8 @@ def _pull_back(
             back_g.append(-read.g_increments[-1])
             there_outputs.append(all_going)
             there_g.append(read.g_increments[: len(core.b)])
-        found = gradients(back_outputs, back_g, y1_leaf, carrier, captured)
+        # The times of the stages there and back come of one graph.
+        found = gradients(back_outputs, back_g, y1_leaf, carrier, captured, keep=carrier is not None)
         g_y1 = g_y if found[0] is None else g_y + found[0]
         sums.add(*found[1:])
         found = gradients(there_outputs, [g_y1, *there_g], z0_leaf, carrier, captured)

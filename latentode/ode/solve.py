@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +26,7 @@ from .states import Packing, State
 from .status import STATUS, SUCCESS, list_samples
 from .steppers import make_stepper
 from .tableaus import ESDIRK_TABLEAUS, TABLEAUS
+from .transforms import any_of, bare, carries_tangents, is_transformed
 
 Method = ButcherTableau | EsdirkTableau
 ADJOINTS: dict[str, Adjoint] = {
@@ -135,7 +135,7 @@ def solve(
     problem, ts = _pose(f, args, packing, packing.flatten(y0), t_eval, t0, controller)
     sought = read_events(events)
     watch = EventWatch(sought, packing) if sought else None
-    reads = dense or bool(sought) or problem.has_inner_queries or problem.tau_eval.requires_grad
+    reads = dense or bool(sought) or problem.has_inner_queries or problem.tau_eval.requires_grad or carries_tangents()
     is_complex = packing.dtype.is_complex
     if is_complex and isinstance(controller, PIDController) and controller.norm is None:
         # The root mean square over numbers, not over their parts.
@@ -248,7 +248,9 @@ def _pose(
     direction = torch.where(offsets.detach()[:, -1] < 0, -1.0, 1.0).to(clock)
     tau_eval = offsets * direction[:, None]
     is_forward, has_inner_queries, has_repeats = _look_at_queries(tau_eval.detach(), direction, n_samples)
-    carrier = (start - start.detach()).to(y0.dtype).expand(n_samples) if start.requires_grad else None
+    carrier = (
+        (start - start.detach()).to(y0.dtype).expand(n_samples) if start.requires_grad or carries_tangents() else None
+    )
     origin, direction = origin.detach().expand(n_samples), direction.expand(n_samples)
 
     def on_clock(times: Tensor | None, name: str) -> Tensor | None:
@@ -324,7 +326,7 @@ def _as_times(times: Any, name: str, device: torch.device, dtype: torch.dtype | 
         t = torch.as_tensor(times, dtype=dtype or clock)
     t = (t if t.is_floating_point() else t.to(clock)).to(device)
     # A sum is finite where all its terms are, but for terms so large that they are looked at one by one.
-    if not math.isfinite(t.detach().sum()) and not bool(t.isfinite().all()):
+    if not bool(bare(t.detach()).sum().isfinite()) and any_of(~t.isfinite())[0]:
         raise InputError(f"{name} holds NaN or infinity; every time must be a finite number")
     return t
 
@@ -341,8 +343,10 @@ def _look_at_queries(tau_eval: Tensor, direction: Tensor, n_samples: int) -> tup
     is_end = tau_eval == tau_eval[:, -1:]
     later = tau_eval > 0
     marks = (~(gaps >= 0), direction < 0, later & ~is_end, (later & is_end)[:, :-1])
-    is_wrong, is_backward, has_inner_queries, has_repeats = torch.stack([mark.any() for mark in marks]).tolist()
+    is_wrong, is_backward, has_inner_queries, has_repeats = any_of(*marks)
     if is_wrong:
+        if is_transformed():
+            raise InputError("t_eval or t0 holds NaN or infinity, or does not run one way from t0")
         samples = marks[0].any(1).expand(n_samples) if len(tau_eval) == 1 else marks[0].any(1)
         if not bool(tau_eval.isfinite().all()):
             raise InputError("t_eval or t0 holds NaN or infinity; every time must be a finite number")
@@ -355,6 +359,9 @@ def _look_at_queries(tau_eval: Tensor, direction: Tensor, n_samples: int) -> tup
 
 def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
     """Say for the first failure which samples, when, at which step, and what to do."""
+    if is_transformed():
+        code = int(bare(trajectory.status).amax())
+        return f"{STATUS[code]} (which sample is not known under torch.func)"
     failed = trajectory.status != SUCCESS
     first = int(failed.to(torch.int8).argmax())
     code = int(trajectory.status[first])
@@ -383,7 +390,7 @@ def _reader(problem: Problem, trajectory: Trajectory, packing: Packing) -> Calla
         # A time that the query's own dtype rounded out of the solve is still inside.
         slack = 4 * torch.finfo(t.dtype).eps * (problem.t0.abs() + span)[:, None]
         outside = ((tau < -slack) | (tau > span[:, None] + slack)).any(1)
-        if bool(outside.any()):
+        if any_of(outside)[0]:
             raise InputError(
                 f"t lies outside the solve (samples {list_samples(outside)}): it runs from t0 to the last of t_eval"
             )

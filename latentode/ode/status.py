@@ -13,7 +13,8 @@ STATUS: dict[int, str] = {
     STEP_TOO_SMALL: "the step fell below dtmin or the rounding of t: loosen rtol and atol, use float64, or name jumps of the "
     "field in jump_times",
     NOT_FINITE: "the field or the state became NaN or infinite: look at f there, or at the size of its parameters",
-    NOT_CONVERGED: "Newton's iteration for the stages found no solution: loosen rtol and atol, or look whether f is smooth there",
+    NOT_CONVERGED: "Newton's iteration for the stages found no solution: take shorter steps or PIDController(...), "
+    "loosen rtol and atol, or look whether f is smooth there",
 }
 
 

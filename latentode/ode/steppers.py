@@ -176,7 +176,8 @@ class ImplicitStepper(Stepper):
         times, dt = stage_times(problem, tau, h, tableau.c, stop)
         size = _moduli(y.detach()) if self.is_complex else y.detach().abs()
         scale = (size * self.rtol + self.atol).clamp(min=torch.finfo(y.dtype).tiny)
-        step = esdirk_step(problem.field, times, y, k, dt, tableau, scale=scale)
+        # Where steps have a given length nobody shortens one whose stages are hard to solve.
+        step = esdirk_step(problem.field, times, y, k, dt, tableau, scale=scale, is_patient=not self.estimates)
         known = step.increments.detach()
         error = weigh(tableau.error_weights, known) if self.estimates else None
         powers = to_powers(step.increments, tableau) if self.reads else None

@@ -59,28 +59,6 @@ def test_the_other_routes_follow_the_direct_one_within_the_tolerance(method):
         assert greatest_difference(gradients(adjoint, FINE, method), direct) < 1e-4
 
 
-@pytest.mark.parametrize("n_queries", [2, 6])
-@pytest.mark.parametrize("adjoint", [Reversible(), Reversible(coupling=0.9, store_every=3)])
-def test_reversible_steps_have_the_exact_gradient_of_their_own_solution(adjoint, n_queries):
-    torch.manual_seed(1)
-    mix = torch.randn(3, 3, dtype=DOUBLE)
-
-    def loss(y0, rate):
-        t = torch.linspace(0, 2, n_queries, dtype=DOUBLE)
-        return solve(
-            lambda t, y, rate: torch.tanh(y @ mix.T) * torch.cos(t)[:, None] + rate * y,
-            y0,
-            t,
-            args=(rate,),
-            controller=FixedStep(dt=0.1),
-            adjoint=adjoint,
-        ).ys
-
-    y0 = torch.randn(2, 3, dtype=DOUBLE, requires_grad=True)
-    rate = torch.randn(2, 3, dtype=DOUBLE, requires_grad=True)
-    assert torch.autograd.gradcheck(loss, (y0, rate))
-
-
 @pytest.mark.parametrize(
     "make",
     [

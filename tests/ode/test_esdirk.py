@@ -11,6 +11,7 @@ from scipy.integrate import solve_ivp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentode.errors import InputError
+from latentode.ode import FixedStep, solve
 from latentode.ode.esdirk import EsdirkTableau, esdirk_step
 from latentode.ode.tableaus import ESDIRK_TABLEAUS
 
@@ -466,3 +467,64 @@ def test_coefficients_that_do_not_belong_together_are_refused(changes, said):
     assert EsdirkTableau(**trapezoidal).gamma == 0.5
     with pytest.raises(InputError, match=said):
         EsdirkTableau(**{**trapezoidal, **changes})
+
+
+# --- steps of a given length, which nobody may shorten ------------------------------------------------------------------
+
+
+def prothero_robinson(t, y):
+    return -1e6 * (y - torch.cos(t)[:, None]) - torch.sin(t)[:, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("name", NAMES)
+def test_fixed_steps_follow_a_forced_stiff_system_from_on_and_off_its_slow_solution(name, dtype):
+    y0, t = vector([1.0], [-2.0], dtype=dtype), vector(0.0, 3.0, dtype=dtype)
+    ys = solve(prothero_robinson, y0, t, method=name, controller=FixedStep(dt=0.1)).ys
+    expected = vector([math.cos(3.0)], [math.cos(3.0)], dtype=dtype)
+    torch.testing.assert_close(ys[:, -1], expected, rtol=0, atol=2e-8 if dtype == torch.float64 else 2e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("name", "field", "y0", "t1", "dt", "rtol"),
+    [
+        ("kvaerno3", van_der_pol_1000, [2.0, 0.0], 300.0, 30.0, 1e-3),
+        ("kvaerno5", van_der_pol_1000, [2.0, 0.0], 300.0, 30.0, 1e-3),
+        # The Jacobian at the start says nothing of the one that the first step ends with.
+        ("kvaerno3", robertson, [1.0, 0.0, 0.0], 100.0, 10.0, 1e-2),
+        ("kvaerno3", robertson, [1.0, 0.0, 0.0], 100.0, 1.0, 1e-4),
+    ],
+)
+def test_fixed_steps_far_longer_than_the_fast_scale_end_where_radau_does(name, field, y0, t1, dt, rtol, dtype):
+    expected = solve_ivp(as_numpy(field), (0, t1), y0, method="Radau", rtol=1e-7, atol=1e-12).y[:, -1]
+    t = vector(0.0, t1, dtype=dtype)
+    y1 = solve(field, vector(y0, dtype=dtype), t, method=name, controller=FixedStep(dt=dt)).ys[0, -1]
+    assert y1.numpy() == pytest.approx(expected, rel=rtol)
+
+
+def test_only_who_is_lost_by_the_simplified_iterations_is_searched_for_further():
+    y0, t = vector([1.0, 0.0, 0.0], [0.9, 3e-5, 0.1], [0.61, 6e-6, 0.39]), vector(0.0, 0.0, 0.0)
+    k0, tableau, h = robertson(t, y0), ESDIRK_TABLEAUS["kvaerno3"], vector(1.0, 1.0, 0.01)
+    hasty = step(robertson, t, y0, k0, h, tableau, 1e-8)
+    patient = step(robertson, t, y0, k0, h, tableau, 1e-8, is_patient=True)
+    assert hasty.is_converged.tolist() == [False, False, True]
+    assert patient.is_converged.all()
+    assert torch.equal(hasty.increments[:, 2], patient.increments[:, 2])
+    assert hasty.n_calls[2] == patient.n_calls[2]
+    # The equation is quadratic in the second component; its other root is no amount of anything.
+    assert bool((patient.y1 > 0).all())
+    for i in range(1, tableau.n_stages):
+        y = y0 + sum(a * dk for a, dk in zip(tableau.a[i], patient.increments, strict=False))
+        torch.testing.assert_close(
+            patient.increments[i], h[:, None] * robertson(t + tableau.c[i] * h, y), rtol=1e-3, atol=1e-7
+        )
+
+
+def test_iterations_that_get_no_nearer_than_the_rounding_of_a_stiff_field_have_arrived():
+    mix = vector([1.0, 2.0], [3.0, 5.0])
+    stiff = mix @ torch.diag(vector(-1e7, -1.0)) @ torch.linalg.inv(mix)
+    # No product of this matrix with a state is more accurate than some 1e7 times rounding.
+    y0, t = (mix @ vector(0.0, 1.0))[None], vector(0.0, 1.0)
+    ys = solve(lambda t, y: y @ stiff.T, y0, t, method="kvaerno5", controller=FixedStep(dt=0.25)).ys
+    torch.testing.assert_close(ys[:, -1], math.exp(-1) * y0, rtol=1e-5, atol=0)
