@@ -284,8 +284,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False, fullgraph=True, **more)
 
 
-# What may differ from one call of compiled code to the next.
-_VARIABLE = ("field", "t0", "direction", "carrier", "span", "y", "moving", "counts", "t")
+# What may differ from one call of compiled code to the next. Of the loop's own tensors the state and the slope tell: the others have
+# as many samples.
+_VARIABLE = ("field", "carrier", "y", "t")
+_VARIABLE_STATE = ("moving.y", "moving.k")
 
 
 def _keep_guards(guards: Any) -> list[bool]:
@@ -299,7 +301,7 @@ def _keep_guards(guards: Any) -> list[bool]:
         if name.startswith("G["):
             return "__import_" in name and "__import_latentode" not in name and "__import_torch" not in name
         first = re.match(r"\w*", name)
-        return first is None or first.group() in ("", *_VARIABLE)
+        return first is None or first.group() in ("", *_VARIABLE) or name in _VARIABLE_STATE
 
     return [keep(guard.name.removeprefix("L['")) for guard in guards]
 

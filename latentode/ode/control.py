@@ -210,19 +210,24 @@ def initial_step(
         Positive step per sample, `(B,)`, dtype of `span`.
     """
     scale = control.atol + control.rtol * y0.abs()
-    # Where atol is 0 and a component too, its scale is no yardstick: leave it out.
-    scale = torch.where(scale > 0, scale, torch.inf)
+    if not _is_positive(control.atol):
+        # Where atol is 0 and a component too, its scale is no yardstick: leave it out.
+        scale = torch.where(scale > 0, scale, torch.inf)
     d0, d1 = control.size(y0 / scale).to(span), control.size(k0 / scale).to(span)
-    is_small = (d0 < 1e-5) | (d1 * span < 1e-5)
+    is_small = torch.minimum(d0, d1 * span) < 1e-5
     h0 = torch.where(is_small, 1e-4 * span, 0.01 * d0 / d1)
     h0 = _coarsen(torch.minimum(h0, span))
     signed = h0 * direction
-    k1 = field((t0 + signed).to(y0.dtype), y0 + signed[:, None].to(y0.dtype) * k0)
+    k1 = field((t0 + signed).to(y0.dtype), torch.addcmul(y0, signed.to(y0.dtype)[:, None], k0))
     d2 = control.size((k1 - k0) / scale).to(span) / h0
-    steepest = torch.maximum(d1, d2)
-    h1 = torch.where(steepest * span <= 1e-15, 0.1 * span, (0.01 / steepest) ** (1 / (order + 1)))
-    # The tolerance bounds the error of a step, of size d2 h**(q+1) in the book's units; a NaN here is met by the loop.
-    return _coarsen(torch.nan_to_num(torch.minimum(100 * h0, h1), nan=0.0, posinf=0.0)).clamp(min=0.0)
+    # The tolerance bounds the error of a step, of size d2 h**(q+1) in the book's units. Where nothing changes the bound is 100 h0.
+    h1 = (torch.maximum(d1, d2) * 100.0) ** (-1 / (order + 1))
+    # A NaN here is met by the loop.
+    return _coarsen(torch.nan_to_num(torch.minimum(100 * h0, h1), nan=0.0, posinf=0.0))
+
+
+def _is_positive(tolerance: float | Tensor) -> bool:
+    return not isinstance(tolerance, Tensor) and tolerance > 0
 
 
 def _coarsen(step: Tensor) -> Tensor:

@@ -111,16 +111,14 @@ class Steps:
             States, `(P, D)`.
         """
         starts_BS, ends_BS = torch.stack(self.starts, 1), torch.stack(self.ends, 1)
-        n_samples, n_steps = ends_BS.shape
-        step_BQ = find_steps(starts_BS[:, 0], ends_BS, tau_BQ.detach())
-        sample_BQ = torch.arange(n_samples, device=step_BQ.device)[:, None].expand_as(step_BQ)
-        parts = (tau_BQ.reshape(-1), step_BQ.view(-1), sample_BQ.reshape(-1))
-        tau_P, step_P, sample_P = parts if place_P is None else (part.index_select(0, place_P) for part in parts)
-        flat_P = sample_P * n_steps + step_P
-        start_P = starts_BS.view(-1).index_select(0, flat_P)
-        length_P = ends_BS.view(-1).index_select(0, flat_P) - start_P
-        theta_P = step_fraction(tau_P, start_P, length_P)
-        at_P = step_P * n_samples + sample_P
+        n_samples = len(ends_BS)
+        step_BQ = find_steps(ends_BS, tau_BQ.detach())
+        start_BQ = starts_BS.gather(1, step_BQ)
+        length_BQ = ends_BS.gather(1, step_BQ) - start_BQ
+        theta_BQ = step_fraction(tau_BQ, start_BQ, length_BQ)
+        at_BQ = step_BQ * n_samples + torch.arange(n_samples, device=step_BQ.device)[:, None]
+        parts = (theta_BQ.reshape(-1), at_BQ.reshape(-1), length_BQ.reshape(-1))
+        theta_P, at_P, length_P = parts if place_P is None else (part.index_select(0, place_P) for part in parts)
         # A power at a time: what is read stays small, and in one piece for each query.
         tables = (torch.cat(self.states), *torch.cat(self.powers, 1).unbind(0))
         coefficients = [table.index_select(0, at_P) for table in tables]
@@ -170,13 +168,13 @@ def evaluate_slopes(theta_P: Tensor, coefficients: Sequence[Tensor], length_P: T
     return slope / torch.where(length_P > 0, length_P, torch.inf).to(slope.dtype)[:, None]
 
 
-def find_steps(first_B: Tensor, ends_BS: Tensor, tau_BQ: Tensor) -> Tensor:
+def find_steps(ends_BS: Tensor, tau_BQ: Tensor) -> Tensor:
     """Find the accepted step that each clock time falls into: the first that ends at or after it, `(B, Q)` int64."""
+    # A time at the very start must not fall into a rejected step, of length 0, whose stages may be anything.
+    tau_BQ = tau_BQ.clamp(min=torch.finfo(tau_BQ.dtype).tiny)
     if is_transformed():
         # vmap's copies do not lie in memory as a binary search wants them.
         step_BQ = (ends_BS[:, None] < tau_BQ[..., None]).sum(-1)
     else:
-        step_BQ = torch.searchsorted(ends_BS, tau_BQ.contiguous())
-    # A time at the very start must not fall into a rejected step, whose stages may be anything.
-    accepted_from_B = (ends_BS <= first_B[:, None]).sum(1)
-    return torch.maximum(step_BQ, accepted_from_B[:, None]).clamp(max=ends_BS.shape[1] - 1)
+        step_BQ = torch.searchsorted(ends_BS, tau_BQ)
+    return step_BQ.clamp(max=ends_BS.shape[1] - 1)

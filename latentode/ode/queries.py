@@ -56,26 +56,28 @@ class QueryWriter:
         if not steps.ends or not self.reads:
             return
         tau = self.problem.tau_eval.detach()
-        n_queries = tau.shape[1]
-        if is_last and self.read_up_to is None:
-            due, place = None, torch.arange(tau.numel(), device=tau.device)
-        else:
-            is_due = tau >= 0 if self.read_up_to is None else tau > self.read_up_to[:, None]
-            if not is_last:
-                # A sample that has not moved keeps even its query at the start for later.
-                has_moved = steps.ends[-1] > 0
-                is_due &= (tau <= steps.ends[-1][:, None]) & has_moved[:, None]
-                self.read_up_to = torch.where(has_moved, steps.ends[-1], -1.0)
-            due = place = is_due.flatten().nonzero()[:, 0]
+        if is_last and self.read_up_to is None and self.rows is None:
+            self._take(steps, None)
+            return
+        is_due = tau >= 0 if self.read_up_to is None else tau > self.read_up_to[:, None]
+        if not is_last:
+            # A sample that has not moved keeps even its query at the start for later.
+            has_moved = steps.ends[-1] > 0
+            is_due &= (tau <= steps.ends[-1][:, None]) & has_moved[:, None]
+            self.read_up_to = torch.where(has_moved, steps.ends[-1], -1.0)
+        place = is_due.flatten().nonzero()[:, 0]
         if len(place) == 0:
             return
-        self.pieces.append(steps.evaluate(self.problem.tau_eval, due))
-        if self.keeps_slopes:
-            self.slope_pieces.append(steps.evaluate(self.problem.tau_eval, due, slopes=True))
+        self._take(steps, place)
         if self.rows is not None:
-            sample = torch.div(place, n_queries, rounding_mode="floor")
-            place = place + (self.rows.index_select(0, sample) - sample) * n_queries
+            sample = torch.div(place, tau.shape[1], rounding_mode="floor")
+            place = place + (self.rows.index_select(0, sample) - sample) * tau.shape[1]
         self.places.append(place)
+
+    def _take(self, steps: Steps, place: Tensor | None) -> None:
+        self.pieces.append(steps.evaluate(self.problem.tau_eval, place))
+        if self.keeps_slopes:
+            self.slope_pieces.append(steps.evaluate(self.problem.tau_eval, place, slopes=True))
 
     def collect(self, y1: Tensor, failed: Tensor | None) -> Tensor:
         """Give the states at all queries, `(B, Q, D)`, NaN for the samples that failed; `y1` `(B, D)` are the states at the ends."""
@@ -90,7 +92,8 @@ class QueryWriter:
                 if problem.has_repeats:
                     ys = torch.where(((tau >= span[:, None]) & (tau > 0))[..., None], y1[:, None], ys)
                 else:
-                    ys = torch.cat([ys[:, :-1], torch.where((span > 0)[:, None], y1, ys[:, -1])[:, None]], 1)
+                    # In a sample with nothing to solve both are the start.
+                    ys = torch.cat([ys[:, :-1], y1[:, None]], 1)
         return ys if failed is None else torch.where(failed[:, None, None], torch.nan, ys)
 
     def slopes(self) -> Tensor:
@@ -104,7 +107,7 @@ class QueryWriter:
 
     def _ordered(self, pieces: list[Tensor], otherwise: Tensor) -> Tensor:
         n_samples, n_queries = self.problem.tau_eval.shape
-        if len(pieces) == 1 and len(pieces[0]) == n_samples * n_queries:
+        if not self.places:
             return pieces[0].view(n_samples, n_queries, -1)
         places = torch.cat(self.places)
         # A sample that rested from the start has queries that no step has passed: they are its start.

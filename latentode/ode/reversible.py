@@ -366,7 +366,7 @@ class _SortedQueries:
         tau_P = tau.flatten().index_select(0, place)
         ends_BS = (segment.tau + segment.h).t().contiguous()
         if n_steps and len(place):
-            step_P = find_steps(segment.start.tau, ends_BS, tau).flatten().index_select(0, place)
+            step_P = find_steps(ends_BS, tau).flatten().index_select(0, place)
             order = torch.sort(step_P, stable=True).indices
             step_P, sample, tau_P, place = step_P[order], sample[order], tau_P[order], place[order]
             theta = step_fraction(tau_P, segment.tau[step_P, sample], segment.h[step_P, sample])

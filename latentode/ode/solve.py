@@ -21,7 +21,7 @@ from .events import Events, EventWatch, Occurrences, read_events, settle_events
 from .loop import Options, Trajectory
 from .problem import Problem
 from .reversible import Reversible
-from .runge_kutta import ButcherTableau, Field
+from .runge_kutta import ButcherTableau, Field, as_scalar
 from .states import Packing, State
 from .status import STATUS, SUCCESS, list_samples
 from .steppers import make_stepper
@@ -245,7 +245,7 @@ def _pose(
     clock = _clock_dtype(device)
     origin = start.to(clock)
     offsets = ts.to(clock) - (origin[:, None] if origin.ndim else origin)
-    direction = torch.where(offsets.detach()[:, -1] < 0, -1.0, 1.0).to(clock)
+    direction = torch.copysign(as_scalar(1.0, offsets), offsets.detach()[:, -1])
     tau_eval = offsets * direction[:, None]
     is_forward, has_inner_queries, has_repeats = _look_at_queries(tau_eval.detach(), direction, n_samples)
     carrier = (
