@@ -91,6 +91,7 @@ def solve(
     dense: bool = False,
     on_failure: str = "raise",
     compile: bool = False,
+    compact: bool = True,
 ) -> Solution:
     """Solve `dy/dt = f(t, y, *args)`, `y(t0) = y0`, and give the states at `t_eval`.
 
@@ -113,6 +114,8 @@ def solve(
         compile: run the steps through `torch.compile`; the first solve of a field, method and batch size takes some seconds, which is
             said. `B` is padded to a power of two. Steps that cannot be fused (implicit methods, jumps, events, fixed steps, gradient
             routes other than "direct") get a compiled field.
+        compact: let samples that are done leave the batch where that pays (large batches, `f` acting row by row, no gradient under way). The
+            others' results are the same to rounding; with False to the last bit where `f` is element-wise.
 
     Returns:
         The solution. Gradients flow to `y0`, the parameters of `f` and of events, `args`, `t_eval` and `t0`, also from the times and states
@@ -149,7 +152,7 @@ def solve(
         step_mode == "joint",
         keep_steps=dense,
         # An event cannot be told for some of the samples only.
-        compacts=not sought,
+        compacts=compact and not sought,
         watch=watch,
         compiles=compile,
     )

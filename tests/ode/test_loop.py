@@ -21,7 +21,7 @@ def problem(n_early):
     return y0, rate, torch.linspace(0, 1, 9, dtype=DOUBLE) * ends[:, None]
 
 
-def run(f, y0, rate, t):
+def run(f, y0, rate, t, *, compact=True):
     sizes = []
 
     def watched(t, y, rate):
@@ -29,7 +29,7 @@ def run(f, y0, rate, t):
         return f(t, y, rate)
 
     with torch.no_grad():
-        return solve(watched, y0, t, args=(rate,), controller=CONTROLLER), sizes
+        return solve(watched, y0, t, args=(rate,), controller=CONTROLLER, compact=compact), sizes
 
 
 def rowwise(t, y, rate):
@@ -48,6 +48,15 @@ def test_a_batch_shrinks_to_those_that_still_run_and_gives_the_same():
     torch.testing.assert_close(shrunk.ys, whole.ys, rtol=1e-12, atol=1e-13)
     for name in ("n_accepted", "n_rejected"):
         assert torch.equal(shrunk.stats[name], whole.stats[name])
+
+
+def test_a_batch_stays_whole_on_request_and_a_row_is_then_the_row_alone_to_the_last_bit():
+    y0, rate, t = problem(40)
+    whole, sizes = run(rowwise, y0, rate, t, compact=False)
+    assert set(sizes) == {64}
+    for i in (0, 50, 63):
+        alone, _ = run(rowwise, y0[i : i + 1], rate[i : i + 1], t[i : i + 1], compact=False)
+        assert torch.equal(alone.ys[0], whole.ys[i])
 
 
 def test_a_batch_whose_samples_hang_together_does_not_shrink():
