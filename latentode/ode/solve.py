@@ -114,7 +114,7 @@ def solve(
         compile: run the steps through `torch.compile`; the first solve of a field, method and batch size takes some seconds, which is
             said. `B` is padded to a power of two. Steps that cannot be fused (implicit methods, jumps, events, fixed steps, gradient
             routes other than "direct") get a compiled field.
-        compact: let samples that are done leave the batch where that pays (large batches, `f` acting row by row, no gradient under way). The
+        compact: let samples that are done leave the batch where that pays (a large one, `f` acting row by row, no gradient under way). The
             others' results are the same to rounding; with False to the last bit where `f` is element-wise.
 
     Returns:

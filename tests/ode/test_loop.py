@@ -51,11 +51,15 @@ def test_a_batch_shrinks_to_those_that_still_run_and_gives_the_same():
 
 
 def test_a_batch_stays_whole_on_request_and_a_row_is_then_the_row_alone_to_the_last_bit():
+    def by_products(t, y, rate):
+        # A sine of a long row is another piece of code than that of a short one.
+        return -rate * y * (1 - 0.1 * y * y)
+
     y0, rate, t = problem(40)
-    whole, sizes = run(rowwise, y0, rate, t, compact=False)
+    whole, sizes = run(by_products, y0, rate, t, compact=False)
     assert set(sizes) == {64}
     for i in (0, 50, 63):
-        alone, _ = run(rowwise, y0[i : i + 1], rate[i : i + 1], t[i : i + 1], compact=False)
+        alone, _ = run(by_products, y0[i : i + 1], rate[i : i + 1], t[i : i + 1], compact=False)
         assert torch.equal(alone.ys[0], whole.ys[i])
 
 
