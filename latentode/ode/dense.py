@@ -141,16 +141,19 @@ def to_powers(increments: Tensor, tableau: HasInterpolant) -> Tensor:
     if torch.compiler.is_compiling():
         columns = zip(*_padded_rows(tableau), strict=True)
         return torch.stack([chain_sum(column, increments.unbind(0)) for column in columns])
-    dtype = increments.dtype
+    dtype, shape = increments.dtype, increments.shape[1:]
     if tableau.dense_c:
         # Large coefficients that nearly cancel, as an interpolant of high order has them, would cost float32 three digits.
         increments = increments.double()
-    weights_JK = power_weights(tableau, increments.dtype, increments.device)
-    return (
-        torch.mm(weights_JK, increments.reshape(len(increments), -1))
-        .view(len(weights_JK), *increments.shape[1:])
-        .to(dtype)
-    )
+    rows = increments.reshape(len(increments), -1).t()
+    # A product with a vector each: in one with a matrix the order of a sum depends on how many rows there are.
+    powers = [torch.mv(rows, weights) for weights in _weights_of_powers(tableau, increments.dtype, increments.device)]
+    return torch.stack(powers).view(-1, *shape).to(dtype)
+
+
+@lru_cache(maxsize=256)
+def _weights_of_powers(tableau: HasInterpolant, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return power_weights(tableau, dtype, device).unbind(0)
 
 
 def evaluate_polynomials(theta_P: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
