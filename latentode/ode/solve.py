@@ -137,6 +137,10 @@ def solve(
     packing = Packing.of(y0)
     problem, ts = _pose(f, args, packing, packing.flatten(y0), t_eval, t0, controller)
     sought = read_events(events)
+    if sought and (is_transformed() or carries_tangents()):
+        raise InputError(
+            "events do not work under torch.func or forward-mode derivatives; take the gradient by backward()"
+        )
     watch = EventWatch(sought, packing) if sought else None
     reads = dense or bool(sought) or problem.has_inner_queries or problem.tau_eval.requires_grad or carries_tangents()
     is_complex = packing.dtype.is_complex

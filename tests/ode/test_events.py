@@ -266,6 +266,15 @@ def test_bad_events_get_one_sentence() -> None:
         Event(height, direction=2)
 
 
+@pytest.mark.parametrize("transform", ["vmap", "jacrev", "jacfwd"])
+def test_transforms_that_would_lose_an_event_are_refused(transform: str) -> None:
+    def time(y0: Tensor) -> Tensor:
+        return solve(fall, y0, torch.tensor([0.0, 9.0]).double(), events=height).event_times
+
+    with pytest.raises(InputError, match="events do not work under torch.func"):
+        getattr(torch.func, transform)(time)(some_bodies()[None] if transform == "vmap" else some_bodies())
+
+
 @given(
     root=st.floats(0.001, 0.999),
     power=st.sampled_from([1, 3, 9]),
