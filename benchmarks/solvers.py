@@ -38,6 +38,8 @@ FORWARD: dict[str, Row] = {
     "diffrax tsit5, jit": (diffrax, {}),
     "ours tsit5": (ours, {}),
     "ours tsit5, compiled": (ours, {"compile": True}),
+    "ours dopri5": (ours, {"method": "dopri5"}),
+    "ours dopri5, compiled": (ours, {"method": "dopri5", "compile": True}),
     "ours tsit5, joint": (ours, {"step_mode": "joint"}),
     "ours dopri5, joint": (ours, {"step_mode": "joint", "method": "dopri5"}),
 }

@@ -271,7 +271,7 @@ def test_transforms_that_would_lose_an_event_are_refused(transform: str) -> None
     def time(y0: Tensor) -> Tensor:
         return solve(fall, y0, torch.tensor([0.0, 9.0]).double(), events=height).event_times
 
-    with pytest.raises(InputError, match="events do not work under torch.func"):
+    with pytest.raises(InputError, match=r"events do not work under torch\.func"):
         getattr(torch.func, transform)(time)(some_bodies()[None] if transform == "vmap" else some_bodies())
 
 
