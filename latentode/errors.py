@@ -4,6 +4,11 @@ A message is one sentence or two: what is wrong, where (file, line, column, seri
 without a traceback; a library user catches `LatentODEError` or the built-in class that each error also is.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class LatentODEError(Exception):
     """Base of every error that latentode raises on purpose."""
@@ -23,3 +28,9 @@ class SolveError(LatentODEError, RuntimeError):
 
 class RunError(LatentODEError, RuntimeError):
     """A run folder or checkpoint is not one, is cut off, or belongs to another schema."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Give the hint to the known name that is nearest, in brackets behind a space; nothing where none is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

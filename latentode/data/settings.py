@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
-from latentode.errors import InputError
+from latentode.errors import InputError, did_you_mean
 
 READING = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
 CHOICES = {"layout": ("wide", "long"), "duplicates": ("error", "mean", "last"), "split": ("time", "series")}
@@ -90,9 +89,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     if value in choices:
         return
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "choose one of them."
-    raise InputError(f"{name} is '{value}', which is none of {', '.join(choices)}; {hint}")
+    raise InputError(f"{name} is '{value}', which is none of {', '.join(choices)}{did_you_mean(value, choices)}.")
 
 
 def _check_positive_integer(name: str, value: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latentode.errors import InputError
+from latentode.errors import InputError, did_you_mean
 
 from .point import absolute_error, squared_error
 from .probabilistic import coverage, crps, negative_log_likelihood
@@ -55,9 +54,8 @@ def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         if name not in METRICS and name not in GROUPS:
-            near = difflib.get_close_matches(str(name), [*METRICS, *GROUPS], n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "choose among these."
-            raise InputError(f"metric '{name}' is none of {', '.join([*METRICS, *GROUPS])}; {hint}")
+            known = [*METRICS, *GROUPS]
+            raise InputError(f"metric '{name}' is none of {', '.join(known)}{did_you_mean(name, known)}.")
         found += [entry for entry in GROUPS.get(name, (name,)) if entry not in found]
     return tuple(found)
 

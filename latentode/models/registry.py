@@ -6,12 +6,11 @@ module, because importing a module runs it.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from latentode.errors import InputError, RunError
+from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models.baselines import Blend, Constant, LastValue
 from latentode.models.decoders import GaussianDecoder
 from latentode.models.dynamics import MLPField
@@ -39,9 +38,7 @@ def make_model(name: str) -> ForecastModel:
         InputError: no model has that name.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(MODELS)}."
-        raise InputError(f"model is '{name}', which is none of {', '.join(MODELS)}; {hint}")
+        raise InputError(f"model is '{name}', which is none of {', '.join(MODELS)}{did_you_mean(name, MODELS)}.")
     return MODELS[name]()
 
 

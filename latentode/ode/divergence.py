@@ -6,7 +6,6 @@ and Duvenaud 2018, equation 8).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentode.errors import InputError
+from latentode.errors import InputError, did_you_mean
 
 from .jacobian import slope_and_jacobian, slope_and_product
 
@@ -123,8 +122,7 @@ class FlowField(nn.Module):
 
 def _check(y: Tensor, method: str, noise: Tensor | None) -> None:
     if method not in _METHODS:
-        near = difflib.get_close_matches(str(method), _METHODS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(method, _METHODS)
         raise InputError(f"there is no method {method!r}{hint}; give one of {', '.join(_METHODS)}")
     if not isinstance(y, Tensor):
         raise InputError(f"y is {type(y).__name__}; the divergence is that of one tensor (B, *state)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentode.errors import InputError, SolveError
+from latentode.errors import InputError, SolveError, did_you_mean
 
 from .adjoints import Adjoint, Direct
 from .backsolve import Backsolve
@@ -194,9 +193,7 @@ def _choose(choice: Any, table: Mapping[str, Any], what: str, kind: type | tuple
             return choice
         raise InputError(f"{what} is {choice!r}; give one of {', '.join(table)}, or an object like those")
     if choice not in table:
-        near = difflib.get_close_matches(choice, table, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"there is no {what} {choice!r}{hint}; give one of {', '.join(table)}")
+        raise InputError(f"there is no {what} {choice!r}{did_you_mean(choice, table)}; give one of {', '.join(table)}")
     return table[choice]
 
 

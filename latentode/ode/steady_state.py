@@ -6,7 +6,6 @@ where the steps end.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentode.errors import InputError, SolveError
+from latentode.errors import InputError, SolveError, did_you_mean
 
 from .implicit import attach_by_iteration, attach_by_jacobian
 from .jacobian import RowField
@@ -164,8 +163,7 @@ def _check_options(
     if isinstance(args, Tensor):
         raise InputError("args is a tensor; wrap the further arguments of f in a tuple, args=(x,)")
     if method not in _METHODS:
-        near = difflib.get_close_matches(str(method), _METHODS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(method, _METHODS)
         raise InputError(f"there is no method {method!r}{hint}; give one of {', '.join(_METHODS)}")
     if on_failure not in ("raise", "return"):
         raise InputError(f"on_failure is {on_failure!r}; it is 'raise' or 'return'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentode.errors import InputError
+from latentode.errors import InputError, did_you_mean
 
 from .control import FixedStep, PIDController
 from .runge_kutta import ButcherTableau
@@ -300,7 +299,6 @@ def read_options(method: str, given: Mapping[str, Any] | None) -> AdaptiveOption
     known = [option.name for option in fields(kind)]
     for name in given or {}:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(name, known)
             raise InputError(f"{method} has no option {name!r}{hint}; its options are {', '.join(known)}")
     return kind(**(given or {}))

@@ -22,11 +22,11 @@ def test_every_setting_has_one_line_of_help():
 @pytest.mark.parametrize("name", CHOICES)
 def test_word_that_is_no_choice_is_answered_with_the_nearest(name):
     right = CHOICES[name][0]
-    with pytest.raises(InputError, match=f"^{name} is '{right}x', which is none of .*; did you mean '{right}'\\?$"):
-        DataSettings(**{name: f"{right}x"})
     with pytest.raises(
-        InputError, match=f"^{name} is 'qq', which is none of {', '.join(CHOICES[name])}; choose one of them"
+        InputError, match=f"^{name} is '{right}x', which is none of .* \\(did you mean '{right}'\\?\\)\\.$"
     ):
+        DataSettings(**{name: f"{right}x"})
+    with pytest.raises(InputError, match=f"^{name} is 'qq', which is none of {', '.join(CHOICES[name])}\\.$"):
         DataSettings(**{name: "qq"})
 
 
