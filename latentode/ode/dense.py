@@ -148,7 +148,7 @@ def to_powers(increments: Tensor, tableau: HasInterpolant) -> Tensor:
     rows = increments.reshape(len(increments), -1).t()
     # A product with a vector each: in one with a matrix the order of a sum depends on how many rows there are.
     powers = [torch.mv(rows, weights) for weights in _weights_of_powers(tableau, increments.dtype, increments.device)]
-    return torch.stack(powers).view(-1, *shape).to(dtype)
+    return torch.stack(powers).view(len(powers), *shape).to(dtype)
 
 
 @lru_cache(maxsize=256)
