@@ -62,7 +62,8 @@ def tolerance(name, controller):
     """How far off a solution may be: errors of steps add up; a low order at fixed steps is what it is."""
     if isinstance(controller, FixedStep):
         return {1: 0.2, 2: 5e-3}.get(SOLVERS[name].order, 1e-4)
-    return 100 * RTOL
+    # The companion of fehlberg2 errs by h**2 / 512 only: at steps this long its own error, of size h**3, is the greater one.
+    return 1000 * RTOL if name == "fehlberg2" else 100 * RTOL
 
 
 @given(CASES)
