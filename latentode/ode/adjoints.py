@@ -18,6 +18,7 @@ from .captured import check_captured, find_tensors
 from .compiled import check_compiler, compile_field, integrate_compiled
 from .loop import Options, Trajectory, integrate
 from .problem import Problem
+from .transforms import is_transformed
 
 
 class Adjoint(Protocol):
@@ -71,6 +72,11 @@ class Cotangents:
     inner: Tensor
     each: Tensor
 
+    def places_between(self, start_B: Tensor, end_B: Tensor) -> Tensor:
+        """Give the inner queries after clock `start_B` and up to `end_B`, as indices into the flat `(B * Q,)`, `(P,)`."""
+        is_inside = self.inner & (self.tau > start_B[:, None]) & (self.tau <= end_B[:, None])
+        return is_inside.flatten().nonzero()[:, 0]
+
 
 class Way(Protocol):
     """The way back from a solve."""
@@ -100,7 +106,7 @@ def hide(
     Raises:
         InputError: under `torch.func` transforms; with `dense=True`; the field uses a tensor that cannot be found.
     """
-    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    if is_transformed():
         raise InputError(f"adjoint={route!r} does not work under torch.func; choose adjoint='direct'")
     # The backward solve pulls back through one call several times, which compiled code does not allow.
     if options.compiles and route != "backsolve":
@@ -193,6 +199,6 @@ class _Hidden(torch.autograd.Function):
             inner=later & ~is_end,
             each=g_ys,
         )
-        sums = Sums(torch.zeros_like(g_ys[:, 0, 0]) if ctx.wants_t else None, [None] * ctx.n_captured)
+        sums = Sums(g_ys.new_zeros(len(g_ys)) if ctx.wants_t else None, [None] * ctx.n_captured)
         g_y0 = ctx.way(cotangents, sums)
         return (None, None, None, None, None, g_y0, g_tau, sums.t0, *sums.captured)

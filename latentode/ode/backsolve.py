@@ -92,7 +92,7 @@ class Backsolve:
         return options.stepper.tableau
 
     def _solve(self, problem: Problem, options: Options, captured: list[Tensor]) -> tuple[Trajectory, Way]:
-        reach = _Reach(problem.y0.abs().amax(1))
+        reach = _Reach(_largest(problem.y0))
         trajectory = integrate(problem, replace(options, hooks=reach))
         y1, tau1, failed = trajectory.y1, trajectory.tau, trajectory.status != SUCCESS
 
@@ -102,7 +102,7 @@ class Backsolve:
                 self._tableau(options), cotangents, problem, span, sums, captured, self._counts_parameters(options)
             )
             back = _reversed(problem, stepper, y1, cotangents.end, span)
-            bounds = _WAY_OUT * torch.maximum(reach.largest, y1.abs().amax(1)) + self._noise(options)
+            bounds = _WAY_OUT * torch.maximum(reach.largest, _largest(y1)) + self._noise(options)
             found = integrate(back, replace(self._options(options, stepper), hooks=_Watching(stepper, bounds)))
             if found.has_failed:
                 raise SolveError(_describe(found))
@@ -120,8 +120,7 @@ class Backsolve:
     def _options(self, options: Options, stepper: _BackStepper | None) -> Options:
         controller = options.controller
         if isinstance(controller, PIDController):
-            rtol = controller.rtol if self.rtol is None else self.rtol
-            atol = controller.atol if self.atol is None else self.atol
+            rtol, atol = self._tolerances(controller)
             size = replace(controller, norm=self.norm or controller.norm).size
             # The greater of the two, so that neither hides behind the other.
             controller = replace(
@@ -140,10 +139,14 @@ class Backsolve:
             compacts=False,
         )
 
+    def _tolerances(self, controller: PIDController) -> tuple[float | Tensor, float | Tensor]:
+        """Give `rtol` and `atol` of the backward solve after a forward one under `controller`."""
+        return controller.rtol if self.rtol is None else self.rtol, controller.atol if self.atol is None else self.atol
+
     def _noise(self, options: Options) -> float:
         """Give a size below which a state is nothing."""
-        controller = self._options(options, None).controller
-        atol = controller.atol if isinstance(controller, PIDController) else 1e-3
+        controller = options.controller
+        atol = self._tolerances(controller)[1] if isinstance(controller, PIDController) else 1e-3
         return _DRIFT * float(torch.as_tensor(atol).max())
 
     def _look_for_drift(self, problem: Problem, options: Options, recovered: Tensor, failed: Tensor) -> None:
@@ -151,7 +154,7 @@ class Backsolve:
         if not isinstance(controller, PIDController):
             controller = PIDController(rtol=1e-3, atol=1e-3)
         size = problem.y0.abs()
-        rtol, atol = (y if x is None else x for x, y in ((self.rtol, controller.rtol), (self.atol, controller.atol)))
+        rtol, atol = self._tolerances(controller)
         # Whichever solve was the coarser one.
         scale = torch.maximum(controller.atol + controller.rtol * size, atol + rtol * size)
         # Where atol is 0 and a component too, its scale is no yardstick: leave it out.
@@ -447,6 +450,11 @@ class _BackStepper(Stepper):
         return _Spread(g_start, k_start * dt, g_end, k_end * dt)
 
 
+def _largest(y: Tensor) -> Tensor:
+    """Give the size of the largest component of each state, `(B,)`; 0 where it has none."""
+    return y.detach().abs().amax(1) if y.shape[1] else y.new_zeros(len(y))
+
+
 @dataclass
 class _Reach:
     """Notes, `(B,)`, how large the states of the forward solve become."""
@@ -455,7 +463,7 @@ class _Reach:
 
     def step(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor) -> None:
         """See a step before it is tried."""
-        self.largest = torch.maximum(self.largest, y.detach().abs().amax(1))
+        self.largest = torch.maximum(self.largest, _largest(y))
 
     def judged(self, problem: Problem, tau: Tensor, y: Tensor, h: Tensor, accepted: Tensor) -> None:
         """Nothing."""
@@ -483,7 +491,7 @@ class _Watching:
         self.n += 1
         if self.n % _STEPS_PER_LOOK:
             return
-        size = y.chunk(2, 1)[0].abs().amax(1)
+        size = _largest(y.chunk(2, 1)[0])
         is_out = size > self.bounds
         if bool(is_out.any()):
             first = int(is_out.to(torch.int8).argmax())

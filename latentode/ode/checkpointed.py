@@ -81,11 +81,9 @@ def pull_back(
         moved = replace(problem, t_carrier=carrier)
         y_end, steps = replay(moved, stepper, y, segment)
         outputs, g_outputs = [y_end], [g_end]
-        tau = cotangents.tau
-        is_inside = cotangents.inner & (tau > segment.start.tau[:, None]) & (tau <= segment.end.tau[:, None])
-        place = is_inside.flatten().nonzero()[:, 0]
+        place = cotangents.places_between(segment.start.tau, segment.end.tau)
         if len(place) and steps.ends:
-            outputs.append(steps.evaluate(tau, place))
+            outputs.append(steps.evaluate(cotangents.tau, place))
             g_outputs.append(cotangents.each.flatten(0, 1).index_select(0, place))
         g_y, g_t0, g_captured = gradients(outputs, g_outputs, y, carrier, captured)
     sums.add(g_t0, g_captured)

@@ -21,7 +21,7 @@ from .record import Record
 from .runge_kutta import Field, as_scalar
 from .status import MAX_STEPS, NOT_CONVERGED, NOT_FINITE, STEP_TOO_SMALL, SUCCESS
 from .steppers import Step, Stepper
-from .transforms import any_of, bare, is_transformed
+from .transforms import any_of, bare, is_any, is_transformed
 from .watching import Hooks, Sightings, Watch
 
 # Memory that the steps may take, in elements, before the queries inside them are read off; many steps share one set of calls.
@@ -193,7 +193,7 @@ def integrate(problem: Problem, options: Options) -> Trajectory:
 def finish(march: March, writer: QueryWriter, steps: Steps, options: Options) -> Trajectory:
     """Put together what came of a march that has ended."""
     failed = march.status != SUCCESS if march.may_have_failed else None
-    has_failed = failed is not None and any_of(failed)[0]
+    has_failed = failed is not None and is_any(failed)
     return Trajectory(
         ys=writer.collect(options.stepper.end(march.y), failed if has_failed else None),
         steps=steps,
@@ -226,8 +226,8 @@ def _set_out(problem: Problem, options: Options) -> tuple[March, Problem, bool]:
         status = torch.where(is_bad, NOT_FINITE, 0) if has_bad else zeros
         if has_bad:
             span, dt, done = torch.where(is_bad, 0.0, span), torch.where(is_bad, 0.0, dt), done | is_bad
-            (is_running,) = any_of(~done)
-    if has_bad and any_of(~is_bad)[0]:
+            is_running = is_any(~done)
+    if has_bad and is_any(~is_bad):
         # NaN must not stay in the graph (its zero cotangent times NaN is NaN): a failed sample rests where a healthy one starts.
         healthy = (~is_bad).to(torch.int8).argmax()
         problem = replace(problem, t0=torch.where(is_bad, problem.t0[healthy], problem.t0))
@@ -312,14 +312,14 @@ def _march(
                 _lay_down(problem, options, march, step, h, own_ratio, accepted)
                 # Who is stuck has had its span set to its clock.
                 done1 = tau1 >= march.span
-                worst = worst if any_of(~done1)[0] else -1.0
+                worst = worst if is_any(~done1) else -1.0
         if options.watch is not None:
             has_ended = _look(problem, options, tau, tau1, step)
             if has_ended is not None:
                 # Its end lies within this step; the clock stands where the step does.
                 march.span = torch.where(has_ended, tau1, march.span)
                 done1 = tau1 >= march.span
-                worst = worst if any_of(~done1)[0] else -1.0
+                worst = worst if is_any(~done1) else -1.0
         march.accepted.append(accepted)
         march.resting.append(done)
         if step.n_calls is not None:
@@ -409,7 +409,7 @@ def _propose(problem: Problem, options: Options, march: March, h: Tensor, ratio:
 def _cross_jumps(problem: Problem, options: Options, march: March, stop: Tensor, tau: Tensor) -> None:
     """Take the slope anew where a step has ended at a jump of the field."""
     at_jump = (march.tau == stop) & (march.tau > tau) & (stop < march.span)
-    if any_of(at_jump)[0]:
+    if is_any(at_jump):
         with torch.set_grad_enabled(options.records):
             t = problem.times(march.tau)
             slope = options.stepper.slope(problem, torch.where(at_jump, problem.beyond(t), t), march.y)
@@ -506,7 +506,7 @@ def _reject(
     """Undo the step for those whose error is too large."""
     if step.y1.requires_grad:
         is_wild = ~(own_ratio < torch.inf)
-        if any_of(is_wild)[0]:
+        if is_any(is_wild):
             # NaN must not stay in the graph: the same step again, with length 0 where it went wild.
             step = _step(problem, options, march, torch.where(is_wild, 0.0, h), stop)
             march.nfe = march.nfe + is_wild * options.stepper.calls_per_step

@@ -17,7 +17,7 @@ from latentode.errors import InputError
 
 from .jacobian import slope_and_jacobian
 from .runge_kutta import Field
-from .transforms import any_of
+from .transforms import is_any
 
 # Newton's error in a stage is at most this part of the tolerance (Hairer and Wanner recommend 0.1 to 0.01) ...
 _KAPPA = 0.03
@@ -80,11 +80,11 @@ class Newton:
             z = torch.where((running & ~is_lost)[:, None], z + change, z)
             self.is_open = self.is_open & ~(running & is_lost)
             running, size_before = running & ~is_lost & ~is_done, size
-            if not any_of(running)[0]:
+            if not is_any(running):
                 break
         self.is_open = self.is_open & ~running
         is_lost = was_open & ~self.is_open
-        if self.is_patient and any_of(is_lost)[0]:
+        if self.is_patient and is_any(is_lost):
             z = torch.where(is_lost[:, None], self._settle(field, t, base, allowed, is_lost), z)
         return z
 
@@ -119,7 +119,7 @@ class Newton:
             residual = torch.where(stands[:, None], after, residual)
             self.is_open = self.is_open | is_done
             running = running & ~is_done & (s[:, 0] > 1 / _LONGEST)
-            if not any_of(running)[0]:
+            if not is_any(running):
                 break
             s = torch.where(stands[:, None], (s * 8).clamp(max=_LONGEST), s / 8)
             at_z = torch.where(stands[:, None, None], jacobian(field, t, base + self.gamma * z), at_z)

@@ -216,7 +216,7 @@ class Drift:
     @classmethod
     def under(cls, controller: Controller, y0: Tensor) -> Drift:
         """Begin to watch a solve under `controller`."""
-        zeros = torch.zeros_like(y0[:, 0])
+        zeros = y0.new_zeros(len(y0))
         if isinstance(controller, FixedStep):
             return cls(None, zeros, zeros)
         rounding, rtol = _ROUNDINGS * torch.finfo(y0.dtype).eps, controller.rtol
@@ -360,8 +360,7 @@ class _SortedQueries:
         cls, problem: Problem, stepper: ReversibleStepper, segment: Segment, cotangents: Cotangents
     ) -> _SortedQueries:
         tau, n_steps = cotangents.tau, len(segment.h)
-        is_inside = cotangents.inner & (tau > segment.start.tau[:, None]) & (tau <= segment.end.tau[:, None])
-        place = is_inside.flatten().nonzero()[:, 0]
+        place = cotangents.places_between(segment.start.tau, segment.end.tau)
         sample = torch.div(place, tau.shape[1], rounding_mode="floor")
         tau_P = tau.flatten().index_select(0, place)
         ends_BS = (segment.tau + segment.h).t().contiguous()

@@ -19,13 +19,14 @@ from .esdirk import EsdirkTableau
 from .events import Events, EventWatch, Occurrences, read_events, settle_events
 from .loop import Options, Trajectory
 from .problem import Problem
+from .queries import QueryWriter
 from .reversible import Reversible
 from .runge_kutta import ButcherTableau, Field, as_scalar
 from .states import Packing, State
 from .status import STATUS, SUCCESS, list_samples
 from .steppers import make_stepper
 from .tableaus import ESDIRK_TABLEAUS, TABLEAUS
-from .transforms import any_of, bare, carries_tangents, is_transformed
+from .transforms import any_of, bare, carries_tangents, is_any, is_transformed
 
 Method = ButcherTableau | EsdirkTableau
 ADJOINTS: dict[str, Adjoint] = {
@@ -141,7 +142,7 @@ def solve(
             "events do not work under torch.func or forward-mode derivatives; take the gradient by backward()"
         )
     watch = EventWatch(sought, packing) if sought else None
-    reads = dense or bool(sought) or problem.has_inner_queries or problem.tau_eval.requires_grad or carries_tangents()
+    reads = dense or bool(sought) or QueryWriter(problem).reads
     is_complex = packing.dtype.is_complex
     if is_complex and isinstance(controller, PIDController) and controller.norm is None:
         # The root mean square over numbers, not over their parts.
@@ -330,7 +331,7 @@ def _as_times(times: Any, name: str, device: torch.device, dtype: torch.dtype | 
         t = torch.as_tensor(times, dtype=dtype or clock)
     t = (t if t.is_floating_point() else t.to(clock)).to(device)
     # A sum is finite where all its terms are, but for terms so large that they are looked at one by one.
-    if not bool(bare(t.detach()).sum().isfinite()) and any_of(~t.isfinite())[0]:
+    if not bool(bare(t.detach()).sum().isfinite()) and is_any(~t.isfinite()):
         raise InputError(f"{name} holds NaN or infinity; every time must be a finite number")
     return t
 
@@ -394,7 +395,7 @@ def _reader(problem: Problem, trajectory: Trajectory, packing: Packing) -> Calla
         # A time that the query's own dtype rounded out of the solve is still inside.
         slack = 4 * torch.finfo(t.dtype).eps * (problem.t0.abs() + span)[:, None]
         outside = ((tau < -slack) | (tau > span[:, None] + slack)).any(1)
-        if any_of(outside)[0]:
+        if is_any(outside):
             raise InputError(
                 f"t lies outside the solve (samples {list_samples(outside)}): it runs from t0 to the last of t_eval"
             )

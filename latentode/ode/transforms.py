@@ -37,8 +37,13 @@ def _kinds() -> list[object]:
     return [interpreter.key() for interpreter in stack]
 
 
+def is_any(mark: Tensor) -> bool:
+    """Tell whether `mark` is set anywhere, in any copy."""
+    return bool(bare(mark).any())
+
+
 def any_of(*marks: Tensor) -> list[bool]:
     """Tell for each of `marks` whether any is set, in any copy: one synchronisation with the device."""
-    if len(marks) > 1 and not is_transformed():
-        return torch.stack([mark.any() for mark in marks]).tolist()
-    return [bool(bare(mark).any()) for mark in marks]
+    if is_transformed():
+        return [is_any(mark) for mark in marks]
+    return torch.stack([mark.any() for mark in marks]).tolist()
