@@ -7,6 +7,16 @@ import math
 import numpy as np
 import torch
 
+from latentode.ode import PIDController
+
+
+def times(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def tolerance(size):
+    return PIDController(rtol=size, atol=size)
+
 
 def lotka_volterra(t, y):
     prey, predator = y.unbind(-1)
@@ -16,6 +26,20 @@ def lotka_volterra(t, y):
 def van_der_pol(t, y):
     x, v = y.unbind(-1)
     return torch.stack([v, 2.0 * (1 - x**2) * v - x], -1)
+
+
+def van_der_pol_of(t, y, mu):
+    """With a stiffness per sample, `(B, 1)`."""
+    x, v = y.chunk(2, 1)
+    return torch.cat([v, mu * (1 - x**2) * v - x], 1)
+
+
+LORENZ = times(10.0, 28.0, 8 / 3)
+
+
+def lorenz(t, y, p=LORENZ):
+    a, b, c = y.unbind(1)
+    return torch.stack([p[0] * (b - a), a * (p[1] - c) - b, a * b - p[2] * c], 1)
 
 
 LINEAR = torch.tensor([[-0.3, 2.0], [-2.0, -0.1]], dtype=torch.float64)

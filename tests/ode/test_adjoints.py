@@ -19,6 +19,7 @@ from latentode.ode import (
     Reversible,
     solve,
 )
+from tests.ode.problems import lorenz
 
 DOUBLE = torch.float64
 FINE, FIXED = PIDController(rtol=1e-6, atol=1e-6), FixedStep(dt=0.05)
@@ -78,11 +79,6 @@ def test_an_implicit_method_has_exact_gradients_through_checkpoints():
     assert greatest_difference(gradients("checkpointed", FINE, "kvaerno5", 3), direct) < 1e-9
 
 
-def lorenz(t, y):
-    x, v, w = y.unbind(-1)
-    return torch.stack([10 * (v - x), x * (28 - w) - v, x * v - 8 / 3 * w], -1)
-
-
 def test_the_continuous_adjoint_says_where_it_has_lost_its_way():
     y0 = torch.tensor([[1.0, 1.0, 20.0]], dtype=DOUBLE, requires_grad=True)
     t = torch.tensor([0.0, 1.5], dtype=DOUBLE)
@@ -120,3 +116,14 @@ def test_a_tensor_that_cannot_be_found_is_refused_with_a_remedy(adjoint):
     y0, t = torch.ones(2, 1, dtype=DOUBLE), torch.tensor([0.0, 1.0], dtype=DOUBLE)
     with pytest.raises(InputError, match="args="):
         solve(lambda t, y: -Hidden.kept * y, y0, t, controller=FINE, adjoint=adjoint)
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_a_state_without_components_has_a_gradient_without_components(adjoint):
+    y0, t0 = torch.zeros(2, 0, requires_grad=True), torch.zeros(2, requires_grad=True)
+    rate = torch.ones((), requires_grad=True)
+    ys = solve(lambda t, y: -rate * y, y0, torch.tensor([0.5, 1.0]), t0=t0, adjoint=adjoint).ys
+    assert ys.shape == (2, 2, 0)
+    g_y0, g_t0 = torch.autograd.grad(ys.sum(), (y0, t0), allow_unused=True)
+    assert g_y0.shape == (2, 0)
+    assert g_t0 is None or torch.equal(g_t0, torch.zeros(2))

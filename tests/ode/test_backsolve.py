@@ -8,6 +8,7 @@ from torch import nn
 
 from latentode.errors import InputError, SolveError
 from latentode.ode import Backsolve, DriftWarning, FixedStep, PIDController, solve
+from tests.ode.problems import lorenz
 
 DOUBLE = torch.float64
 T = torch.tensor([0.1, 0.7, 1.3, 2.0], dtype=DOUBLE)
@@ -126,11 +127,6 @@ def test_the_tighter_component_decides():
 
     tight = calls(torch.tensor([1e-10, 1e-3], dtype=DOUBLE))
     assert calls(1e-3) < tight <= 1.2 * calls(1e-10)
-
-
-def lorenz(t, y):
-    x, v, w = y.unbind(-1)
-    return torch.stack([10 * (v - x), x * (28 - w) - v, x * v - 8 / 3 * w], -1)
 
 
 def test_a_chaotic_system_is_told_apart_from_a_tame_one_by_its_drift():

@@ -11,6 +11,7 @@ from torch import nn
 
 from latentode.ode import Backsolve, DriftWarning, FixedStep, PIDController, solve
 from latentode.ode.steady_state import steady_state
+from tests.ode.problems import lorenz, times, tolerance, van_der_pol_of
 
 DOUBLE = torch.float64
 
@@ -19,27 +20,9 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
-def times(*values):
-    return torch.tensor(values, dtype=DOUBLE)
-
-
-def tolerance(size):
-    return PIDController(rtol=size, atol=size)
-
-
 def slope(x, y):
     """The exponent p of a law y = C x**p."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
-
-
-def lorenz(t, y, p):
-    a, b, c = y.unbind(1)
-    return torch.stack([p[0] * (b - a), a * (p[1] - c) - b, a * b - p[2] * c], 1)
-
-
-def van_der_pol(t, y, mu):
-    x, v = y.chunk(2, 1)
-    return torch.cat([v, mu * (1 - x**2) * v - x], 1)
 
 
 def gradient_on_lorenz(adjoint, t1, *, method="tsit5", tol=1e-7):
@@ -82,7 +65,7 @@ def test_a_hard_sample_takes_more_steps_than_an_easy_one_of_the_same_batch_and_e
 
     def steps(rows, mode="per_sample"):
         solution = solve(
-            van_der_pol,
+            van_der_pol_of,
             y0[rows],
             times(0.0, 20.0),
             args=(mu[rows],),

@@ -12,31 +12,14 @@ from latentode.ode import FixedStep, PIDController, Reversible, reversible, solv
 from latentode.ode.loop import integrate
 from latentode.ode.record import Record
 from latentode.ode.reversible import Drift, ReversibleStepper
+from tests.ode.problems import lorenz, times, tolerance, van_der_pol_of
 
 DOUBLE = torch.float64
-
-
-def times(*values):
-    return torch.tensor(values, dtype=DOUBLE)
-
-
-def tolerance(size):
-    return PIDController(rtol=size, atol=size)
 
 
 def relative(found, exact):
     found, exact = (torch.cat([g.flatten() for g in gradients]) for gradients in (found, exact))
     return float((found - exact).norm() / exact.norm())
-
-
-def lorenz(t, y, p):
-    a, b, c = y.unbind(1)
-    return torch.stack([p[0] * (b - a), a * (p[1] - c) - b, a * b - p[2] * c], 1)
-
-
-def van_der_pol(t, y, mu):
-    x, v = y.chunk(2, 1)
-    return torch.cat([v, mu * (1 - x**2) * v - x], 1)
 
 
 def on_lorenz(t1):
@@ -46,7 +29,7 @@ def on_lorenz(t1):
 
 def on_van_der_pol(n=8, t1=10.0):
     mu = torch.linspace(0.5, 10.0, n, dtype=DOUBLE)[:, None]
-    return van_der_pol, times(2.0, 0.0).repeat(n, 1), times(0.0, t1), mu
+    return van_der_pol_of, times(2.0, 0.0).repeat(n, 1), times(0.0, t1), mu
 
 
 def gradients(problem, adjoint, controller, method="tsit5"):
@@ -192,7 +175,7 @@ def test_so_it_is_in_either_direction_with_queries_inside_steps_jumps_and_sample
 
     def field(t, y, mu):
         kick = 0.0 if jump_times is None else (t.abs() > 0.5).to(y)[:, None]
-        return van_der_pol(t, y, mu) + kick + torch.sin(3 * t)[:, None]
+        return van_der_pol_of(t, y, mu) + kick + torch.sin(3 * t)[:, None]
 
     def found_by(adjoint):
         leaves = [x.clone().requires_grad_() for x in (y0, mu, t, t0)]
