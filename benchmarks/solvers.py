@@ -1,6 +1,7 @@
 """Our engine beside torchdiffeq, torchode and diffrax: time, overhead over the bare field, calls and error, in one interleaved run.
 
     python benchmarks/solvers.py [--cases A,B,C,D,C-direct,C-bounded,equal-error] [--repeats 15] [--skip compiled] [--out FILE]
+                                 [--device cuda]     (case E is for a GPU, and left out by default)
 
 Float32, one thread, rtol = atol = 1e-6. What is measured and how to read it: `benchmarks/README.md`.
 """
@@ -78,6 +79,7 @@ CASES = {
     "B": Case("B", FORWARD, "torchdiffeq dopri5", resized=(200, 2)),
     "C": Case("C", FORWARD, "torchdiffeq dopri5", resized=(50, 60)),
     "D": Case("D", FORWARD, "torchdiffeq dopri5", resized=(40, 7)),
+    "E": Case("E", FORWARD, "torchdiffeq dopri5"),
     "C-direct": Case("C", DIRECT, "torchdiffeq dopri5", with_gradient=True, resized=(50, 60)),
     "C-bounded": Case("C", BOUNDED, "torchdiffeq odeint_adjoint", with_gradient=True),
 }
@@ -115,10 +117,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="our engine beside torchdiffeq, torchode and diffrax")
     known = [*CASES, EQUAL_ERROR]
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--cases", default=",".join(known), help="which, with commas between")
+    default = ",".join(name for name in known if name != "E")
+    parser.add_argument("--cases", default=default, help="which, with commas between; E is for a GPU")
     parser.add_argument("--repeats", type=int, default=15, help="rounds of interleaved readings")
     parser.add_argument("--seconds", type=float, default=15.0, help="no new round of a case starts after this")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu leaves out what other processes take")
+    parser.add_argument("--device", default="cpu", help="where torch solves; targets are for the CPU")
     parser.add_argument(
         "--skip", default="", help="leave out rows whose name holds a word of this list, as in compiled,diffrax"
     )
@@ -140,7 +144,8 @@ def main() -> None:
         rows = {name: compare_at_equal_error(problems[name], options.clock) for name in ("A", "B")}
         result["cases"][EQUAL_ERROR] = {"rows": rows, "skipped": {}}
         report.print_equal_error(rows)
-    result["targets"] = report.print_targets(TARGETS, result["cases"])
+    if options.device == "cpu":
+        result["targets"] = report.print_targets(TARGETS, result["cases"])
     result["machine"]["load_at_the_end"] = os.getloadavg()
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -152,6 +157,7 @@ def measure(
     """Run one case: errors and calls of every row, then all of them in turn against the clock."""
     exact = exact_states(problem)
     exact_gradient = exact_gradients(problem) if case.with_gradient else None
+    problem = problem.to(options.device)
     ways, found, skipped = {}, {}, {}
     for name, row in rows.items():
         report.say(f"{problem.about}: {name}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .problems import Problem
 
-# One thread for XLA, as for torch; read when jax is first imported.
+# One thread for XLA, as for torch; read when jax is first imported. `--device cuda` wants JAX_PLATFORMS=cuda in the environment.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 os.environ.setdefault("NPROC", "1")
@@ -59,12 +59,14 @@ def in_torch(
     def run() -> tuple[Tensor, int | None, tuple[Tensor, ...]]:
         with torch.set_grad_enabled(with_gradient):
             ys, nfe = solve(y0)
-            return ys, nfe, torch.autograd.grad(ys[:, 1:].square().sum() / len(ys), inputs) if with_gradient else ()
+            gradients = torch.autograd.grad(ys[:, 1:].square().sum() / len(ys), inputs) if with_gradient else ()
+        wait_for(y0.device)
+        return ys, nfe, gradients
 
     return Way(
         run,
-        states=lambda result: result[0].detach().numpy(),
-        gradients=lambda result: np.concatenate([np.empty(0), *(g.numpy().ravel() for g in result[2])]),
+        states=lambda result: result[0].detach().cpu().numpy(),
+        gradients=lambda result: np.concatenate([np.empty(0), *(g.cpu().numpy().ravel() for g in result[2])]),
         **details,
     )
 
@@ -182,8 +184,8 @@ def diffrax(problem: Problem, tol: float, *, with_gradient: bool = False) -> Way
     import jax.numpy as jnp
 
     field, params = problem.field.in_jax()
-    ts, y0 = jnp.asarray(problem.t.numpy()), jnp.asarray(problem.y0.numpy())
-    args = tuple(jnp.asarray(a.numpy()) for a in problem.args)
+    ts, y0 = jnp.asarray(problem.t.cpu().numpy()), jnp.asarray(problem.y0.cpu().numpy())
+    args = tuple(jnp.asarray(a.cpu().numpy()) for a in problem.args)
     controller = dx.PIDController(rtol=tol, atol=tol)
     # Recursive checkpointing keeps room for as many steps as it is allowed.
     max_steps = 256 if with_gradient else MAX_STEPS
@@ -239,9 +241,17 @@ def bare_call(problem: Problem, *, with_gradient: bool, compile: bool) -> Callab
     def call() -> Any:
         with torch.set_grad_enabled(with_gradient):
             slope = field(t, y0, *problem.args)
-            return torch.autograd.grad(slope, inputs, ones) if with_gradient else slope
+            found = torch.autograd.grad(slope, inputs, ones) if with_gradient else slope
+        wait_for(y0.device)
+        return found
 
     return call
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told: its work is part of the time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def count_calls(problem: Problem, run: Callable[[], Any]) -> int:

@@ -310,9 +310,9 @@ def _march(
             step = _reject(problem, options, march, step, h, own_ratio, accepted, near_side)
             if not worst < math.inf or march.i_step % _STEPS_PER_LOOK == 0:
                 _lay_down(problem, options, march, step, h, own_ratio, accepted)
-                # Who is stuck has had its span set to its clock.
+                # Who is stuck has had its span set to its clock. Whether that was the last one is seen in the next step: to ask now
+                # would be a second synchronisation.
                 done1 = tau1 >= march.span
-                worst = worst if is_any(~done1) else -1.0
         if options.watch is not None:
             has_ended = _look(problem, options, tau, tau1, step)
             if has_ended is not None:
