@@ -59,24 +59,26 @@ def student_t_quantile(df: Tensor, level: float) -> Tensor:
 @torch.no_grad()
 def _invert(forecast: Distribution, level: float) -> Tensor:
     """Solve `cumulative(x) = level` by Newton's steps kept inside a bracket (Press et al. 2007, section 9.4)."""
-    low, high, spread = _bracket(forecast, level)
+    low, high, start, spread = _bracket(forecast, level)
     tolerance = torch.finfo(low.dtype).eps ** 0.75 * spread
-    x = (low + high) / 2
-    for i in range(N_STEPS):
+    x, step = torch.clamp(start, low, high), high - low
+    for _ in range(N_STEPS):
         excess = cumulative(forecast, x) - level
         low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
-        newton = x - excess / forecast.log_prob(x).exp()
-        # Between the modes of a mixture the density is near zero and Newton's step useless; every third step halves the bracket.
-        is_inside = (newton > low) & (newton < high) & (i % 3 != 2)
-        step = torch.where(is_inside, newton, (low + high) / 2) - x
+        newton = -excess / forecast.log_prob(x).exp()
+        # Between the modes of a mixture the density is near zero and Newton's step useless: it has to stay inside and to shrink.
+        is_good = (x + newton >= low) & (x + newton <= high) & (newton.abs() <= 0.5 * step.abs())
+        # What was found stays: Newton comes in from one side, so the bracket may still be wide and its middle far away.
+        is_found = step.abs() <= tolerance
+        step = torch.where(is_found, 0.0, torch.where(is_good, newton, (low + high) / 2 - x))
         x = x + step
-        if bool((step.abs() <= tolerance).all()):
+        if bool(is_found.all()):
             break
     return x
 
 
-def _bracket(forecast: Distribution, level: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Give values on either side of the quantile, and the size of the distribution."""
+def _bracket(forecast: Distribution, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give values on either side of the quantile, where a normal of like moments has it, and the size of the distribution."""
     # A heavy tail may have neither mean nor deviation: any start will do, since the bracket grows.
     centre = torch.nan_to_num(forecast.mean, nan=0.0, posinf=0.0, neginf=0.0)
     spread = torch.nan_to_num(forecast.stddev, nan=1.0, posinf=1.0).clamp(min=torch.finfo(centre.dtype).tiny)
@@ -87,4 +89,5 @@ def _bracket(forecast: Distribution, level: float) -> tuple[Tensor, Tensor, Tens
             break
         radius = 2 * radius
         low, high = torch.where(is_above, low - radius, low), torch.where(is_below, high + radius, high)
-    return low, high, spread
+    start = centre + spread * torch.special.ndtri(torch.full_like(centre, level))
+    return low, high, start, spread
