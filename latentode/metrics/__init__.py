@@ -15,6 +15,7 @@ from .probabilistic import (
     width,
 )
 from .quantiles import cumulative, quantile
+from .skill import skill_summary
 from .table import METRICS, Metric, check_metrics
 from .totals import Totals, horizon_edges
 
@@ -41,6 +42,7 @@ __all__ = [
     "pinball",
     "pit_values",
     "quantile",
+    "skill_summary",
     "squared_error",
     "width",
 ]

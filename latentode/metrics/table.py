@@ -27,6 +27,7 @@ class Metric:
         is_root: whether the figure is the root of the average score: the root of the macro or pooled average, taken last.
         per_naive_error: whether the figure is in units of each channel's naive error, see `mase`.
         is_error: whether a lower figure is a better forecast whatever the other figures say; not so for coverage and width.
+        is_headline: whether a table that has not room for all shows it.
     """
 
     score: Callable[[Distribution, Tensor], Tensor]
@@ -36,6 +37,7 @@ class Metric:
     is_root: bool = False
     per_naive_error: bool = False
     is_error: bool = True
+    is_headline: bool = False
 
 
 # mase is the absolute error over the training error of "last value" for the same lead times: the mean absolute change of the channel
@@ -44,19 +46,19 @@ class Metric:
 # hard it is to forecast, and twice as many observations would raise the figure of the same forecast. Training windows are drawn like
 # those that are scored, so their naive error bridges gaps of the same lengths, and 1 means: as good as "last value" was in training.
 METRICS: dict[str, Metric] = {
-    "mse": Metric(squared_error, "MSE", unit_power=2),
+    "mse": Metric(squared_error, "MSE", unit_power=2, is_headline=True),
     "rmse": Metric(squared_error, "RMSE", unit_power=2, is_root=True),
-    "mae": Metric(absolute_error, "MAE", unit_power=1),
+    "mae": Metric(absolute_error, "MAE", unit_power=1, is_headline=True),
     "mae_mean": Metric(absolute_error_of_mean, "MAE of mean", unit_power=1),
     "mase": Metric(absolute_error, "MASE", per_naive_error=True),
-    "crps": Metric(crps, "CRPS", unit_power=1),
-    "nll": Metric(negative_log_likelihood, "NLL", shifts_with_unit=True),
+    "crps": Metric(crps, "CRPS", unit_power=1, is_headline=True),
+    "nll": Metric(negative_log_likelihood, "NLL", shifts_with_unit=True, is_headline=True),
     "pinball_10": Metric(partial(pinball, level=0.10), "pinball 10 %", unit_power=1),
     "pinball_50": Metric(partial(pinball, level=0.50), "pinball 50 %", unit_power=1),
     "pinball_90": Metric(partial(pinball, level=0.90), "pinball 90 %", unit_power=1),
     "coverage_50": Metric(partial(coverage, share=0.50), "in 50 % band", is_error=False),
-    "coverage_80": Metric(partial(coverage, share=0.80), "in 80 % band", is_error=False),
-    "coverage_95": Metric(partial(coverage, share=0.95), "in 95 % band", is_error=False),
+    "coverage_80": Metric(partial(coverage, share=0.80), "in 80 % band", is_error=False, is_headline=True),
+    "coverage_95": Metric(partial(coverage, share=0.95), "in 95 % band", is_error=False, is_headline=True),
     "width_80": Metric(partial(width, share=0.80), "80 % width", unit_power=1, is_error=False),
     "width_95": Metric(partial(width, share=0.95), "95 % width", unit_power=1, is_error=False),
 }

@@ -59,6 +59,7 @@ class Totals:
         edges: Sequence[float] = ONE_BIN,
         naive_error: Tensor | None = None,
         n_series: int = 0,
+        series_names: Sequence[str] | None = None,
     ) -> Totals:
         """Give totals of nothing.
 
@@ -67,7 +68,8 @@ class Totals:
             names: of metrics; those in units of the naive error are left out where none is given.
             edges: of the bins of lead time, in the unit of the `lead` that `add` gets.
             naive_error: see the class.
-            n_series: `S`, from which on sums per series are kept too, for the bootstrap.
+            n_series: `S`; above 0, sums per series are kept too, for the bootstrap.
+            series_names: metrics of which they are kept; left out, all. They take `8 S C` bytes each.
 
         Raises:
             InputError: the edges do not ascend.
@@ -84,7 +86,7 @@ class Totals:
             cells,
             tuple(float(edge) for edge in edges),
             None if naive_error is None else naive_error.double(),
-            {name: series.clone() for name in kept if n_series},
+            {name: series.clone() for name in kept if n_series and (series_names is None or name in series_names)},
             series,
         )
 
@@ -116,7 +118,7 @@ class Totals:
         for name, total in self.sums.items():
             score = METRICS[name].score(forecast, value)[observed].detach().to(total)
             _accumulate(total, place, score)
-            if series_place is not None:
+            if series_place is not None and name in self.series_sums:
                 _accumulate(self.series_sums[name], series_place, score)
         ones = torch.ones_like(place, dtype=torch.float64)
         _accumulate(self.count, place, ones)
@@ -150,7 +152,8 @@ class Totals:
         Raises:
             InputError: they are of other metrics, channels, bins or series.
         """
-        is_same = self.edges == other.edges and self.sums.keys() == other.sums.keys()
+        same_names = self.sums.keys() == other.sums.keys() and self.series_sums.keys() == other.series_sums.keys()
+        is_same = self.edges == other.edges and same_names
         same_shapes = self.count.shape == other.count.shape and self.series_count.shape == other.series_count.shape
         if not (is_same and same_shapes and _same_unit(self.naive_error, other.naive_error)):
             raise InputError("totals add up only where metrics, channels, bins, series and naive errors are the same.")
@@ -276,7 +279,9 @@ class Totals:
 
     def _series(self, name: str, std: Tensor | None) -> tuple[Tensor, Tensor]:
         if name not in self.series_sums:
-            raise InputError(f"the sums of {name} per series were not kept; give n_series to Totals.zero.")
+            raise InputError(
+                f"the sums of {name} per series were not kept; give n_series and series_names to Totals.zero."
+            )
         is_told = self._is_told(name)
         count = torch.where(is_told, self.series_count, 0.0)
         sums = self._converted(name, self.series_sums[name], count, std)

@@ -9,7 +9,6 @@ import pickle
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,7 @@ from latentode.data.tables import Table
 from latentode.data.windows import Spans, Windows
 from latentode.errors import RunError
 from latentode.files import write_whole
-from latentode.metrics import METRICS, PitCounts, Totals, horizon_edges
+from latentode.metrics import METRICS, PitCounts, Totals, horizon_edges, skill_summary
 from latentode.models.interfaces import ForecastModel
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
 
@@ -92,20 +91,28 @@ class FittedModel:
         names: Sequence[str] = tuple(METRICS),
         *,
         device: torch.device | str = "cpu",
+        n_draws: int = 0,
     ) -> dict[str, Any]:
         """Score the model and the baselines on the same windows.
 
+        Args:
+            table: with the channels of the fit.
+            windows: to score.
+            names: of metrics; `mase` is left out of a run whose naive error was not measured.
+            device: where to compute.
+            n_draws: of the bootstrap over series; 0: no intervals.
+
         Returns:
             The model's figures (`Totals.summary`, by four bins of the horizon), its `calibration` (`PitCounts.summary`), `n_windows`,
-            and `baselines` by name; `ratio_to_blend`, of squared errors.
+            and `baselines` by name; `ratio_to_blend`, of squared errors; with `n_draws` `intervals` and `against` (`skill_summary`) of
+            the headline errors.
         """
         reader = self.reader(table)
         models: dict[str, Any] = {"": self.network, **dict(self.baselines.items())}
-        n_channels = len(self.schema.channels)
-        naive_error = None if self.naive_error is None else torch.tensor(self.naive_error, dtype=torch.float64)
-        empty = partial(Totals.zero, n_channels, names, edges=horizon_edges(), naive_error=naive_error)
-        totals = {name: empty() for name in models}
-        pit = {name: PitCounts.zero(n_channels) for name in models}
+        headline = [name for name in names if METRICS[name].is_headline and METRICS[name].is_error]
+        n_series = table.n_series if n_draws else 0
+        totals = {name: self._no_totals(names, n_series, headline) for name in models}
+        pit = {name: PitCounts.zero(len(self.schema.channels)) for name in models}
         for batch in read_batches(reader, windows):
             batch = batch.to(device)
             lead = batch.query_time.gather(1, batch.target_row)
@@ -113,7 +120,7 @@ class FittedModel:
             with torch.no_grad():
                 for name, model in models.items():
                     forecast = model(batch)
-                    totals[name].add(forecast, *targets, lead=lead)
+                    totals[name].add(forecast, *targets, lead=lead, series=batch.series)
                     pit[name].add(forecast, *targets)
         std = torch.from_numpy(self.scaler.std)
         figures = {
@@ -121,9 +128,22 @@ class FittedModel:
             for name, total in totals.items()
         }
         result = {**figures.pop(""), "n_windows": len(windows), "baselines": figures}
+        if n_draws:
+            rivals = {name: total for name, total in totals.items() if name}
+            result |= skill_summary(totals[""], rivals, headline, n_draws=n_draws)
         if "mse" in names:
             result["ratio_to_blend"] = result["mse"] / max(figures["blend"]["mse"], 1e-12)
         return result
+
+    def _no_totals(self, names: Sequence[str], n_series: int, series_names: Sequence[str]) -> Totals:
+        return Totals.zero(
+            len(self.schema.channels),
+            names,
+            edges=horizon_edges(),
+            naive_error=None if self.naive_error is None else torch.tensor(self.naive_error, dtype=torch.float64),
+            n_series=n_series,
+            series_names=series_names,
+        )
 
     def to_plain(self) -> dict[str, Any]:
         """Give all but the tensors as plain values."""

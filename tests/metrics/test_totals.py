@@ -191,8 +191,14 @@ def test_what_does_not_fit_is_refused():
     for other in (empty(names=["mse"]), empty(n_series=2), Totals.zero(4), empty(naive_error=2 * NAIVE)):
         with pytest.raises(InputError, match="add up only where"):
             _ = empty() + other
-    with pytest.raises(InputError, match="give n_series"):
+    with pytest.raises(InputError, match="give n_series and"):
         of_all(draw()).interval("mse")
+
+
+def test_sums_per_series_are_kept_of_the_metrics_that_were_named():
+    totals = of_all(draw(), n_series=7, series_names=["mse"])
+    assert set(totals.series_sums) == {"mse"}
+    assert totals.interval("mse") == of_all(draw(), n_series=7).interval("mse")
 
 
 def test_intervals_and_comparisons_are_of_the_averages():
