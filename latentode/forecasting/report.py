@@ -13,6 +13,7 @@ from latentode.metrics import METRICS
 
 AVERAGES = {"macro": "mean over channels", "pooled": "mean over values"}
 MAX_COLUMNS = 7
+MAX_DETAILS = 5
 # A baseline that is scored as the model itself differs from its twin by rounding at most.
 ROUNDING = 1e-6
 
@@ -39,24 +40,25 @@ def print_scores(scores: dict[str, Any], *, console: Console | None = None) -> N
 
 
 def print_details(scores: dict[str, Any], *, console: Console | None = None) -> None:
-    """Print the model's figures by lead time and by channel, each with the ratio of its squared error to the blend's.
+    """Print the model's figures by lead time (macro) and by channel, each with the ratio of its squared error to the blend's.
 
     Args:
         scores: what `FittedModel.score` gave.
         console: where to print.
     """
     console = console or Console(highlight=False)
-    names = _columns(scores)
+    names = _columns(scores)[:MAX_DETAILS]
     blend = scores["baselines"].get("blend", {})
     bins = scores.get("bins", [])
-    grid = _grid("lead time (horizons)", names, "MSE to blend", "values")
+    grid = _grid("horizons ahead", names, "to blend", "values")
     for row, other in zip(bins, blend.get("bins", bins), strict=True):
         _add_detail(grid, f"{row['after']:g} to {row['until']:g}", names, row, other)
     console.print(grid)
-    grid = _grid("channel (own unit)", names, "MSE to blend", "values")
+    grid = _grid("own units", names, "to blend", "values")
     for channel, row in scores["channels"].items():
         _add_detail(grid, channel, names, row, blend.get("channels", {}).get(channel, {}))
     console.print(grid)
+    console.print("of this model; to blend: its squared error over the blend's", style="dim")
 
 
 def verdict(scores: dict[str, Any]) -> str:
@@ -138,7 +140,7 @@ def _units(names: Sequence[str]) -> str:
 
 def _grid(title: str, names: Sequence[str], *further: str) -> Grid:
     grid = Grid(box=None, pad_edge=True)
-    grid.add_column(title)
+    grid.add_column(title, no_wrap=True)
     for heading in (*(METRICS[name].heading for name in names), *further):
         grid.add_column(heading, justify="right")
     return grid
@@ -146,16 +148,19 @@ def _grid(title: str, names: Sequence[str], *further: str) -> Grid:
 
 def _add_detail(grid: Grid, title: str, names: Sequence[str], row: dict[str, Any], other: dict[str, Any]) -> None:
     ratio = row["mse"] / other["mse"] if "mse" in row and other.get("mse") else math.nan
-    cells = [_cell(name, row[name]) for name in names]
+    cells = [f"{row[name]:.1%}" if _is_share(name) else f"{row[name]:.4g}" for name in names]
     grid.add_row(title, *cells, "" if math.isnan(ratio) else f"{ratio:.2f}", f"{row['n_values']:,}")
 
 
-def _cell(name: str, value: float, column: Sequence[float] = ()) -> str:
+def _is_share(name: str) -> bool:
+    return METRICS[name].unit_power == 0 and not METRICS[name].is_error
+
+
+def _cell(name: str, value: float, column: Sequence[float]) -> str:
     if math.isnan(value):
         return "-"
-    metric = METRICS[name]
-    if metric.unit_power == 0 and not metric.is_error:
+    if _is_share(name):
         return f"{value:.1%}"
     text = f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
-    is_best = metric.is_error and column and value <= min(figure for figure in column if not math.isnan(figure))
+    is_best = METRICS[name].is_error and value <= min(figure for figure in column if not math.isnan(figure))
     return f"[bold]{text}[/bold]" if is_best else text

@@ -234,20 +234,22 @@ class Totals:
 
         Returns:
             In training deviations: `<name>_macro` (also under the bare name: the headline) and `<name>_pooled`. In the user's units:
-            `pooled` and `channels`. `n_values`. With several bins of lead time `bins`, the same of each, `after` and `until` in horizons.
+            `pooled` and `channels`. `n_values`. With several bins of lead time `bins`, the same of each, `after` and `until` in horizons;
+            their `channels` hold the headline metrics only, where there are such, for the size of the file.
         """
-        figures = self._figures(channels, std)
+        figures = self._figures(channels, std, tuple(self.sums))
+        crossed = tuple(name for name in self.sums if METRICS[name].is_headline) or tuple(self.sums)
         if len(self.edges) > 2:
             figures["bins"] = [
-                {"after": part.edges[0], "until": part.edges[1], **part._figures(channels, std)}
+                {"after": part.edges[0], "until": part.edges[1], **part._figures(channels, std, crossed)}
                 for part in (self.at_bin(i) for i in range(len(self.edges) - 1))
             ]
         return figures
 
-    def _figures(self, channels: Sequence[str], std: Tensor) -> dict[str, Any]:
+    def _figures(self, channels: Sequence[str], std: Tensor, crossed: Sequence[str]) -> dict[str, Any]:
         count = self.count.sum(1).tolist()
         macro = {name: self.macro(name) for name in self.sums}
-        per_channel = {name: self.per_channel(name, std).tolist() for name in self.sums}
+        per_channel = {name: self.per_channel(name, std).tolist() for name in crossed}
         return {
             **macro,
             **{f"{name}_macro": figure for name, figure in macro.items()},
@@ -255,7 +257,7 @@ class Totals:
             "n_values": int(sum(count)),
             "pooled": {name: self.pooled(name, std) for name in self.sums},
             "channels": {
-                channel: {**{name: per_channel[name][i] for name in self.sums}, "n_values": int(count[i])}
+                channel: {**{name: per_channel[name][i] for name in crossed}, "n_values": int(count[i])}
                 for i, channel in enumerate(channels)
                 if count[i] > 0
             },

@@ -122,10 +122,10 @@ def test_details_show_each_bin_and_each_channel_in_its_own_unit():
     text = printed(print_details, scores, width=140)
     for part in scores["bins"]:
         assert f"{part['after']:g} to {part['until']:g}" in text
-        assert f"{part['mae']:.4f}" in text
+        assert f"{part['mae']:.4g}" in text
     for name, row in scores["channels"].items():
         assert name in text
-        assert f"{row['mae']:.4f}" in text
+        assert f"{row['mae']:.4g}" in text
         assert f"{row['mse'] / scores['baselines']['blend']['channels'][name]['mse']:.2f}" in text
 
 

@@ -60,3 +60,25 @@ def test_single_precision_stays_single_and_close():
     found = quantile(forecast, 0.1)
     assert found.dtype == torch.float32
     assert torch.allclose(cumulative(exact, found), torch.full_like(found, 0.1), atol=1e-5)
+
+
+class Counted(Normal):
+    """A normal without quantiles that counts how often its distribution function is asked."""
+
+    n_asked = 0
+
+    def icdf(self, value):
+        raise NotImplementedError
+
+    def cdf(self, value):
+        self.n_asked += 1
+        return super().cdf(value)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_inversion_takes_few_steps(level):
+    # Halving alone would take 43.
+    forecast = Counted(torch.zeros(5, dtype=DOUBLE), torch.logspace(-3, 3, 5, dtype=DOUBLE))
+    expected = forecast.scale * stats.norm.ppf(level)
+    assert torch.allclose(quantile(forecast, level), expected, rtol=1e-11)
+    assert forecast.n_asked <= 8

@@ -166,6 +166,8 @@ def test_the_summary_names_both_averages_per_bin_and_per_channel():
     assert [part["until"] for part in summary["bins"]] == [0.25, 0.5, 0.75, 1.0]
     part = summary["bins"][2]
     assert part["channels"]["c"]["mae"] == pytest.approx(float(totals.at_bin(2).per_channel("mae", STD)[2]))
+    assert set(part["channels"]["c"]) == {name for name in METRICS if METRICS[name].is_headline} | {"n_values"}
+    assert set(summary["channels"]["c"]) == {*METRICS, "n_values"}
     whole = np.average([p["mse_pooled"] for p in summary["bins"]], weights=[p["n_values"] for p in summary["bins"]])
     assert whole == pytest.approx(summary["mse_pooled"])
 
