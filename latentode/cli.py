@@ -198,7 +198,9 @@ def _forecast_options(parser: Parser) -> None:
 def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="run folder of `latentode fit`")
     parser.add_argument("--data", required=True, help="table: its test part if it is the fitted one, else all of it")
-    parser.add_argument("--metrics", help="comma-separated: mse,mae,crps,nll,coverage (all)")
+    parser.add_argument(
+        "--metrics", help="comma-separated: mse,rmse,mae,mae_mean,mase,crps,nll,pinball,coverage,width (all)"
+    )
     parser.add_argument("--out", help="JSON file to write")
     _add_device(parser)
 
@@ -344,7 +346,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         "the test part of the fitted table" if report["part"] == "test" else "all rows (this is not the fitted table)"
     )
     print(f"{options.data}: {which}, {report['n_windows']:,} windows, {report['n_values']:,} values")
-    _print_scores(report)
+    _print_scores(report, details=True)
     if options.out:
         write_json(Path(options.out), report)
         print(f"{options.out}: all figures")
@@ -371,10 +373,12 @@ def _say(notes: Sequence[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def _print_scores(scores: dict[str, Any]) -> None:
-    from latentode.forecasting.report import print_scores
+def _print_scores(scores: dict[str, Any], *, details: bool = False) -> None:
+    from latentode.forecasting.report import print_details, print_scores
 
     print_scores(scores)
+    if details:
+        print_details(scores)
 
 
 COMMANDS: dict[str, tuple[str, str, Callable[[Parser], None], Callable[[argparse.Namespace], int]]] = {

@@ -9,8 +9,8 @@ import torch
 
 from latentode.data.tables import Table
 from latentode.data.windows import heldout_windows, make_split
-from latentode.errors import DataError
-from latentode.metrics import check_metrics
+from latentode.errors import DataError, InputError
+from latentode.metrics import METRICS, check_metrics
 from latentode.models.fitted import FittedModel
 
 
@@ -20,6 +20,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
+    n_draws: int = 1000,
 ) -> dict[str, Any]:
     """Score on the test part of the table that was fitted, or on all rows of another one.
 
@@ -28,15 +29,21 @@ def evaluate(
         table: with the channels of the fit.
         metrics: names in `latentode.metrics.METRICS`; left out, all.
         device: where to compute.
+        n_draws: of the bootstrap over series from which intervals and skill come; 0: none.
 
     Returns:
         The figures of `FittedModel.score`, and `part`: "test" or "all".
 
     Raises:
         DataError: the table holds no window to score.
-        InputError: there is no such metric.
+        InputError: there is no such metric, or the run does not hold what it takes.
     """
     names = check_metrics(metrics)
+    asked = [name for name in names if METRICS[name].per_naive_error] if metrics is not None else []
+    if asked and fitted.naive_error is None:
+        raise InputError(
+            f'{asked[0]} takes the error of "last value" in training, which this run does not hold; fit the model again.'
+        )
     is_known = table.digest() == fitted.digest
     part = "test" if is_known else "all"
     split = make_split(table, fitted.settings) if is_known else None
@@ -48,4 +55,4 @@ def evaluate(
         )
     fitted.network.to(device).eval()
     fitted.baselines.to(device)
-    return {"part": part, **fitted.score(table, windows, names, device=device)}
+    return {"part": part, **fitted.score(table, windows, names, device=device, n_draws=n_draws)}

@@ -24,7 +24,7 @@ from latentode.data.tables import Table
 from latentode.data.windows import Spans, Windows
 from latentode.errors import RunError
 from latentode.files import write_whole
-from latentode.metrics import METRICS, Totals
+from latentode.metrics import METRICS, PitCounts, Totals, horizon_edges, skill_summary
 from latentode.models.interfaces import ForecastModel
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
 
@@ -42,6 +42,7 @@ class FittedModel:
         schema, scaler, settings, spans: of the data it was fitted on.
         digest: of the table, so that `evaluate` can tell it again.
         seed: of the fit.
+        naive_error: of "last value" on training windows, scaled, per channel: the unit of `mase`; None where it was not measured.
     """
 
     network: ForecastModel
@@ -52,6 +53,7 @@ class FittedModel:
     spans: Spans
     digest: str
     seed: int
+    naive_error: tuple[float, ...] | None = None
 
     @classmethod
     def new(
@@ -62,6 +64,15 @@ class FittedModel:
         for module in _members(network, baselines):
             module.setup(table.schema)
         return cls(network, baselines, table.schema, scaler, settings, spans, table.digest(), seed)
+
+    def measure_naive_error(self, training: Iterable[Batch]) -> None:
+        """Keep the absolute error of "last value" on training windows; a channel not seen in a history is forecast by its mean."""
+        last_value = self.baselines["last_value"]
+        totals = Totals.zero(len(self.schema.channels), ("mae",))
+        with torch.no_grad():
+            for batch in training:
+                totals.add(last_value(batch), batch.target_value, batch.target_channel, batch.target_observed)
+        self.naive_error = tuple(totals.per_channel("mae").tolist())
 
     def calibrate(self, validation: Sequence[Batch]) -> None:
         """Let validation decide what is not learned by gradients, in the model and in the baselines."""
@@ -80,26 +91,59 @@ class FittedModel:
         names: Sequence[str] = tuple(METRICS),
         *,
         device: torch.device | str = "cpu",
+        n_draws: int = 0,
     ) -> dict[str, Any]:
         """Score the model and the baselines on the same windows.
 
+        Args:
+            table: with the channels of the fit.
+            windows: to score.
+            names: of metrics; `mase` is left out of a run whose naive error was not measured.
+            device: where to compute.
+            n_draws: of the bootstrap over series; 0: no intervals.
+
         Returns:
-            The model's figures (`Totals.summary`), `n_windows`, and `baselines` by name; `ratio_to_blend`, of squared errors.
+            The model's figures (`Totals.summary`, by four bins of the horizon), its `calibration` (`PitCounts.summary`), `n_windows`,
+            and `baselines` by name; `ratio_to_blend`, of squared errors; with `n_draws` `intervals` and `against` (`skill_summary`) of
+            the headline errors.
         """
         reader = self.reader(table)
         models: dict[str, Any] = {"": self.network, **dict(self.baselines.items())}
-        totals = {name: Totals.zero(len(self.schema.channels), names) for name in models}
+        headline = [name for name in names if METRICS[name].is_headline and METRICS[name].is_error]
+        n_series = table.n_series if n_draws else 0
+        totals = {name: self._no_totals(names, n_series, headline) for name in models}
+        pit = {name: PitCounts.zero(len(self.schema.channels)) for name in models}
         for batch in read_batches(reader, windows):
             batch = batch.to(device)
+            lead = batch.query_time.gather(1, batch.target_row)
+            targets = (batch.target_value, batch.target_channel, batch.target_observed)
             with torch.no_grad():
                 for name, model in models.items():
-                    totals[name].add(model(batch), batch.target_value, batch.target_channel, batch.target_observed)
+                    forecast = model(batch)
+                    totals[name].add(forecast, *targets, lead=lead, series=batch.series)
+                    pit[name].add(forecast, *targets)
         std = torch.from_numpy(self.scaler.std)
-        figures = {name: total.summary(self.schema.channels, std) for name, total in totals.items()}
+        figures = {
+            name: {**total.summary(self.schema.channels, std), "calibration": pit[name].summary()}
+            for name, total in totals.items()
+        }
         result = {**figures.pop(""), "n_windows": len(windows), "baselines": figures}
+        if n_draws:
+            rivals = {name: total for name, total in totals.items() if name}
+            result |= skill_summary(totals[""], rivals, headline, n_draws=n_draws)
         if "mse" in names:
             result["ratio_to_blend"] = result["mse"] / max(figures["blend"]["mse"], 1e-12)
         return result
+
+    def _no_totals(self, names: Sequence[str], n_series: int, series_names: Sequence[str]) -> Totals:
+        return Totals.zero(
+            len(self.schema.channels),
+            names,
+            edges=horizon_edges(),
+            naive_error=None if self.naive_error is None else torch.tensor(self.naive_error, dtype=torch.float64),
+            n_series=n_series,
+            series_names=series_names,
+        )
 
     def to_plain(self) -> dict[str, Any]:
         """Give all but the tensors as plain values."""
@@ -112,6 +156,7 @@ class FittedModel:
             "spans": asdict(self.spans),
             "digest": self.digest,
             "seed": self.seed,
+            "naive_error": None if self.naive_error is None else list(self.naive_error),
         }
 
     def save(self, path: Path, *, extra: dict[str, Any] | None = None) -> None:
@@ -168,8 +213,17 @@ class FittedModel:
         network.eval()
         baselines.eval()
         settings, scaler = DataSettings(**plain["settings"]), Scaler.from_dict(plain["scaler"])
+        naive_error = plain.get("naive_error")  # a run of an older version has none
         return cls(
-            network, baselines, schema, scaler, settings, Spans(**plain["spans"]), plain["digest"], plain["seed"]
+            network,
+            baselines,
+            schema,
+            scaler,
+            settings,
+            Spans(**plain["spans"]),
+            plain["digest"],
+            plain["seed"],
+            None if naive_error is None else tuple(naive_error),
         )
 
 

@@ -7,37 +7,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from latentode.data.batch import Batch
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import make_model
 from latentode.training.datamodule import ForecastingDataModule
-
-
-class ChannelError(Metric):
-    """Squared error averaged per channel, then over channels; torchmetrics adds the sums up over processes."""
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, n_channels: int) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(n_channels), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(n_channels), dist_reduce_fx="sum")
-
-    def update(self, mean: Tensor, batch: Batch) -> None:
-        """Add a batch's errors; targets that are padding are left out."""
-        seen = batch.target_observed
-        channel, error = batch.target_channel[seen], (mean - batch.target_value)[seen].square()
-        self.total.index_add_(0, channel, error.to(self.total.dtype))
-        self.count.index_add_(0, channel, torch.ones_like(error, dtype=self.count.dtype))
-
-    def compute(self) -> Tensor:
-        """Give the macro average, in training deviations squared."""
-        has_values = self.count > 0
-        return (self.total[has_values] / self.count[has_values]).mean()
+from latentode.training.metrics import ForecastError
 
 
 class ForecastingTask(pl.LightningModule):
@@ -68,7 +44,8 @@ class ForecastingTask(pl.LightningModule):
         seed = torch.initial_seed()
         torch.manual_seed(seed)
         self.fitted = FittedModel.new(self.network, data.table, data.scaler, data.settings, data.spans, seed)
-        self.error = ChannelError(len(data.table.schema.channels))
+        self.error = ForecastError(len(data.table.schema.channels))
+        self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())
 
     def on_fit_start(self) -> None:
@@ -84,7 +61,7 @@ class ForecastingTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch to the validation error."""
-        self.error.update(self.network(batch).mean, batch)
+        self.error.update(self.network(batch), batch)
         self.log("val_mse", self.error, on_epoch=True, batch_size=len(batch))
 
     def configure_optimizers(self) -> Any:

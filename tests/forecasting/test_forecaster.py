@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ from sklearn.exceptions import NotFittedError
 from latentode import Forecaster, read_table
 from latentode.data.settings import DataSettings
 from latentode.errors import DataError, InputError, RunError
+from latentode.forecasting.evaluate import evaluate
+from latentode.forecasting.predict import read_history
 from latentode.models import LatentODE
 from latentode.training import FitSettings
 from tests.data.tables import make_frame
@@ -204,6 +206,14 @@ def test_scores_stand_beside_the_baselines(fitted, frame):
     other = fitted.score(make_frame(n_series=3, seed=5))
     assert other["part"] == "all"
     assert fitted.metrics_["test"]["mse"] == pytest.approx(scores["mse"])
+
+
+def test_a_scaled_error_is_refused_where_the_run_has_no_scale(fitted, frame):
+    old = replace(fitted.fitted_, naive_error=None)
+    with pytest.raises(InputError, match="mase takes the error"):
+        evaluate(old, read_history(old, frame), metrics=["mase"])
+    assert "mase" not in evaluate(old, read_history(old, frame), n_draws=0)
+    assert fitted.score(frame, metrics=["mase"])["mase"] > 0
 
 
 def test_a_constant_channel_and_one_seen_once_do_no_harm(frame):

@@ -130,3 +130,42 @@ def test_scoring_gives_the_model_beside_its_baselines(prepared):
     assert scores["mse"] == pytest.approx(macro, rel=1e-4)
     assert set(scores["baselines"]) == {"constant", "last_value", "blend"}
     assert scores["ratio_to_blend"] == pytest.approx(scores["mse"] / scores["baselines"]["blend"]["mse"])
+
+
+def test_the_naive_error_is_that_of_the_last_value_and_makes_mase(prepared, tmp_path):
+    from latentode.data.windows import heldout_windows
+
+    fitted = fit(prepared)
+    windows = heldout_windows(prepared.table, prepared.split, "val", prepared.spans)
+    assert "mase" not in fitted.score(prepared.table, windows)
+    fitted.measure_naive_error([prepared.batch])
+    seen, channel = prepared.batch.target_observed, prepared.batch.target_channel
+    error = (fitted.baselines["last_value"](prepared.batch).mean - prepared.batch.target_value).abs()
+    expected = [float(error[seen & (channel == c)].mean()) for c in range(3)]
+    assert fitted.naive_error == pytest.approx(expected, rel=1e-5)
+    scores = fitted.score(prepared.table, windows)
+    std = prepared.scaler.std
+    for c, name in enumerate(prepared.table.schema.channels):
+        row = scores["channels"][name]
+        assert row["mase"] == pytest.approx(row["mae"] / std[c] / expected[c], rel=1e-5)
+    fitted.save(tmp_path / "best.ckpt")
+    assert FittedModel.load(tmp_path / "best.ckpt").naive_error == fitted.naive_error
+
+
+def test_intervals_and_skill_are_of_the_figures_beside_them(prepared):
+    from latentode.data.windows import heldout_windows
+
+    fitted = fit(prepared)
+    windows = heldout_windows(prepared.table, prepared.split, "val", prepared.spans)
+    scores = fitted.score(prepared.table, windows, n_draws=100)
+    assert set(scores["intervals"]) == {"mse", "mae", "crps", "nll"}
+    low, high = scores["intervals"]["mse"]["macro"]
+    assert low < scores["mse"] < high
+    for name, row in scores["baselines"].items():
+        against = scores["against"][name]
+        assert against["mse"]["macro"]["skill"]["estimate"] == pytest.approx(1 - scores["mse"] / row["mse"])
+        difference = against["nll"]["pooled"]["difference"]["estimate"]
+        assert difference == pytest.approx(scores["nll_pooled"] - row["nll_pooled"])
+        assert "skill" not in against["nll"]["pooled"]
+    assert sum(scores["calibration"]["pit_counts"]) == scores["n_values"]
+    assert sum(part["n_values"] for part in scores["bins"]) == scores["n_values"]
