@@ -97,7 +97,7 @@ class GradientBoosting(ShrunkBaseline):
         """Grow the trees of every channel."""
         n_channels = training[0].n_channels
         self.inputs.copy_(most_seen(training, len(self.inputs)))
-        data = _Targets.of([(self._features(batch), batch, self.blend(batch)) for batch in training])
+        data = _Targets.of([(self._features(batch), batch, self.trained_blend(batch)) for batch in training])
         forests = [self._grow(*data.of_channel(channel)) for channel in range(n_channels)]
         self._store(Forest(*(torch.cat([getattr(f, name) for f in forests]) for name in Forest.__annotations__)))
         count = torch.tensor([len(forest.leaf) for forest in forests])
@@ -130,7 +130,7 @@ class GradientBoosting(ShrunkBaseline):
 
     def tune(self, validation: Sequence[Batch]) -> None:
         """Keep, per channel, as many trees as have the least squared error."""
-        data = _Targets.of([(self._features(batch), batch, self.blend(batch)) for batch in validation])
+        data = _Targets.of([(self._features(batch), batch, self.trained_blend(batch)) for batch in validation])
         for channel in range(validation[0].n_channels):
             x, residual = data.of_channel(channel)
             trees = self._trees(channel)
@@ -148,7 +148,7 @@ class GradientBoosting(ShrunkBaseline):
         for channel, place in data.places():
             trees = self._trees(channel).take(slice(0, int(self.n_kept[channel])))
             said[place] = trees.values(data.features(place)).sum(1).to(said.dtype)
-        mean = self.blend(batch)
+        mean = self.trained_blend(batch)
         mean[batch.target_observed] += said
         return own_std(mean)
 

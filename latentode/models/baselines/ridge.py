@@ -63,7 +63,7 @@ class Ridge(ShrunkBaseline):
         n_shared = shared.shape[-1]
         said = at_targets(shared @ self.weight[:, :n_shared].T, batch)
         said = said + (own * self.weight[batch.target_channel, n_shared:]).sum(-1)
-        return own_std(self.blend(batch) + said)
+        return own_std(self.trained_blend(batch) + said)
 
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give what all targets of a window read, `(B, K - 6)`, and what only each target reads, `(B, M, 6)`."""
@@ -86,7 +86,7 @@ class Ridge(ShrunkBaseline):
         shared, own = self._features(batch)
         seen, n_channels = batch.target_observed, batch.n_channels
         window, channel = seen.nonzero()[:, 0], batch.target_channel[seen]
-        y = (batch.target_value - self.blend(batch))[seen].double()
+        y = (batch.target_value - self.trained_blend(batch))[seen].double()
         order = channel.argsort(stable=True)
         n_features = self.weight.shape[1]
         xx, xy = y.new_zeros(n_channels, n_features, n_features), y.new_zeros(n_channels, n_features)

@@ -50,14 +50,14 @@ class Seasonal(ShrunkBaseline):
 
     def fit(self, training: Sequence[Batch]) -> None:
         """Find periods and the profile of each."""
-        left = [(batch.target_value - self.blend(batch))[batch.target_observed] for batch in training]
+        left = [(batch.target_value - self.trained_blend(batch))[batch.target_observed] for batch in training]
         peaks = find_periods(training, torch.cat(left), N_PEAKS)
         periods = torch.cat([self.period.new_tensor(self._calendar), peaks.to(self.period)])
         # A place for which no period was found keeps a profile of zeros, which is the blend.
         self.period[: len(periods)] = periods
         for i in range(len(periods)):
             self.profile[i] = _fit_profile(training, float(periods[i]))
-        self.weight.copy_(self.blend_weight)
+        self.weight.copy_(self.trained_weight)
 
     def tune(self, validation: Sequence[Batch]) -> None:
         """Elect, per channel, the period whose profile, with its best blend, has the least squared error."""

@@ -35,14 +35,16 @@ LEAD_EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)  # in horizons: where the width of the 
 class ShrunkBaseline(ForecastModel):
     """A forecast of its own, drawn to the blend per channel, with a Gaussian error whose width depends on channel and lead time."""
 
+    trained_weight: Tensor
     blend_weight: Tensor
     share: Tensor
     width: Tensor
 
     def setup(self, schema: Schema) -> None:
-        """Make the buffers: weights of the blend `(C, 2)`, share `(C,)`, width `(C, L)`."""
+        """Make the buffers: weights of the blend `(C, 2)`, by training and by validation, share `(C,)`, width `(C, L)`."""
         n_channels = len(schema.channels)
-        self.register_buffer("blend_weight", torch.tensor([1.0, 0.0]).repeat(n_channels, 1))
+        for name in ("trained_weight", "blend_weight"):
+            self.register_buffer(name, torch.tensor([1.0, 0.0]).repeat(n_channels, 1))
         self.register_buffer("share", torch.zeros(n_channels))
         self.register_buffer("width", torch.ones(n_channels, len(LEAD_EDGES) + 1))
 
@@ -62,7 +64,8 @@ class ShrunkBaseline(ForecastModel):
         batches = list(training)
         moments = collect(batches)
         known = (moments.count > 0)[:, None]
-        self.blend_weight.copy_(torch.where(known, least_squares(moments), self.blend_weight.double()))
+        self.trained_weight.copy_(torch.where(known, least_squares(moments), self.trained_weight.double()))
+        self.blend_weight.copy_(self.trained_weight)
         with torch.no_grad():
             self.fit(batches)
         self.share.fill_(1.0)
@@ -92,12 +95,15 @@ class ShrunkBaseline(ForecastModel):
         return error[seen].double(), batch.target_channel[seen], lead_bin(batch)[seen]
 
     def _mean(self, batch: Batch, forecast: Normal) -> Tensor:
-        blend = self.blend(batch)
+        blend = blend_of(batch, self.blend_weight)
         return blend + self.share[batch.target_channel] * (forecast.mean - blend)
 
-    def blend(self, batch: Batch) -> Tensor:
-        """Give the blend's forecast of every target `(B, M)`."""
-        return (base_features(batch) * self.blend_weight[batch.target_channel]).sum(-1)
+    def trained_blend(self, batch: Batch) -> Tensor:
+        """Give the forecast of every target `(B, M)` by the blend that was fitted on training, for what learns its residual.
+
+        Validation chooses another one afterwards: a residual belongs to the blend that left it.
+        """
+        return blend_of(batch, self.trained_weight)
 
     def forward(self, batch: Batch) -> Normal:
         """Forecast every target `(B, M)`."""
@@ -110,6 +116,11 @@ class ShrunkBaseline(ForecastModel):
         with torch.no_grad():
             error = self(batch).mean - batch.target_value
         return error[batch.target_observed].square().mean()
+
+
+def blend_of(batch: Batch, weight: Tensor) -> Tensor:
+    """Give the forecast of every target `(B, M)` by the blend with weights `(C, 2)`."""
+    return (base_features(batch) * weight[batch.target_channel]).sum(-1)
 
 
 def sum_moments(parts: Iterable[Moments]) -> Moments:

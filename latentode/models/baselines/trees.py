@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AT_ONCE = 1 << 21  # pairs of target and tree that go down together: some tens of megabytes
+AT_ONCE = 1 << 18  # pairs of target and tree that go down together: what a cache holds
 
 
 @dataclass(frozen=True)
