@@ -20,8 +20,16 @@ from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time
 
-START = (0.5, 0.5, 0.3, 0.2)  # level, amplitude (variances), length in horizons, noise variance: before any data were seen
-BOUNDS = (-9.0, 4.0)  # of their logarithms; the noise so stays above 1e-4 of a training variance, which keeps every matrix regular
+START = (
+    0.5,
+    0.5,
+    0.3,
+    0.2,
+)  # level, amplitude (variances), length in horizons, noise variance: before any data were seen
+BOUNDS = (
+    -9.0,
+    4.0,
+)  # of their logarithms; the noise so stays above 1e-4 of a training variance, which keeps every matrix regular
 PRIOR_STD = 2.0  # of the logarithms around the start: decides where a channel has little data
 SMOOTHNESS = (0.5, 1.5)
 N_FIT, N_STEPS, STEP = 96, 60, 0.12  # curves per channel, steps of Adam and their size in fitting the kernel
@@ -135,7 +143,7 @@ def log_marginal(curves: Curves, kernel: Tensor, smoothness: float) -> Tensor:
     """Give the logarithm of the density of each curve's values, `(P,)`."""
     factor = _factor(curves, kernel, smoothness)
     white = torch.linalg.solve_triangular(factor, curves.value[..., None], upper=False)[..., 0]
-    n = curves.observed.sum(1)
+    n = curves.observed.sum(1).to(white.dtype)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
     return -0.5 * white.square().sum(1) - log_det - 0.5 * n * math.log(2 * math.pi)
 
@@ -228,7 +236,8 @@ def _curves_to_fit(training: Sequence[Batch], max_points: int) -> Iterator[Curve
         key, time, value = (torch.cat([a, b]) for a, b in zip(_tokens(batch), targets, strict=True))
         parts.append((key + n_groups, time, value))
         n_groups += len(batch) * n_channels
-    points = _Grouped.of(*(torch.cat(column) for column in zip(*parts, strict=True)), n_groups)
+    key, time, value = (torch.cat(column) for column in zip(*parts, strict=True))
+    points = _Grouped.of(key, time, value, n_groups)
     size = points.count.clamp(max=max_points)
     chosen = torch.zeros_like(size)
     # One value alone says nothing about time; of the rest every so manieth, over all windows.

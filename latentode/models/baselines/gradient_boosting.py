@@ -117,11 +117,12 @@ class GradientBoosting(ShrunkBaseline):
             max_leaf_nodes=self.n_leaves,
             max_depth=DEPTH,
             min_samples_leaf=self.min_leaf,
-            early_stopping=False,  # the number of trees is chosen on validation, in `tune`
+            # The number of trees is chosen on validation, in `tune`.
+            early_stopping=False,  # pyright: ignore[reportArgumentType]  (the stub knows only "auto")
             random_state=0,
         )
-        # scikit-learn cannot bin a column without a value; a constant one is never split on.
-        x = torch.where(x.isnan().all(0), 0.0, x)
+        # scikit-learn cannot bin a column without a value in the 200,000 rows that it samples; a constant one is never split on.
+        x = torch.where((~x.isnan()).sum(0) <= len(x) / 1000, 0.0, x)
         model.fit(x.cpu().numpy(), residual.cpu().numpy())
         forest = Forest.of_sklearn(model._predictors, DEPTH)
         # The constant that scikit-learn starts from, spread over the first tree's leaves.
@@ -203,4 +204,3 @@ class _Targets:
         """Give features `(P, F)` and residuals `(P,)` of one channel."""
         place = (self.channel == channel).nonzero()[:, 0]
         return self.features(place), self.target[place]
-

@@ -75,7 +75,14 @@ class Ridge(ShrunkBaseline):
         time = (lead_time(batch) / (1 + lead_time(batch))) * 2 - 1
         own_last, own_mean = at_targets(last, batch), at_targets(mean, batch)
         own_recency = at_targets(recency, batch)
-        columns = [time, time.square(), time * own_last, time * own_mean, own_recency * own_last, own_recency * own_mean]
+        columns = [
+            time,
+            time.square(),
+            time * own_last,
+            time * own_mean,
+            own_recency * own_last,
+            own_recency * own_mean,
+        ]
         return shared, torch.stack(columns, -1)
 
     def _moments(self, batches: Sequence[Batch]) -> Moments:
@@ -97,4 +104,3 @@ class Ridge(ShrunkBaseline):
             xx[i], xy[i] = x.T @ x, x.T @ y[place]
         empty = y.new_zeros(n_channels)
         return Moments(xx, xy, empty.index_add(0, channel, y * y), empty.index_add(0, channel, torch.ones_like(y)))
-

@@ -17,7 +17,7 @@ from torch.distributions import Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
-from latentode.models.baselines.linear import Moments, base_features, collect, grid_search
+from latentode.models.baselines.linear import base_features, collect, grid_search
 from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time, own_std
 
 DAY = 86_400e9  # nanoseconds, the unit of dates in a table
@@ -26,7 +26,11 @@ N_PEAKS = 3
 N_BINS = 24  # hours of a day, fortnights of a year
 BIN_PRIOR = 10.0  # values that a bin needs to outweigh the training mean
 MIN_CYCLES = 3  # seen fewer times than this, a period is a drift
-MAX_FREQUENCIES, MAX_TARGETS = 2_000, 20_000  # of the periodogram
+MAX_FREQUENCIES, MAX_TARGETS, N_AROUND = (
+    2_000,
+    20_000,
+    41,
+)  # of the periodogram; the last: frequencies looked at around a peak
 
 
 class Seasonal(ShrunkBaseline):
@@ -65,7 +69,7 @@ class Seasonal(ShrunkBaseline):
         weights, errors = [], []
         for i in range(n_periods):
             choice = torch.full_like(self.choice, i)
-            moments: Moments = collect([self._deseasonalise(batch, choice)[0] for batch in validation])
+            moments = collect([self._deseasonalise(batch, choice)[0] for batch in validation])
             weights.append(grid_search(moments))
             errors.append(moments.squared_error(weights[-1]))
         self.choice.copy_(torch.stack(errors).argmin(0))
@@ -145,12 +149,16 @@ def find_periods(training: Sequence[Batch], left: Tensor, n_peaks: int) -> Tenso
     span = float(time.max() - time.min()) if len(time) else 0.0
     if span <= 0:
         return time.new_zeros(0)
+    n_channels = training[0].n_channels
     frequency = (MIN_CYCLES + torch.arange(MAX_FREQUENCIES, device=time.device) / 2).double() / span
-    power = _periodogram(time, left, channel, training[0].n_channels, frequency)
+    power = _periodogram(time, left, channel, n_channels, frequency)
     is_peak = (power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:])
     peaks = is_peak.nonzero()[:, 0] + 1
     highest = peaks[power[peaks].argsort(descending=True)[:n_peaks]]
-    return scale / frequency[highest]
+    # Half a cycle in the span is too coarse to be carried on beyond it: look once more around each peak.
+    around = frequency[highest][:, None] + torch.linspace(-0.5, 0.5, N_AROUND).to(frequency) / span
+    power = _periodogram(time, left, channel, n_channels, around.reshape(-1)).view(around.shape)
+    return scale / around.gather(1, power.argmax(1, keepdim=True))[:, 0]
 
 
 def _periodogram(time: Tensor, value: Tensor, channel: Tensor, n_channels: int, frequency: Tensor) -> Tensor:

@@ -28,8 +28,16 @@ from latentode.models.baselines.linear import (
 )
 from latentode.models.interfaces import ForecastModel
 
-PSEUDO_COUNT = 50.0  # how many values of its own a channel, or a bin of it, needs to weigh as much as what it is drawn towards
-LEAD_EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)  # in horizons: where the width of the error may change; beyond the last edge is one more bin
+PSEUDO_COUNT = (
+    50.0  # how many values of its own a channel, or a bin of it, needs to weigh as much as what it is drawn towards
+)
+LEAD_EDGES = (
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+)  # in horizons: where the width of the error may change; beyond the last edge is one more bin
 
 
 class ShrunkBaseline(ForecastModel):

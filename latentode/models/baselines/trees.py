@@ -39,7 +39,7 @@ class Forest:
 
     def values(self, x: Tensor) -> Tensor:
         """Give what each tree says of each row of features `x` `(P, F)`: `(P, K)`."""
-        n_trees, n_leaves = self.leaf.shape
+        n_trees = len(self.leaf)
         parts = [self._descend(part) for part in x.split(max(AT_ONCE // max(n_trees, 1), 1))]
         return torch.cat(parts) if parts else x.new_zeros(0, n_trees)
 
