@@ -20,16 +20,10 @@ from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time
 
-START = (
-    0.5,
-    0.5,
-    0.3,
-    0.2,
-)  # level, amplitude (variances), length in horizons, noise variance: before any data were seen
-BOUNDS = (
-    -9.0,
-    4.0,
-)  # of their logarithms; the noise so stays above 1e-4 of a training variance, which keeps every matrix regular
+# Level and amplitude (variances), length in horizons, noise variance: before any data were seen.
+START = (0.5, 0.5, 0.3, 0.2)
+# Of their logarithms; the noise so stays above 1e-4 of a training variance, which keeps every matrix regular.
+BOUNDS = (-9.0, 4.0)
 PRIOR_STD = 2.0  # of the logarithms around the start: decides where a channel has little data
 SMOOTHNESS = (0.5, 1.5)
 N_FIT, N_STEPS, STEP = 96, 60, 0.12  # curves per channel, steps of Adam and their size in fitting the kernel
@@ -240,7 +234,7 @@ def _curves_to_fit(training: Sequence[Batch], max_points: int) -> Iterator[Curve
     points = _Grouped.of(key, time, value, n_groups)
     size = points.count.clamp(max=max_points)
     chosen = torch.zeros_like(size)
-    # One value alone says nothing about time; of the rest every so manieth, over all windows.
+    # One value alone says nothing about time; of the rest some, evenly over all windows.
     usable = (size.view(-1, n_channels) > 1).T
     for channel in range(n_channels):
         window = usable[channel].nonzero()[:, 0]

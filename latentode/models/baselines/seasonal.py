@@ -26,11 +26,8 @@ N_PEAKS = 3
 N_BINS = 24  # hours of a day, fortnights of a year
 BIN_PRIOR = 10.0  # values that a bin needs to outweigh the training mean
 MIN_CYCLES = 3  # seen fewer times than this, a period is a drift
-MAX_FREQUENCIES, MAX_TARGETS, N_AROUND = (
-    2_000,
-    20_000,
-    41,
-)  # of the periodogram; the last: frequencies looked at around a peak
+# Of the periodogram: frequencies and targets at most, and frequencies looked at around each peak.
+MAX_FREQUENCIES, MAX_TARGETS, N_AROUND = 2_000, 20_000, 41
 
 
 class Seasonal(ShrunkBaseline):
@@ -143,7 +140,7 @@ def find_periods(training: Sequence[Batch], left: Tensor, n_peaks: int) -> Tenso
     start = [((batch.origin - first).double() / scale)[:, None] + lead_time(batch).double() for batch in training]
     time = torch.cat([x[batch.target_observed] for x, batch in zip(start, training, strict=True)])
     channel = torch.cat([batch.target_channel[batch.target_observed] for batch in training])
-    # Every so manieth target: a period that is worth having shows in twenty thousand.
+    # Some targets, evenly: a period that is worth having shows in twenty thousand.
     step = -(-len(time) // MAX_TARGETS)
     time, channel, left = time[::step], channel[::step], left[::step].double()
     span = float(time.max() - time.min()) if len(time) else 0.0

@@ -31,13 +31,8 @@ from latentode.models.interfaces import ForecastModel
 PSEUDO_COUNT = (
     50.0  # how many values of its own a channel, or a bin of it, needs to weigh as much as what it is drawn towards
 )
-LEAD_EDGES = (
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-)  # in horizons: where the width of the error may change; beyond the last edge is one more bin
+# In horizons: where the width of the error may change; beyond the last edge is one more bin.
+LEAD_EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)
 
 
 class ShrunkBaseline(ForecastModel):
@@ -86,14 +81,17 @@ class ShrunkBaseline(ForecastModel):
         with torch.no_grad():
             self.tune(batches)
             forecasts = [self.own(batch) for batch in batches]
-        x = [torch.cat([base_features(b), f.mean[..., None]], -1) for b, f in zip(batches, forecasts, strict=True)]
-        moments = sum_moments(moments_of(features, batch) for features, batch in zip(x, batches, strict=True))
+        pairs = list(zip(batches, forecasts, strict=True))
+        moments = sum_moments(
+            moments_of(torch.cat([base_features(batch), forecast.mean[..., None]], -1), batch)
+            for batch, forecast in pairs
+        )
         known = (moments.count > 0)[:, None]
         blend = grid_search(Moments(moments.xx[:, :2, :2], moments.xy[:, :2], moments.yy, moments.count))
         self.blend_weight.copy_(torch.where(known, blend, self.blend_weight.double()))
         self.share.copy_(choose_share(moments, self.blend_weight.double()))
-        parts = [self._ratios(batch, forecast) for batch, forecast in zip(batches, forecasts, strict=True)]
-        ratio, channel, lead = (torch.cat(column) for column in zip(*parts, strict=True))
+        parts = zip(*(self._ratios(batch, forecast) for batch, forecast in pairs), strict=True)
+        ratio, channel, lead = (torch.cat(column) for column in parts)
         self.width.copy_(choose_width(ratio, channel, lead, batches[0].n_channels))
 
     def _ratios(self, batch: Batch, forecast: Normal) -> tuple[Tensor, Tensor, Tensor]:
