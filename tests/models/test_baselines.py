@@ -22,7 +22,7 @@ SHRUNK = [name for name in NAMES if issubclass(MODELS[name], ShrunkBaseline)]
 
 
 def fit(name, prepared):
-    model = MODELS[name]()
+    model = MODELS[name]() if isinstance(name, str) else name()
     model.setup(prepared.table.schema)
     model.prepare([prepared.batch])
     model.calibrate([prepared.validation])
@@ -208,6 +208,21 @@ def test_errors_on_validation_have_unit_variance_in_the_widths_given(panel, fitt
     seen = batch.target_observed
     ratio = ((batch.target_value - forecast.mean) / forecast.stddev)[seen].square().mean()
     assert 0.8 < float(ratio) < 1.25
+
+
+@pytest.mark.parametrize("make", [MODELS["ridge"], lambda: MODELS["gradient_boosting"](n_trees=3)])
+def test_of_many_channels_those_seen_most_are_read_by_all(make):
+    frame = make_frame(n_series=3, n_rows=40, n_channels=70, share=0.3)
+    # The first channels are nearly unseen.
+    frame.loc[10:, [f"x{c}" for c in range(5)]] = np.nan
+    prepared = prepare(read_table(frame), n=60)
+    model = fit(make, prepared)
+    assert len(model.inputs) < 70
+    assert model.inputs.min() >= 5
+    again = make()
+    again.setup(prepared.table.schema)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(prepared.batch).mean, model(prepared.batch).mean)
 
 
 def test_extremes_are_least_and_greatest(panel):

@@ -78,6 +78,17 @@ def with_origin(batch, origin, offsets, scale):
     return replace(batch, origin=origin, time_scale=scale), time
 
 
+def test_a_batch_knows_when_its_queries_stand_in_the_calendar():
+    prepared = waves(1.0, dates=True, n=100)
+    batch = prepared.batch.to("cpu")
+    at = batch.origin[:, None].double() + batch.query_time.double() * batch.time_scale
+    for w in range(0, len(batch), 50):
+        row = int(batch.series[w])
+        stamps = prepared.table.time[prepared.table.starts[row] : prepared.table.starts[row + 1]]
+        known = at[w][batch.query_observed[w]].numpy()
+        assert np.abs(stamps[:, None] - known).min(0).max() < 1e9 * 60
+
+
 def test_phases_of_dates_are_exact_far_from_1970(prepared):
     day = int(DAY)
     # Within a nanosecond before, at, and an hour after a midnight some 290 years on, where float64 knows 1,000 ns.
