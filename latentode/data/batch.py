@@ -53,6 +53,7 @@ class Batch:
         origin: float64 or int64 `(B,)`, in table time.
         series: int64 `(B,)`.
         n_channels: `C`.
+        time_scale: one unit of model time in table time: `origin + time_scale * query_time` is when a query stands in the calendar.
     """
 
     token_time: Tensor
@@ -68,6 +69,7 @@ class Batch:
     origin: Tensor
     series: Tensor
     n_channels: int
+    time_scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.series)
@@ -79,7 +81,7 @@ class Batch:
         )
 
     def _map(self, function: str, *args: object, **kwargs: object) -> Batch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "n_channels"}
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("n_channels", "time_scale")}
         return replace(self, **{name: getattr(x, function)(*args, **kwargs) for name, x in tensors.items()})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -247,7 +249,7 @@ class WindowReader:
             "series": windows.series,
         }
         tensors = {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
-        return Batch(**tensors, n_channels=self.table.values.shape[1])
+        return Batch(**tensors, n_channels=self.table.values.shape[1], time_scale=self.scaler.time_scale)
 
 
 def target_positions(table: Table, scaler: Scaler) -> list[int]:

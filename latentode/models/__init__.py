@@ -1,6 +1,15 @@
 """Models: a history in, a predictive distribution at any time out. Plain torch modules, trained by `latentode.training`."""
 
-from .baselines import Blend, Constant, LastValue
+from .baselines import (
+    Blend,
+    Constant,
+    ExponentialSmoothing,
+    GaussianProcess,
+    GradientBoosting,
+    LastValue,
+    Ridge,
+    Seasonal,
+)
 from .decoders import GaussianDecoder
 from .dynamics import MLPField
 from .encoders import AttentionEncoder, ODERNNEncoder
@@ -17,12 +26,17 @@ __all__ = [
     "Decoder",
     "Dynamics",
     "Encoder",
+    "ExponentialSmoothing",
     "ForecastModel",
     "GaussianDecoder",
+    "GaussianProcess",
+    "GradientBoosting",
     "LastValue",
     "LatentODE",
     "MLPField",
     "ODERNNEncoder",
     "Part",
     "Posterior",
+    "Ridge",
+    "Seasonal",
 ]

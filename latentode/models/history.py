@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,3 +59,22 @@ def summarise(batch: Batch) -> HistorySummary:
 def at_targets(per_channel_BC: Tensor, batch: Batch) -> Tensor:
     """Pick, for every target `(B, M)`, the figure of its channel."""
     return per_channel_BC.gather(1, batch.target_channel)
+
+
+def extremes(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Give the least and the greatest value of every channel of every history, `(B, C)` each; 0 where there is none."""
+    n_channels = batch.n_channels
+    slot = torch.where(batch.token_observed, batch.token_channel, n_channels)
+    empty = batch.token_value.new_zeros(len(batch), n_channels + 1)
+    # Without the zero of the start: a channel that was only ever above it has its own least value.
+    low, high = (
+        empty.scatter_reduce(1, slot, batch.token_value, which, include_self=False)[:, :n_channels]
+        for which in ("amin", "amax")
+    )
+    return low, high
+
+
+def most_seen(batches: Sequence[Batch], n_most: int) -> Tensor:
+    """Give the positions of the `n_most` channels of which the histories hold most values, ascending; ties go to the first."""
+    seen = [torch.bincount(b.token_channel[b.token_observed], minlength=b.n_channels) for b in batches]
+    return torch.stack(seen).sum(0).argsort(descending=True, stable=True)[:n_most].sort().values

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentode.errors import InputError, RunError, did_you_mean
-from latentode.models.baselines import Blend, Constant, LastValue
+from latentode.models.baselines import (
+    Blend,
+    Constant,
+    ExponentialSmoothing,
+    GaussianProcess,
+    GradientBoosting,
+    LastValue,
+    Ridge,
+    Seasonal,
+)
 from latentode.models.decoders import GaussianDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
@@ -23,6 +32,11 @@ MODELS: dict[str, type[ForecastModel]] = {
     "constant": Constant,
     "last_value": LastValue,
     "blend": Blend,
+    "seasonal": Seasonal,
+    "exponential_smoothing": ExponentialSmoothing,
+    "ridge": Ridge,
+    "gaussian_process": GaussianProcess,
+    "gradient_boosting": GradientBoosting,
 }
 BASELINES = ("constant", "last_value", "blend")
 
