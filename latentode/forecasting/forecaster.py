@@ -132,7 +132,7 @@ class Forecaster(BaseEstimator):
         with tempfile.TemporaryDirectory(prefix="latentode-") as name:
             folder = Path(name)
             self.fitted_, self.metrics_ = fit_network(
-                network, settings, fit, folder, table=read, show_progress=self.show_progress
+                network, settings, fit, folder, data=read, show_progress=self.show_progress
             )
             # Kept in memory, so that an estimator can be copied and pickled without a folder that may be gone.
             self._files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name in FILES}

@@ -43,6 +43,7 @@ class FittedModel:
         digest: of the table, so that `evaluate` can tell it again.
         seed: of the fit.
         naive_error: of "last value" on training windows, scaled, per channel: the unit of `mase`; None where it was not measured.
+        target_channels: positions of the channels that are forecast; None: those that training saw.
     """
 
     network: ForecastModel
@@ -54,16 +55,28 @@ class FittedModel:
     digest: str
     seed: int
     naive_error: tuple[float, ...] | None = None
+    target_channels: tuple[int, ...] | None = None
 
     @classmethod
     def new(
-        cls, network: ForecastModel, table: Table, scaler: Scaler, settings: DataSettings, spans: Spans, seed: int
+        cls,
+        network: ForecastModel,
+        table: Table,
+        scaler: Scaler,
+        settings: DataSettings,
+        spans: Spans,
+        seed: int,
+        *,
+        target_channels: Sequence[int] | None = None,
     ) -> FittedModel:
         """Set a network and the baselines up for the channels of a table; nothing is fitted yet."""
         baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
         for module in _members(network, baselines):
             module.setup(table.schema)
-        return cls(network, baselines, table.schema, scaler, settings, spans, table.digest(), seed)
+        targets = None if target_channels is None else tuple(target_channels)
+        return cls(
+            network, baselines, table.schema, scaler, settings, spans, table.digest(), seed, target_channels=targets
+        )
 
     def measure_naive_error(self, training: Iterable[Batch]) -> None:
         """Keep the absolute error of "last value" on training windows; a channel not seen in a history is forecast by its mean."""
@@ -82,7 +95,9 @@ class FittedModel:
 
     def reader(self, table: Table) -> WindowReader:
         """Give the reader that makes this model's batches from a table with its schema."""
-        return WindowReader(table, self.scaler, max_history=self.settings.max_history)
+        return WindowReader(
+            table, self.scaler, max_history=self.settings.max_history, target_channels=self.target_channels
+        )
 
     def score(
         self,
@@ -107,21 +122,8 @@ class FittedModel:
             and `baselines` by name; `ratio_to_blend`, of squared errors; with `n_draws` `intervals` and `against` (`skill_summary`) of
             the headline errors.
         """
-        reader = self.reader(table)
-        models: dict[str, Any] = {"": self.network, **dict(self.baselines.items())}
         headline = [name for name in names if METRICS[name].is_headline and METRICS[name].is_error]
-        n_series = table.n_series if n_draws else 0
-        totals = {name: self._no_totals(names, n_series, headline) for name in models}
-        pit = {name: PitCounts.zero(len(self.schema.channels)) for name in models}
-        for batch in read_batches(reader, windows):
-            batch = batch.to(device)
-            lead = batch.query_time.gather(1, batch.target_row)
-            targets = (batch.target_value, batch.target_channel, batch.target_observed)
-            with torch.no_grad():
-                for name, model in models.items():
-                    forecast = model(batch)
-                    totals[name].add(forecast, *targets, lead=lead, series=batch.series)
-                    pit[name].add(forecast, *targets)
+        totals, pit = self.totals(table, windows, names, device=device, series_names=headline if n_draws else ())
         std = torch.from_numpy(self.scaler.std)
         figures = {
             name: {**total.summary(self.schema.channels, std), "calibration": pit[name].summary()}
@@ -134,6 +136,36 @@ class FittedModel:
         if "mse" in names:
             result["ratio_to_blend"] = result["mse"] / max(figures["blend"]["mse"], 1e-12)
         return result
+
+    def totals(
+        self,
+        table: Table,
+        windows: Windows,
+        names: Sequence[str] = tuple(METRICS),
+        *,
+        device: torch.device | str = "cpu",
+        series_names: Sequence[str] = (),
+    ) -> tuple[dict[str, Totals], dict[str, PitCounts]]:
+        """Give the sums of scores and the PIT counts of the model, under the name "", and of the baselines.
+
+        Args:
+            table, windows, names, device: as for `score`.
+            series_names: metrics whose sums are kept per series, too.
+        """
+        models: dict[str, Any] = {"": self.network, **dict(self.baselines.items())}
+        n_series = table.n_series if series_names else 0
+        totals = {name: self._no_totals(names, n_series, series_names) for name in models}
+        pit = {name: PitCounts.zero(len(self.schema.channels)) for name in models}
+        for batch in read_batches(self.reader(table), windows):
+            batch = batch.to(device)
+            lead = batch.query_time.gather(1, batch.target_row)
+            targets = (batch.target_value, batch.target_channel, batch.target_observed)
+            with torch.no_grad():
+                for name, model in models.items():
+                    forecast = model(batch)
+                    totals[name].add(forecast, *targets, lead=lead, series=batch.series)
+                    pit[name].add(forecast, *targets)
+        return totals, pit
 
     def _no_totals(self, names: Sequence[str], n_series: int, series_names: Sequence[str]) -> Totals:
         return Totals.zero(
@@ -157,6 +189,7 @@ class FittedModel:
             "digest": self.digest,
             "seed": self.seed,
             "naive_error": None if self.naive_error is None else list(self.naive_error),
+            "target_channels": None if self.target_channels is None else list(self.target_channels),
         }
 
     def save(self, path: Path, *, extra: dict[str, Any] | None = None) -> None:
@@ -213,7 +246,8 @@ class FittedModel:
         network.eval()
         baselines.eval()
         settings, scaler = DataSettings(**plain["settings"]), Scaler.from_dict(plain["scaler"])
-        naive_error = plain.get("naive_error")  # a run of an older version has none
+        # A run of an older version has neither.
+        naive_error, targets = plain.get("naive_error"), plain.get("target_channels")
         return cls(
             network,
             baselines,
@@ -224,6 +258,7 @@ class FittedModel:
             plain["digest"],
             plain["seed"],
             None if naive_error is None else tuple(naive_error),
+            None if targets is None else tuple(targets),
         )
 
 

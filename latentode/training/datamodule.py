@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from latentode.data.batch import Batch, WindowReader
-from latentode.data.scaling import Scaler
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
-from latentode.data.windows import Rows, Spans, Split, Windows, heldout_windows, make_split, training_windows
+from latentode.data.windows import Windows
 from latentode.errors import DataError, InputError
 from latentode.models.fitted import READ_AT_ONCE, read_batches
+from latentode.training.examples import Examples
 
 POOL = 16  # batches among which windows of like length are sorted together
 
@@ -33,8 +33,9 @@ class EpochBatches:
     def __iter__(self) -> Iterator[Batch]:
         data, trainer = self.data, self.data.trainer
         rng = np.random.default_rng([data.seed, trainer.current_epoch if trainer else 0])
-        windows = data.draw(rng)
-        for index in like_lengths(data.reader.count_tokens(windows), data.settings.batch_size, rng)[: len(self)]:
+        windows = data.examples.draw(rng)
+        batch_size = data.examples.settings.batch_size
+        for index in like_lengths(data.reader.count_tokens(windows), batch_size, rng)[: len(self)]:
             yield data.reader.read(windows.take(index))
 
 
@@ -62,15 +63,15 @@ class ForecastingDataModule(pl.LightningDataModule):
 
     Args:
         settings: which columns, which windows, which split.
-        table: read before; left out, `settings.path` is read.
+        data: a table that was read before, or the examples of a benchmark; left out, `settings.path` is read.
         seed: of the drawn windows.
     """
 
-    def __init__(self, settings: DataSettings, table: Table | None = None, *, seed: int = 0) -> None:
+    def __init__(self, settings: DataSettings, data: Table | Examples | None = None, *, seed: int = 0) -> None:
         super().__init__()
         self.settings = settings
         self.seed = seed
-        self._given = table
+        self._given = data
         self.notes: list[str] = []
 
     def setup(self, stage: str) -> None:
@@ -81,27 +82,30 @@ class ForecastingDataModule(pl.LightningDataModule):
         """
         if hasattr(self, "reader"):
             return
-        self.table = self._given if self._given is not None else read_settings(self.settings)
-        self.spans = Spans.of(self.table, self.settings)
-        self.split: Split = make_split(self.table, self.settings)
-        self.scaler = Scaler.fit(self.table, self.split, self.spans.horizon)
-        self.rows = Rows.of(self.table)
-        self.reader = WindowReader(self.table, self.scaler, max_history=self.settings.max_history)
-        first = self.draw(np.random.default_rng(self.seed))
+        given = self._given if self._given is not None else read_settings(self.settings)
+        self.examples = given if isinstance(given, Examples) else Examples.of_table(given, self.settings)
+        self.reader = WindowReader(
+            self.examples.table,
+            self.examples.scaler,
+            max_history=self.examples.settings.max_history,
+            target_channels=self.examples.target_channels,
+        )
+        first = self._draw_first()
         if len(first) == 0 or len(self.reader.target_channels) == 0:
             raise DataError(
-                f"{self.table.source}: the training part holds no window with a value to read and a value to forecast; "
+                f"{self.examples.table.source}: the training part holds no window with a value to read and a value to forecast; "
                 "choose another horizon (--data.horizon) or hold out less (--data.val_fraction, --data.test_fraction)."
             )
-        self.n_batches = -(-len(first) // self.settings.batch_size)
-        self.validation = heldout_windows(self.table, self.split, "val", self.spans)
+        self.n_batches = -(-len(first) // self.examples.settings.batch_size)
+        self.validation = self.examples.validation
         self._note(first)
 
     def _note(self, first: Windows) -> None:
         """Say what a user would want to know before trusting the fit."""
-        self.notes += self.table.report.notes
-        channels = self.table.schema.target_channels
-        seen = {self.table.schema.channels[i] for i in self.reader.target_channels}
+        schema = self.examples.table.schema
+        self.notes += [*self.examples.table.report.notes, *self.examples.notes]
+        channels = schema.target_channels
+        seen = {schema.channels[i] for i in self.reader.target_channels}
         left_out = [name for name in channels if name not in seen]
         if left_out:
             self.notes.append(
@@ -113,15 +117,12 @@ class ForecastingDataModule(pl.LightningDataModule):
             )
             self.validation = first
 
-    def draw(self, rng: np.random.Generator) -> Windows:
-        """Draw the training windows of one epoch."""
-        return training_windows(
-            self.table, self.split, self.spans, rng, self.settings.windows_per_epoch, rows=getattr(self, "rows", None)
-        )
+    def _draw_first(self) -> Windows:
+        return self.examples.draw(np.random.default_rng(self.seed))
 
     def preparation_batches(self) -> Iterable[Batch]:
         """Give the training windows from which a model takes what it fits before training."""
-        return read_batches(self.reader, self.draw(np.random.default_rng(self.seed)), READ_AT_ONCE)
+        return read_batches(self.reader, self._draw_first(), READ_AT_ONCE)
 
     def validation_batches(self) -> list[Batch]:
         """Give all validation windows."""

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
-from latentode.data.windows import heldout_windows
 from latentode.errors import RunError
 from latentode.files import write_json, write_whole
 from latentode.models import ForecastModel
@@ -27,6 +26,7 @@ from latentode.models.fitted import FittedModel, load_plain
 from latentode.models.registry import to_plain
 from latentode.training.callbacks import EpochLog, EpochProgress
 from latentode.training.datamodule import ForecastingDataModule
+from latentode.training.examples import Examples
 from latentode.training.task import ForecastingTask
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -87,7 +87,7 @@ def fit_network(
     fit: FitSettings,
     run_dir: Path,
     *,
-    table: Table | None = None,
+    data: Table | Examples | None = None,
     show_progress: bool = True,
 ) -> tuple[FittedModel, dict[str, Any]]:
     """Train a network and leave a run folder.
@@ -97,7 +97,7 @@ def fit_network(
         settings: of the data.
         fit: of the training.
         run_dir: exists; checkpoints and log are written there.
-        table: read before; left out, `settings.path` is read.
+        data: a table that was read before, or the examples of a benchmark; left out, `settings.path` is read.
         show_progress: whether to draw a bar on a terminal.
 
     Returns:
@@ -106,7 +106,7 @@ def fit_network(
     write_config(run_dir / "config.yaml", network, settings, fit)
     with quiet_lightning():
         pl.seed_everything(fit.seed, workers=True, verbose=False)
-        data = ForecastingDataModule(settings, table, seed=fit.seed)
+        module = ForecastingDataModule(settings, data, seed=fit.seed)
         task = ForecastingTask(network, fit.learning_rate, fit.weight_decay)
         trainer = pl.Trainer(
             **{**TRAINER_DEFAULTS, "max_epochs": fit.max_epochs},
@@ -116,9 +116,9 @@ def fit_network(
             callbacks=run_callbacks(run_dir, fit.patience, show_progress=show_progress),
         )
         start = time.perf_counter()
-        task.build(data)
-        trainer.fit(task, datamodule=data)
-        return finish(task, data, run_dir, seconds=time.perf_counter() - start)
+        task.build(module)
+        trainer.fit(task, datamodule=module)
+        return finish(task, module, run_dir, seconds=time.perf_counter() - start)
 
 
 def write_config(path: Path, network: ForecastModel, settings: DataSettings, fit: FitSettings) -> None:
@@ -165,13 +165,13 @@ def finish(
     # What Lightning asks of a checkpoint, so that `validate --ckpt_path` takes it; its optimiser is in last.ckpt.
     fitted.save(best, extra={key: content[key] for key in ("pytorch-lightning_version", "epoch", "global_step")})
     metrics = {
-        "validation": fitted.score(data.table, data.validation),
-        "test": fitted.score(data.table, heldout_windows(data.table, data.split, "test", data.spans)),
+        "validation": fitted.score(data.examples.table, data.validation),
+        "test": fitted.score(data.examples.table, data.examples.test),
         "n_parameters": sum(p.numel() for p in fitted.network.parameters()),
         "n_epochs": int(task.trainer.current_epoch),
         "best_epoch": int(content["epoch"]),
         "seconds": round(seconds, 2),
-        "horizon": data.spans.describe(data.table.schema),
+        "horizon": data.examples.spans.describe(data.examples.table.schema),
         "notes": data.notes,
     }
     write_json(run_dir / "metrics.json", metrics)

@@ -43,8 +43,16 @@ class ForecastingTask(pl.LightningModule):
         # Back to the start of the seeded stream: what was drawn before (a parser, a progress bar) must not change the weights.
         seed = torch.initial_seed()
         torch.manual_seed(seed)
-        self.fitted = FittedModel.new(self.network, data.table, data.scaler, data.settings, data.spans, seed)
-        self.error = ForecastError(len(data.table.schema.channels))
+        self.fitted = FittedModel.new(
+            self.network,
+            data.examples.table,
+            data.examples.scaler,
+            data.examples.settings,
+            data.examples.spans,
+            seed,
+            target_channels=data.examples.target_channels,
+        )
+        self.error = ForecastError(len(data.examples.table.schema.channels))
         self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())
 

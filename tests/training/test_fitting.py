@@ -25,7 +25,7 @@ QUICK = FitSettings(max_epochs=2, device="cpu")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    fitted, metrics = fit_network(LatentODE(latent_size=4), SETTINGS, QUICK, folder, table=make_table())
+    fitted, metrics = fit_network(LatentODE(latent_size=4), SETTINGS, QUICK, folder, data=make_table())
     return folder, fitted, metrics
 
 
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run, tmp_path
         folder.mkdir(exist_ok=True)
         fit = FitSettings(max_epochs=2, device="cpu", seed=seed)
         torch.rand(3)  # what was drawn before must not matter
-        return fit_network(LatentODE(latent_size=4), SETTINGS, fit, folder, table=make_table())[0].network.state_dict()
+        return fit_network(LatentODE(latent_size=4), SETTINGS, fit, folder, data=make_table())[0].network.state_dict()
 
     first, other = run[1].network.state_dict(), weights(1)
     for key, value in weights(0).items():
@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run, tmp_path
 
 
 def test_a_baseline_is_fitted_like_any_model(tmp_path):
-    _, metrics = fit_network(Blend(), SETTINGS, FitSettings(max_epochs=1, device="cpu"), tmp_path, table=make_table())
+    _, metrics = fit_network(Blend(), SETTINGS, FitSettings(max_epochs=1, device="cpu"), tmp_path, data=make_table())
     assert metrics["test"]["mse"] == pytest.approx(metrics["test"]["baselines"]["blend"]["mse"])
     assert metrics["n_parameters"] == 0
 
@@ -96,7 +96,7 @@ def test_a_baseline_is_fitted_like_any_model(tmp_path):
 def test_nothing_trainable_is_said(tmp_path):
     with pytest.raises(DataError, match="no window"):
         fit_network(LatentODE(), DataSettings(horizon=1e-9, val_fraction=0.5, test_fraction=0.49), QUICK, tmp_path,
-                    table=make_table(n_series=1, n_rows=3))  # fmt: skip
+                    data=make_table(n_series=1, n_rows=3))  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 300])

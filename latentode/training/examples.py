@@ -1,0 +1,80 @@
+"""What a fit reads: a table, its windows, and a scaler that has seen the training part alone.
+
+A user's table is cut by its settings and its training windows are drawn anew every epoch; a benchmark's `Task` comes with its windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from latentode.data.protocols import Task
+from latentode.data.scaling import Scaler
+from latentode.data.settings import DataSettings
+from latentode.data.tables import Table
+from latentode.data.windows import Rows, Spans, Windows, heldout_windows, make_split, training_windows
+from latentode.errors import DataError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training, validation and test of one fit.
+
+    Attributes:
+        table: all of the data.
+        settings: of the data, as they hold for these windows.
+        spans: horizon and history.
+        scaler: of the training part.
+        draw: gives the training windows of an epoch, in random order.
+        validation, test: their windows, the same in every epoch.
+        target_channels: positions of the channels that are forecast; None: those that training saw.
+        notes: what is to be said about the windows.
+    """
+
+    table: Table
+    settings: DataSettings
+    spans: Spans
+    scaler: Scaler
+    draw: Callable[[np.random.Generator], Windows]
+    validation: Windows
+    test: Windows
+    target_channels: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_table(cls, table: Table, settings: DataSettings) -> Examples:
+        """Cut a table by its settings."""
+        spans, split, rows = Spans.of(table, settings), make_split(table, settings), Rows.of(table)
+
+        def draw(rng: np.random.Generator) -> Windows:
+            return training_windows(table, split, spans, rng, settings.windows_per_epoch, rows=rows)
+
+        validation, test = (heldout_windows(table, split, part, spans) for part in ("val", "test"))
+        return cls(table, settings, spans, Scaler.fit(table, split, spans.horizon), draw, validation, test)
+
+    @classmethod
+    def of_task(cls, task: Task, settings: DataSettings) -> Examples:
+        """Take the windows of a benchmark: all training windows in every epoch.
+
+        Raises:
+            DataError: the task has no training window.
+        """
+        if len(task.train) == 0:
+            raise DataError(f"{task.table.source}: the protocol leaves no training window; look at the data it reads.")
+
+        def draw(rng: np.random.Generator) -> Windows:
+            return task.train.take(rng.permutation(len(task.train)))
+
+        return cls(
+            task.table,
+            replace(settings, max_history=task.max_history, windows_per_epoch=len(task.train)),
+            Spans(task.scaler.time_scale, None, is_chosen=False),
+            task.scaler,
+            draw,
+            task.validation,
+            task.test,
+            task.target_channels,
+            task.notes,
+        )
