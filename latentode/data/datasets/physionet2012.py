@@ -35,7 +35,9 @@ from latentode.data.assembly import (
     split_series,
     step_after,
     table_of,
+    value_range,
     with_values,
+    without_outliers,
 )
 from latentode.data.protocols import Protocol, Task, find_files
 from latentode.data.tables import Table, read_table
@@ -44,8 +46,36 @@ from latentode.errors import DataError
 DESCRIPTORS = ("Age", "Gender", "Height", "ICUType", "Weight")
 CHANNELS = (
     *DESCRIPTORS,
-    *("Albumin", "ALP", "ALT", "AST", "Bilirubin", "BUN", "Cholesterol", "Creatinine", "DiasABP", "FiO2", "GCS", "Glucose"),
-    *("HCO3", "HCT", "HR", "K", "Lactate", "Mg", "MAP", "MechVent", "Na", "NIDiasABP", "NIMAP", "NISysABP", "PaCO2", "PaO2"),
+    *(
+        "Albumin",
+        "ALP",
+        "ALT",
+        "AST",
+        "Bilirubin",
+        "BUN",
+        "Cholesterol",
+        "Creatinine",
+        "DiasABP",
+        "FiO2",
+        "GCS",
+        "Glucose",
+    ),
+    *(
+        "HCO3",
+        "HCT",
+        "HR",
+        "K",
+        "Lactate",
+        "Mg",
+        "MAP",
+        "MechVent",
+        "Na",
+        "NIDiasABP",
+        "NIMAP",
+        "NISysABP",
+        "PaCO2",
+        "PaO2",
+    ),
     *("pH", "Platelets", "RespRate", "SaO2", "SysABP", "Temp", "TroponinI", "TroponinT", "Urine", "WBC"),
 )
 SETS = ("set-a", "set-b", "set-c")
@@ -66,9 +96,7 @@ def read(data_dir: str | Path | None = None) -> Table:
     Raises:
         DataError: neither layout is there, or a file is not of its format.
     """
-    path = find_files(
-        "physionet2012", ("physionet2012.csv.gz", "physionet2012/set-a", "set-a"), data_dir, how=HOW
-    )
+    path = find_files("physionet2012", ("physionet2012.csv.gz", "physionet2012/set-a", "set-a"), data_dir, how=HOW)
     if path.is_dir():
         return _without_blanks(_read_folders([path.with_name(name) for name in SETS if path.with_name(name).is_dir()]))
     table = read_table(path, channels=CHANNELS)
@@ -89,20 +117,8 @@ def _read_folders(folders: list[Path]) -> Table:
     source = str(folders[0].parent)
     if not files:
         raise DataError(f"{source}: the folders {', '.join(f.name for f in folders)} hold no .txt file; {HOW}")
-    # Every file starts with the same header line, which so tells the files apart after they were joined.
-    text = b"".join(file.read_bytes().rstrip() + b"\n" for file in files)
-    lines = pd.read_csv(BytesIO(text), header=None, names=["time", "parameter", "value"], dtype=str, na_filter=False)
-    name = lines["parameter"].to_numpy()
-    is_header = name == _HEADER
-    stay = np.cumsum(is_header) - 1
-    channel = pd.Index(CHANNELS).get_indexer(pd.Index(name))
-    _refuse(lines, stay, files, (channel < 0) & ~is_header & ~np.isin(name, _WITHOUT_MEANING))
-    kept = channel >= 0
-    lines, stay, channel = lines[kept], stay[kept], channel[kept]
-    minute = _minutes(lines["time"])
-    value = pd.to_numeric(lines["value"], errors="coerce").to_numpy(np.float64)
-    _refuse(lines, stay, files, np.isnan(minute) | ~np.isfinite(value))
-    cell = (stay * _MINUTES + minute.astype(np.int64)) * len(CHANNELS) + channel
+    stay, minute, channel, value = _read_lines(files)
+    cell = (stay * _MINUTES + minute) * len(CHANNELS) + channel
     cells, place, n_values = np.unique(cell, return_inverse=True, return_counts=True)
     mean = np.bincount(place, weights=value) / n_values
     # As in the tidy table, so that both layouts give the same figures.
@@ -122,19 +138,35 @@ def _read_folders(folders: list[Path]) -> Table:
     )
 
 
-def _minutes(times: pd.Series) -> np.ndarray:
+def _read_lines(files: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Give stay (position in `files`), minute, channel and value of every measurement, each `(L,)`."""
+    # Every file starts with the same header line, which so tells the files apart after they were joined.
+    text = b"".join(file.read_bytes().rstrip() + b"\n" for file in files)
+    lines = pd.read_csv(BytesIO(text), header=None, names=["time", "parameter", "value"], dtype=str, na_filter=False)
+    cells = lines.to_numpy(dtype=object)
+    is_header = cells[:, 1] == _HEADER
+    stay = np.cumsum(is_header) - 1
+    channel = pd.Index(CHANNELS).get_indexer(pd.Index(cells[:, 1]))
+    _refuse(cells, stay, files, (channel < 0) & ~is_header & ~np.isin(cells[:, 1], _WITHOUT_MEANING))
+    cells, stay, channel = cells[channel >= 0], stay[channel >= 0], channel[channel >= 0]
+    minute = _minutes(cells[:, 0])
+    value = np.asarray(pd.to_numeric(pd.Series(cells[:, 2]), errors="coerce"), dtype=np.float64)
+    _refuse(cells, stay, files, np.isnan(minute) | ~np.isfinite(value))
+    return stay, minute.astype(np.int64), channel, value
+
+
+def _minutes(times: np.ndarray) -> np.ndarray:
     """Read HH:MM as minutes, NaN where it is something else; each distinct text once."""
     codes, texts = pd.factorize(times)
-    parts = pd.Series(texts).str.extract(r"^(\d{1,3}):([0-5]\d)$").astype(np.float64)
-    return (60 * parts[0] + parts[1]).to_numpy()[codes]
+    parts = pd.Series(texts).str.extract(r"^(\d{1,3}):([0-5]\d)$").to_numpy(dtype=np.float64)
+    return (parts @ np.array([60.0, 1.0]))[codes]
 
 
-def _refuse(lines: pd.DataFrame, stay: np.ndarray, files: list[Path], is_wrong: np.ndarray) -> None:
+def _refuse(cells: np.ndarray, stay: np.ndarray, files: list[Path], is_wrong: np.ndarray) -> None:
     wrong = np.flatnonzero(is_wrong)
     if len(wrong):
-        text = ",".join(str(cell) for cell in lines.iloc[wrong[0]])
         raise DataError(
-            f"{files[stay[wrong[0]]]}: the line '{text}' is not HH:MM, a variable of the challenge and a number "
+            f"{files[stay[wrong[0]]]}: the line '{','.join(cells[wrong[0]])}' is not HH:MM, a variable of the challenge and a number "
             f"({len(wrong)} such lines in all files); download the file again."
         )
 
@@ -153,7 +185,7 @@ def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
         table,
         [fixed_windows(table, part, origin, 48.0) for part in parts],
         time_scale=24.0,
-        unit=_range(table.values[is_seen]),
+        unit=value_range(table.values[is_seen]),
         mean_of="targets",
         notes=[
             "The published split depends on the order in which the authors' file system listed the stays; here it is drawn over stays "
@@ -163,40 +195,26 @@ def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
     )
 
 
-def _range(values: np.ndarray) -> np.ndarray:
-    """Give each channel's largest less smallest value; 1 where that is 0 (mechanical ventilation is always 1) or nothing is seen."""
-    is_seen = ~np.isnan(values)
-    low, high = np.where(is_seen, values, np.inf).min(axis=0), np.where(is_seen, values, -np.inf).max(axis=0)
-    return np.where(high > low, high - low, 1.0)
-
-
-def _hourly(table: Table) -> tuple[Table, np.ndarray]:
-    """Average the measurements of each hour, standardise over all stays and drop what lies 5 deviations out.
-
-    Returns:
-        The table, in the challenge's units, and the deviation of each of its 36 channels.
-    """
+def _hourly(table: Table) -> Table:
+    """Average the measurements of each hour; descriptors fall out, a weight that was measured stays."""
     values = table.values.copy()
-    # What stands at time 0 under the name of a descriptor is one: a weight that was measured stands later.
     values[np.ix_(table.time == 0, np.arange(len(DESCRIPTORS)))] = np.nan
     hour = np.floor(table.time)
-    is_new = np.append(True, (np.diff(table.row_series) != 0) | (np.diff(hour) != 0))
-    first = np.flatnonzero(is_new)
+    first = np.flatnonzero(np.append(True, (np.diff(table.row_series) != 0) | (np.diff(hour) != 0)))
     is_seen = ~np.isnan(values)
     total = np.add.reduceat(np.where(is_seen, values, 0.0), first)
     n_values = np.add.reduceat(is_seen, first, dtype=np.int64)
     mean = np.where(n_values > 0, total / np.maximum(n_values, 1), np.nan)
-    is_measured = np.isin(CHANNELS, DESCRIPTORS[:-1], invert=True)
-    deviation = np.ones(len(CHANNELS))
-    deviation[is_measured] = np.nanstd(mean[:, is_measured], axis=0)
-    # A channel that never varies (mechanical ventilation) has no z-score and falls out: 36 of 37 remain.
-    kept = is_measured & (deviation > 0)
-    table = table_of(
-        table.series_ids, table.row_series[first], hour[first], mean[:, kept], np.asarray(CHANNELS)[kept], source=table.source
+    is_measured = ~np.isin(CHANNELS, DESCRIPTORS[:-1])
+    channels = [name for name, is_kept in zip(CHANNELS, is_measured, strict=True) if is_kept]
+    return table_of(
+        list(table.series_ids),
+        table.row_series[first],
+        hour[first],
+        mean[:, is_measured],
+        channels,
+        source=table.source,
     )
-    z = (table.values - np.nanmean(table.values, axis=0)) / deviation[kept]
-    # The rows stay, so that the next three time steps are the same ones whether or not an outlier stood there.
-    return with_values(table, np.where(np.abs(z) < 5, table.values, np.nan)), deviation[kept]
 
 
 _LEAKS = (
@@ -207,7 +225,8 @@ _LEAKS = (
 
 
 def _next_three_steps(data_dir: Path | None, origin: float, first: dict[str, Any], second: dict[str, Any]) -> Task:
-    table, deviation = _hourly(read(data_dir))
+    # Mechanical ventilation is always 1, so it has no z-score and falls out: 36 of 37 channels remain.
+    table, deviation = without_outliers(_hourly(read(data_dir)))
     windows = [
         fixed_windows(table, part, origin, step_after(table, part, origin, 3))
         for part in split_series(table.n_series, first, second)
@@ -243,9 +262,10 @@ PROTOCOLS: dict[str, Protocol] = {
         name="grafiti",
         source="V. K. Yalavarthi et al., GraFITi: Graphs for Forecasting Irregularly Sampled Time Series, AAAI 2024; "
         "https://github.com/yalavarthivk/GraFITi, after E. De Brouwer et al., GRU-ODE-Bayes, NeurIPS 2019",
-        rules="Hourly means of 36 variables, standardised over all stays, values 5 deviations out dropped; history up to hour 36 (that hour "
-        "included), targets the next 3 time steps; test 15 %, validation 20 % of the rest; errors in deviations, averaged over values. "
-        "The five folds of the published code are one and the same split (its random state is always 0); there is so one split here.",
+        rules="Hourly means of 36 variables, standardised over all stays, values 5 deviations out dropped; history up to hour 36 (that "
+        "hour included), targets the next 3 time steps; test 15 %, validation 20 % of the rest; errors in deviations, averaged over "
+        "values. The five folds of the published code are one and the same split (its random state is always 0); there "
+        "is so one split here.",
         average="pooled",
         splits=(0,),
         build=_grafiti,
@@ -253,8 +273,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "pyomnits": Protocol(
         name="pyomnits",
         source="PyOmniTS, https://github.com/Ladbaby/PyOmniTS (P12, 36 -> 3)",
-        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 35, targets the next 3 time steps; the "
-        "last 10 % of the stays are the test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged "
+        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 35, targets the next 3 time steps; "
+        "the last 10 % of the stays are the test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged "
         "over values.",
         average="pooled",
         splits=(0,),
