@@ -1,31 +1,42 @@
-"""Every bundled data set follows the data contract and says where it comes from."""
+"""Every data set says where it comes from; the bundled ones follow the data contract; a new one is a copied file."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from latentode.data.datasets import DATASETS, pbcseq
+from latentode.data.datasets import DATASETS, damped_oscillators, pbcseq
+from tests.data.datasets import laws
+
+BUNDLED = [name for name, module in DATASETS.items() if hasattr(module, "path")]
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_data_set_is_a_file_that_names_its_source(name):
-    module = DATASETS[name]
-    assert module.path().is_file()
-    assert "Source:" in module.__doc__
-    assert "licence" in module.__doc__
+def test_data_set_names_its_source_licence_and_columns(name):
+    text = DATASETS[name].__doc__
+    assert "Source:" in text
+    assert "licence" in text
+    assert "Columns" in text
 
 
 @pytest.mark.parametrize("name", DATASETS)
+def test_data_set_is_named_as_its_file(name):
+    assert Path(DATASETS[name].__file__).stem == name
+    assert list(DATASETS) == sorted(DATASETS)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_licence_notice_lies_beside_the_bundled_file(name):
+    assert DATASETS[name].path().is_file()
     notice = Path(DATASETS[name].__file__).with_suffix(".LICENSE").read_text(encoding="utf-8")
     assert DATASETS[name].path().name in notice
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_rows_are_distinct_and_ascending_within_each_series(name):
     frame = pd.read_csv(DATASETS[name].path())
     gap = frame.groupby("series_id")["time"].diff().dropna()
@@ -43,3 +54,29 @@ def test_pbcseq_holds_what_its_docstring_counts():
     assert int(values["chol"].isna().sum()) == 821
     assert frame["time"].max() == 5152
     assert np.isfinite(values.to_numpy()[values.notna().to_numpy()]).all()
+
+
+def test_pbcseq_is_cut_in_time():
+    protocol = pbcseq.PROTOCOLS["time"]
+    task = protocol.build(None, 0)
+    laws.check_task(task)
+    laws.check_no_target_twice(task)
+    laws.check_scaler_is_of_training(task)
+    assert len(task.test) > len(task.validation) > 100
+    assert laws.n_targets(task, task.test) > 2000
+
+
+def test_a_data_set_is_added_by_copying_a_file(tmp_path):
+    text = Path(damped_oscillators.__file__).read_text(encoding="utf-8")
+    copy = tmp_path / "my_oscillators.py"
+    copy.write_text(
+        text.replace("damped_oscillators", "my_oscillators").replace("rng.uniform(1.0, 4.0", "rng.uniform(2.0, 3.0")
+    )
+    spec = importlib.util.spec_from_file_location("my_oscillators", copy)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # What a line in the table makes of it: a task, from its protocols alone.
+    task = module.PROTOCOLS["half"].build(None, 0)
+    laws.check_task(task)
+    assert task.table.source == "my_oscillators"
+    assert task.table.digest() != DATASETS["damped_oscillators"].PROTOCOLS["half"].build(None, 0).table.digest()
