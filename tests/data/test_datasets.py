@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latentode.data.datasets import DATASETS, damped_oscillators, pbcseq
+from latentode.data.datasets import DATASETS, damped_oscillators, pbcseq, protocols_of
+from latentode.errors import InputError
 from tests.data.datasets import laws
 
 BUNDLED = [name for name, module in DATASETS.items() if hasattr(module, "path")]
@@ -80,3 +81,26 @@ def test_a_data_set_is_added_by_copying_a_file(tmp_path):
     laws.check_task(task)
     assert task.table.source == "my_oscillators"
     assert task.table.digest() != DATASETS["damped_oscillators"].PROTOCOLS["half"].build(None, 0).table.digest()
+
+
+def test_protocols_are_found_by_name():
+    assert protocols_of("ushcn") is DATASETS["ushcn"].PROTOCOLS
+    with pytest.raises(InputError, match="did you mean 'ushcn'"):
+        protocols_of("usch")
+
+
+def test_synthetic_data_sets_can_be_observed_otherwise():
+    protocols = protocols_of("physiome", missing=0.9, n_series=30, sampling="poisson")
+    assert list(protocols) == list(DATASETS["physiome"].PROTOCOLS)
+    task = protocols["selkov"].build(None, 0)
+    assert task.table.report.n_values / (30 * 100 * 2) == pytest.approx(0.1, rel=0.2)
+    assert len(set(task.table.time)) > 100
+    assert protocols["selkov"].average == "pooled"
+    assert "90% of cells dropped" in protocols["selkov"].rules
+
+
+def test_options_that_do_not_apply_are_refused():
+    with pytest.raises(InputError, match="ushcn is not simulated, so missing cannot be set"):
+        protocols_of("ushcn", missing=0.1)
+    with pytest.raises(InputError, match="missing is 2"):
+        protocols_of("lorenz63", missing=2)

@@ -7,7 +7,13 @@ protocol), which can be observed otherwise (`latentode.data.simulation`); one th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
+from typing import Any
+
+from latentode.data.protocols import Protocol
+from latentode.data.simulation import half_to_half
+from latentode.errors import InputError, did_you_mean
 
 from . import (
     bouncing_ball,
@@ -52,3 +58,33 @@ DATASETS: dict[str, ModuleType] = {
     "ushcn": ushcn,
     "van_der_pol": van_der_pol,
 }
+
+
+def protocols_of(name: str, **observing: Any) -> dict[str, Protocol]:
+    """Give the protocols of a data set by name, the default first.
+
+    Args:
+        name: an entry of `DATASETS`.
+        observing: of a synthetic data set, fields of `latentode.data.simulation.Options` that differ from its own (`missing`, `sampling`, ...).
+
+    Raises:
+        InputError: no such data set, an option that it does not allow, or options for a data set that is not synthetic.
+
+    Example:
+        >>> list(protocols_of("lorenz63", missing=0.5, sampling="bursty"))
+        ['half']
+    """
+    if name not in DATASETS:
+        raise InputError(
+            f"there is no data set {name!r}{did_you_mean(name, DATASETS)}; there are {', '.join(DATASETS)}."
+        )
+    module = DATASETS[name]
+    if not observing:
+        return module.PROTOCOLS
+    if not hasattr(module, "SYSTEM") and not hasattr(module, "SYSTEMS"):
+        raise InputError(f"{name} is not simulated, so {', '.join(observing)} cannot be set; leave it out.")
+    systems = getattr(module, "SYSTEMS", None) or {"half": module.SYSTEM}
+    return {
+        key: half_to_half(systems[key], replace(systems[key].options, **observing), name=key, average=protocol.average)
+        for key, protocol in module.PROTOCOLS.items()
+    }

@@ -32,7 +32,8 @@ def check_task(task: Task) -> None:
 def check_no_series_twice(task: Task) -> None:
     """Training, validation and test share no series."""
     series = [set(part.series.tolist()) for part in parts(task)]
-    assert not (series[0] & series[1] or series[0] & series[2] or series[1] & series[2])
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert not series[i] & series[j]
 
 
 def check_no_target_twice(task: Task) -> None:

@@ -121,7 +121,7 @@ def test_concentration_solves_the_two_compartment_equations():
     amounts = np.zeros((len(time), 2))
     state = np.zeros(2)
     for dose_time, end in zip(DOSE_TIMES, [*DOSE_TIMES[1:], 72.0], strict=True):
-        state = state + [DOSE, 0.0]
+        state = state + np.array([DOSE, 0.0])
         inside = (time >= dose_time) & (time < end)
         part = solve_ivp(
             lambda t, y: [-ka * y[0], ka * y[0] - ke * y[1]],

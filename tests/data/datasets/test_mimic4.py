@@ -46,5 +46,5 @@ def test_outliers_and_dead_labels_fall_out_and_three_steps_are_forecast(tmp_path
 
 
 def test_absent_data_say_where_to_get_them(tmp_path):
-    with pytest.raises(DataError, match="mimic4: .*neural-flows-experiments"):
+    with pytest.raises(DataError, match=r"mimic4: .*neural-flows-experiments"):
         read(tmp_path)

@@ -103,7 +103,7 @@ def test_damaged_lines_are_refused_with_the_file_and_the_line(raw, line):
 
 
 def test_absent_data_name_folder_and_source(tmp_path):
-    with pytest.raises(DataError, match="physionet2012: .* holds none of .*physionet.org"):
+    with pytest.raises(DataError, match=r"physionet2012: .* holds none of .*physionet.org"):
         read(tmp_path)
 
 

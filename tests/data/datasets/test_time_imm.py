@@ -108,12 +108,12 @@ def test_dates_written_month_first_are_read(tmp_path):
 
 def test_folders_without_series_and_odd_texts_are_refused(tmp_path):
     (tmp_path / "EPA-Air" / "processed").mkdir(parents=True)
-    with pytest.raises(DataError, match="no folder in it holds a time_series.csv"):
+    with pytest.raises(DataError, match=r"no folder in it holds a time_series.csv"):
         read("epa_air", tmp_path)
     write_entity(tmp_path, "Bexar", text_until=3)
     text = tmp_path / "EPA-Air" / "processed" / "Bexar" / "text.csv"
     text.write_text("date_time,record_id,a,b\n", encoding="utf-8")
-    with pytest.raises(DataError, match="text.csv: needs the columns"):
+    with pytest.raises(DataError, match=r"text.csv: needs the columns"):
         read("epa_air", tmp_path)
     with pytest.raises(DataError, match="GDELT"):
         read("gdelt", tmp_path)

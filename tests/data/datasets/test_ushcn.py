@@ -116,5 +116,5 @@ def test_the_future_of_the_test_stations_changes_nothing_before(tmp_path):
 
 
 def test_absent_data_say_where_to_get_them(tmp_path):
-    with pytest.raises(DataError, match="small_chunked_sporadic.csv.*github.com/edebrouwer"):
+    with pytest.raises(DataError, match=r"small_chunked_sporadic.csv.*github.com/edebrouwer"):
         read(tmp_path)
