@@ -104,3 +104,5 @@ def test_options_that_do_not_apply_are_refused():
         protocols_of("ushcn", missing=0.1)
     with pytest.raises(InputError, match="missing is 2"):
         protocols_of("lorenz63", missing=2)
+    with pytest.raises(InputError, match=r"no option 'mising' .did you mean 'missing'"):
+        protocols_of("lorenz63", mising=0.1)

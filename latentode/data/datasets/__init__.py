@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from latentode.data.protocols import Protocol
-from latentode.data.simulation import half_to_half
+from latentode.data.simulation import Options, half_to_half
 from latentode.errors import InputError, did_you_mean
 
 from . import (
@@ -65,7 +65,7 @@ def protocols_of(name: str, **observing: Any) -> dict[str, Protocol]:
 
     Args:
         name: an entry of `DATASETS`.
-        observing: of a synthetic data set, fields of `latentode.data.simulation.Options` that differ from its own (`missing`, `sampling`, ...).
+        observing: of a synthetic data set, fields of `latentode.data.simulation.Options` that differ from its own (`missing`, `sampling`).
 
     Raises:
         InputError: no such data set, an option that it does not allow, or options for a data set that is not synthetic.
@@ -83,6 +83,12 @@ def protocols_of(name: str, **observing: Any) -> dict[str, Protocol]:
         return module.PROTOCOLS
     if not hasattr(module, "SYSTEM") and not hasattr(module, "SYSTEMS"):
         raise InputError(f"{name} is not simulated, so {', '.join(observing)} cannot be set; leave it out.")
+    unknown = [option for option in observing if option not in Options.__dataclass_fields__]
+    if unknown:
+        raise InputError(
+            f"there is no option {unknown[0]!r}{did_you_mean(unknown[0], Options.__dataclass_fields__)}; "
+            f"there are {', '.join(Options.__dataclass_fields__)}."
+        )
     systems = getattr(module, "SYSTEMS", None) or {"half": module.SYSTEM}
     return {
         key: half_to_half(systems[key], replace(systems[key].options, **observing), name=key, average=protocol.average)

@@ -58,6 +58,16 @@ def test_half_of_the_spirals_run_clockwise():
     np.testing.assert_allclose(turns[1::2], -spirals.SYSTEM.duration)
 
 
+def test_radius_of_a_clockwise_spiral_is_inverse_to_its_angle():
+    truth = spirals.SYSTEM.draw(np.random.default_rng(0), 2)
+    time = np.linspace(0, spirals.SYSTEM.duration, 30)
+    x, y = (truth(np.ones(30, int), time) + [5.0, 0.0]).T
+    # 15 / r is the angle of the spiral, so it falls as fast as time passes and points where the spiral is.
+    angle = 0.3 * 50 / np.hypot(x, y)
+    np.testing.assert_allclose(np.diff(angle), -np.diff(time))
+    np.testing.assert_allclose(np.stack([np.cos(angle), np.sin(angle)]), np.stack([x, y]) / np.hypot(x, y), atol=1e-9)
+
+
 def test_radius_of_a_counter_clockwise_spiral_grows_evenly():
     truth = spirals.SYSTEM.draw(np.random.default_rng(0), 1)
     time = np.linspace(0, spirals.SYSTEM.duration, 30)
