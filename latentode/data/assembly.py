@@ -109,8 +109,8 @@ def without_outliers(table: Table, limit: float = 5.0) -> tuple[Table, np.ndarra
 
 def value_range(values: np.ndarray) -> np.ndarray:
     """Give each channel's largest less smallest value over the rows `(N, C)`; 1 where that is 0 or nothing is seen."""
-    is_seen = ~np.isnan(values)
-    low, high = np.where(is_seen, values, np.inf).min(axis=0), np.where(is_seen, values, -np.inf).max(axis=0)
+    # These pass over NaN, and give NaN for a channel that holds nothing else.
+    low, high = np.fmin.reduce(values, axis=0, initial=np.nan), np.fmax.reduce(values, axis=0, initial=np.nan)
     return np.where(high > low, high - low, 1.0)
 
 
@@ -209,9 +209,12 @@ def fit_scaler(table: Table, train: Windows, time_scale: float, mean_of: MeanOf 
 
 
 def _scale_rows(table: Table, is_seen: np.ndarray, time_scale: float) -> Scaler:
-    seen = replace(table, values=np.where(is_seen[:, None], table.values, np.nan))
-    end = table.time[table.starts[1:] - 1]
-    return Scaler.fit(seen, Split("series", end, end, np.full(table.n_series, TRAIN, np.int8)), time_scale)
+    """Fit a scaler to these rows alone, taken out as one series that is all training."""
+    time = table.time[is_seen]
+    ends = np.array([0, len(time)], np.int64)
+    seen = replace(table, series_ids=table.series_ids[:1], starts=ends, time=time, values=table.values[is_seen])
+    last = np.array([time.max()])
+    return Scaler.fit(seen, Split("series", last, last, np.full(1, TRAIN, np.int8)), time_scale)
 
 
 def assemble(

@@ -61,7 +61,7 @@ def test_half_of_the_spirals_run_clockwise():
 def test_radius_of_a_clockwise_spiral_is_inverse_to_its_angle():
     truth = spirals.SYSTEM.draw(np.random.default_rng(0), 2)
     time = np.linspace(0, spirals.SYSTEM.duration, 30)
-    x, y = (truth(np.ones(30, int), time) + [5.0, 0.0]).T
+    x, y = (truth(np.ones(30, int), time) + np.array([5.0, 0.0])).T
     # 15 / r is the angle of the spiral, so it falls as fast as time passes and points where the spiral is.
     angle = 0.3 * 50 / np.hypot(x, y)
     np.testing.assert_allclose(np.diff(angle), -np.diff(time))
