@@ -34,6 +34,8 @@ class Task:
         train, validation, test: windows of each part.
         max_history: most observed values read per window.
         notes: what a reader of the figures has to know, one sentence each.
+        target_channels: positions of the channels that are scored; None: those that training saw. Some protocols also score channels
+            that show up in the test alone.
     """
 
     table: Table
@@ -44,6 +46,7 @@ class Task:
     test: Windows
     max_history: int
     notes: tuple[str, ...] = ()
+    target_channels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from latentode.data.panels import Panel, time_cut
+from latentode.data.protocols import Protocol
+
 CHANNELS = ("bili", "chol", "albumin", "alk.phos", "ast", "platelet", "protime")
 
 
@@ -44,3 +47,10 @@ def path() -> Path:
     """
     # Wheels are unpacked when they are installed, so the resource is a real file.
     return Path(str(resources.files("latentode.data.datasets") / "pbcseq.csv.gz"))
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "time": time_cut(
+        Panel("pbcseq", lambda data_dir: path(), source="this package: the default split of `latentode fit`")
+    )
+}
