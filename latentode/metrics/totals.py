@@ -165,6 +165,30 @@ class Totals:
             series_count=self.series_count + other.series_count,
         )
 
+    def rescaled(self, ratio: Tensor, naive_error: Tensor | None) -> Totals:
+        """Give the totals as if values had been scaled otherwise, so that those of two fits can be added.
+
+        Args:
+            ratio: the deviations by which values were divided over those by which they shall be, `(C,)`, float64.
+            naive_error: in the new unit; None leaves out what is in units of it.
+        """
+        sums = {name: self._at_scale(name, total.t(), self.count.t(), ratio).t() for name, total in self.sums.items()}
+        series_sums = {
+            name: self._at_scale(name, total, self.series_count, ratio) for name, total in self.series_sums.items()
+        }
+        kept = [name for name in sums if naive_error is not None or not METRICS[name].per_naive_error]
+        return replace(
+            self,
+            sums={name: sums[name].contiguous() for name in kept},
+            naive_error=naive_error,
+            series_sums={name: total for name, total in series_sums.items() if name in kept},
+        )
+
+    def _at_scale(self, name: str, sums: Tensor, count: Tensor, ratio: Tensor) -> Tensor:
+        metric = METRICS[name]
+        ratio = ratio.to(sums)
+        return sums * ratio**metric.unit_power + (count * ratio.log() if metric.shifts_with_unit else 0.0)
+
     def at_bin(self, i: int) -> Totals:
         """Give the totals of one bin of lead time, without series."""
         sums = {name: total[:, i : i + 1] for name, total in self.sums.items()}
@@ -176,10 +200,7 @@ class Totals:
         if metric.per_naive_error:
             assert self.naive_error is not None
             return sums / self.naive_error.to(sums.device)
-        if std is None:
-            return sums
-        std = std.to(sums)
-        return sums * std**metric.unit_power + (count * std.log() if metric.shifts_with_unit else 0.0)
+        return sums if std is None else self._at_scale(name, sums, count, std)
 
     def _channels(self, name: str, std: Tensor | None) -> tuple[Tensor, Tensor]:
         """Give converted sums and counts `(C,)`; a channel in whose unit the metric cannot be told counts as one without values."""

@@ -122,18 +122,21 @@ class FittedModel:
             and `baselines` by name; `ratio_to_blend`, of squared errors; with `n_draws` `intervals` and `against` (`skill_summary`) of
             the headline errors.
         """
-        headline = [name for name in names if METRICS[name].is_headline and METRICS[name].is_error]
-        totals, pit = self.totals(table, windows, names, device=device, series_names=headline if n_draws else ())
+        totals, pit = self.totals(table, windows, names, device=device, per_series=n_draws > 0)
+        return {**self.summarise(totals, pit, n_draws=n_draws), "n_windows": len(windows)}
+
+    def summarise(self, totals: dict[str, Totals], pit: dict[str, PitCounts], *, n_draws: int = 0) -> dict[str, Any]:
+        """Give the figures of `score` from the sums of `totals`, in the deviations of this model's training part."""
         std = torch.from_numpy(self.scaler.std)
         figures = {
             name: {**total.summary(self.schema.channels, std), "calibration": pit[name].summary()}
             for name, total in totals.items()
         }
-        result = {**figures.pop(""), "n_windows": len(windows), "baselines": figures}
+        result = {**figures.pop(""), "baselines": figures}
         if n_draws:
             rivals = {name: total for name, total in totals.items() if name}
-            result |= skill_summary(totals[""], rivals, headline, n_draws=n_draws)
-        if "mse" in names:
+            result |= skill_summary(totals[""], rivals, tuple(totals[""].series_sums), n_draws=n_draws)
+        if "mse" in result:
             result["ratio_to_blend"] = result["mse"] / max(figures["blend"]["mse"], 1e-12)
         return result
 
@@ -144,17 +147,18 @@ class FittedModel:
         names: Sequence[str] = tuple(METRICS),
         *,
         device: torch.device | str = "cpu",
-        series_names: Sequence[str] = (),
+        per_series: bool = False,
     ) -> tuple[dict[str, Totals], dict[str, PitCounts]]:
         """Give the sums of scores and the PIT counts of the model, under the name "", and of the baselines.
 
         Args:
             table, windows, names, device: as for `score`.
-            series_names: metrics whose sums are kept per series, too.
+            per_series: whether the sums of the headline errors are kept per series, too.
         """
         models: dict[str, Any] = {"": self.network, **dict(self.baselines.items())}
-        n_series = table.n_series if series_names else 0
-        totals = {name: self._no_totals(names, n_series, series_names) for name in models}
+        headline = [name for name in names if METRICS[name].is_headline and METRICS[name].is_error]
+        n_series = table.n_series if per_series and headline else 0
+        totals = {name: self._no_totals(names, n_series, headline) for name in models}
         pit = {name: PitCounts.zero(len(self.schema.channels)) for name in models}
         for batch in read_batches(self.reader(table), windows):
             batch = batch.to(device)

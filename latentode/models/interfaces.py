@@ -13,7 +13,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
@@ -92,7 +92,13 @@ class Decoder(Part):
 
 
 class ForecastModel(Part):
-    """A whole model: what `Forecaster`, the command line and the benchmarks train and ask."""
+    """A whole model: what `Forecaster`, the command line and the benchmarks train and ask.
+
+    Attributes:
+        is_trained: whether gradients train it, from weights that the seed draws; False for what is fitted without chance.
+    """
+
+    is_trained: ClassVar[bool] = True
 
     @abstractmethod
     def setup(self, schema: Schema) -> None:

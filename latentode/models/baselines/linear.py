@@ -104,6 +104,8 @@ def grid_search(moments: Moments, n_steps: int = 20) -> Tensor:
 class LinearBaseline(ForecastModel):
     """A forecast `w1 last + w2 history mean` with a Gaussian error of fixed width per channel."""
 
+    is_trained = False
+
     weight: Tensor
     std: Tensor
 

@@ -38,6 +38,8 @@ LEAD_EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)
 class ShrunkBaseline(ForecastModel):
     """A forecast of its own, drawn to the blend per channel, with a Gaussian error whose width depends on channel and lead time."""
 
+    is_trained = False
+
     trained_weight: Tensor
     blend_weight: Tensor
     share: Tensor

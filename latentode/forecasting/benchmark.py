@@ -1,0 +1,332 @@
+"""`latentode benchmark`: train and score models on a standard data set, by its published rules, and write a leaderboard.
+
+Every single run (model, split, seed) leaves a folder with its record before the next begins: what was finished is never lost, and is read
+back instead of computed again when the same command is given once more.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentode import __version__
+from latentode.data.datasets import protocols_of
+from latentode.data.protocols import Protocol, Task
+from latentode.data.settings import DataSettings
+from latentode.errors import InputError, did_you_mean
+from latentode.files import write_json
+from latentode.models.fitted import FittedModel
+from latentode.models.registry import MODELS, make_model
+
+SCORED = ("mse", "mae", "mae_mean", "crps", "nll", "coverage_80", "coverage_95")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """What to run.
+
+    Attributes:
+        dataset: a name in `latentode.data.datasets.DATASETS`.
+        protocol: one of its protocols; None: its default.
+        models: names in `MODELS`.
+        seeds: of weights and batches; a model that draws nothing is run with the first alone.
+        splits: of the protocol; None: its first, or all of its folds where the rules average over them.
+        data_dir: folder of the data; None looks in `$LATENTODE_DATA`, then in `~/.cache/latentode`.
+        observing: how a synthetic system is observed, where not as its own options say.
+        fit: settings of the fit that differ from the defaults: `max_epochs`, `patience`, `learning_rate`, `weight_decay`, `device`.
+        batch_size: windows per step.
+    """
+
+    dataset: str
+    protocol: str | None = None
+    models: tuple[str, ...] = ("constant", "last_value", "blend", "latent_ode")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    splits: tuple[int, ...] | None = None
+    data_dir: Path | None = None
+    observing: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+
+
+def choose_protocol(settings: BenchmarkSettings) -> Protocol:
+    """Give the protocol that the settings name.
+
+    Raises:
+        InputError: there is no such data set, protocol, model or split.
+    """
+    protocols = protocols_of(settings.dataset, **settings.observing)
+    name = settings.protocol or next(iter(protocols))
+    if name not in protocols:
+        raise InputError(
+            f"{settings.dataset} has no protocol '{name}'{did_you_mean(name, protocols)}; it has {', '.join(protocols)}."
+        )
+    for model in settings.models:
+        if model not in MODELS:
+            raise InputError(f"model is '{model}', which is none of {', '.join(MODELS)}{did_you_mean(model, MODELS)}.")
+    protocol = protocols[name]
+    unknown = [split for split in settings.splits or () if split not in protocol.splits]
+    if unknown:
+        known = ", ".join(map(str, protocol.splits))
+        raise InputError(f"{settings.dataset}, {name}: there is no split {unknown[0]}; the published ones are {known}.")
+    return protocol
+
+
+def run_benchmark(
+    settings: BenchmarkSettings, out: Path, *, say: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Run every model on every split with every seed, writing `out` after each.
+
+    Args:
+        settings: what to run.
+        out: JSON file; single runs are kept in the folder `<out>.runs` beside it.
+        say: takes one line of progress.
+
+    Returns:
+        The records, the best first (`summarise`).
+
+    Raises:
+        DataError: the data are not there or are not of their published form.
+        InputError: the settings name what does not exist.
+    """
+    protocol = choose_protocol(settings)
+    splits = settings.splits or protocol.splits[:1]
+    runs: list[dict[str, Any]] = []
+    n_reused = 0
+    for split in splits:
+        # Built once for all models, and only where one is still to be run.
+        task: Task | None = None
+        for model in settings.models:
+            for seed in settings.seeds if MODELS[model].is_trained else settings.seeds[:1]:
+                folder = (
+                    out.with_name(f"{out.name}.runs") / f"{settings.dataset}-{protocol.name}-{model}-{split}-{seed}"
+                )
+                wanted = _fingerprint(settings, protocol, model, split, seed)
+                found = _read_record(folder, wanted)
+                if found is None:
+                    if task is None:
+                        say(f"{settings.dataset}, {protocol.name}, split {split}: reading")
+                        task = protocol.build(settings.data_dir, split)
+                    start = time.perf_counter()
+                    found = run_once(settings, protocol, task, model, split, seed, folder, wanted)
+                    took = f"{time.perf_counter() - start:.0f} s"
+                else:
+                    n_reused += 1
+                    took = "read back"
+                runs.append(found)
+                write_json(out, summarise(runs, protocol))
+                say(f"{model}, split {split}, seed {seed}: {_headline(found)} ({took})")
+    if n_reused:
+        say(f"{n_reused} of {len(runs)} runs were there already; remove {out.name}.runs to compute them anew.")
+    return summarise(runs, protocol)
+
+
+def run_once(
+    settings: BenchmarkSettings,
+    protocol: Protocol,
+    task: Task,
+    model: str,
+    split: int,
+    seed: int,
+    folder: Path,
+    wanted: dict[str, Any],
+) -> dict[str, Any]:
+    """Fit one model and score it on the test windows in the protocol's units; leaves a run folder with `record.json`."""
+    from latentode.training import Examples, FitSettings, fit_network
+
+    folder.mkdir(parents=True, exist_ok=True)
+    examples = Examples.of_task(task, DataSettings(batch_size=settings.batch_size))
+    fit = FitSettings(**settings.fit, seed=seed)
+    reset_peak_memory()
+    fitted, metrics = fit_network(make_model(model), examples.settings, fit, folder, data=examples)
+    peak = peak_memory()
+    figures = score_task(fitted, task)
+    n_epochs = max(metrics["n_epochs"], 1)
+    record = {
+        "wanted": wanted,
+        "dataset": settings.dataset,
+        "protocol": protocol.name,
+        "model": model,
+        "split": split,
+        "seed": seed,
+        "metrics": _with_headline(figures[""], figures["blend"], protocol),
+        "blend": figures["blend"],
+        "n_test": figures["n_values"],
+        "n_parameters": metrics["n_parameters"],
+        "n_epochs": n_epochs,
+        "seconds": metrics["seconds"],
+        "seconds_per_epoch": metrics["seconds"] / n_epochs,
+        "peak_mb": peak / MIB,
+        "notes": metrics["notes"],
+    }
+    write_json(folder / "record.json", record)
+    return record
+
+
+def score_task(fitted: FittedModel, task: Task) -> dict[str, Any]:
+    """Give the figures of the model, under the name "", and of the baselines on the test windows, in the protocol's units."""
+    totals, _ = fitted.totals(task.table, task.test, SCORED)
+    ratio = torch.from_numpy(task.scaler.std / task.unit)
+    figures: dict[str, Any] = {}
+    for name, total in totals.items():
+        shares = {key: total.pooled(key) for key in ("coverage_80", "coverage_95")}
+        figures[name] = {**total.record(ratio), "mae_pooled": total.pooled("mae", ratio), **shares}
+    figures["n_values"] = int(totals[""].count.sum())
+    return figures
+
+
+def _with_headline(own: dict[str, float], blend: dict[str, float], protocol: Protocol) -> dict[str, float]:
+    """Put the figures that the protocol reports first: errors in its own average, and their ratios to the blend's."""
+    mse, mae = ("mse_macro", "mae_median") if protocol.average == "macro" else ("mse_pooled", "mae_pooled")
+    ratios = {f"ratio_to_blend{end}": own[key] / max(blend[key], 1e-300) for end, key in (("", mse), ("_mae", mae))}
+    return {"mse": own[mse], "mae": own[mae], **own, **ratios}
+
+
+def summarise(runs: Sequence[dict[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
+    """Give one record per model: mean and standard deviation over its runs of every figure, the lowest mean `mse` first.
+
+    Returns:
+        Dicts of `dataset, protocol, average, model, n_seeds, n_runs, split, seeds, metrics: {name: {mean, sd}}, n_parameters,
+        seconds_per_epoch, peak_mb, n_test, notes`; `sd` is over seeds and splits together, None of a single run.
+    """
+    records = []
+    for model in dict.fromkeys(run["model"] for run in runs):
+        own = [run for run in runs if run["model"] == model]
+        names = own[0]["metrics"]
+        seeds = sorted({run["seed"] for run in own})
+        records.append(
+            {
+                **{key: own[0][key] for key in ("dataset", "protocol")},
+                "average": protocol.average,
+                "model": model,
+                "n_seeds": len(seeds),
+                "n_runs": len(own),
+                "split": sorted({run["split"] for run in own}),
+                "seeds": seeds,
+                "metrics": {name: _mean_and_sd([run["metrics"][name] for run in own]) for name in names},
+                "n_parameters": own[0]["n_parameters"],
+                "seconds_per_epoch": statistics.fmean(run["seconds_per_epoch"] for run in own),
+                "seconds": statistics.fmean(run["seconds"] for run in own),
+                "peak_mb": max(run["peak_mb"] for run in own),
+                "n_test": own[0]["n_test"],
+                "notes": own[0]["notes"],
+                "source": protocol.source,
+            }
+        )
+    return sorted(records, key=lambda record: _sort_key(record["metrics"]["mse"]["mean"]))
+
+
+def _mean_and_sd(values: Iterable[float | None]) -> dict[str, float | None]:
+    known = [value for value in values if value is not None]
+    mean = statistics.fmean(known) if known else None
+    return {"mean": mean, "sd": statistics.stdev(known) if len(known) > 1 else None}
+
+
+def _sort_key(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+def _headline(run: dict[str, Any]) -> str:
+    metrics = run["metrics"]
+    shown = {
+        name: "-" if metrics[name] is None else f"{metrics[name]:.4g}" for name in ("mse", "mae", "ratio_to_blend")
+    }
+    return f"mse {shown['mse']}, mae {shown['mae']}, mse to blend {shown['ratio_to_blend']}"
+
+
+def _fingerprint(settings: BenchmarkSettings, protocol: Protocol, model: str, split: int, seed: int) -> dict[str, Any]:
+    """Give what a kept run must have been made with to stand for this one."""
+    chosen = asdict(settings)
+    kept = {key: chosen[key] for key in ("dataset", "observing", "fit", "batch_size")}
+    folder = None if settings.data_dir is None else str(Path(settings.data_dir).resolve())
+    kept |= {"protocol": protocol.name, "model": model, "split": split, "seed": seed, "data_dir": folder}
+    return {**kept, "version": __version__}
+
+
+def _read_record(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record if record.get("wanted") == wanted else None
+
+
+def reset_peak_memory() -> None:
+    """Let the peak be counted anew: on Linux that of the process, on a GPU that of torch."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # elsewhere the peak of the whole process stands
+
+
+def peak_memory() -> int:
+    """Give the largest resident size of the process since `reset_peak_memory`, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def leaderboard(records: Sequence[dict[str, Any]]) -> str:
+    """Write the records as a Markdown table, the lowest error first, and say which models lose to a baseline."""
+    first = records[0]
+    lines = [
+        f"# {first['dataset']}, protocol {first['protocol']}",
+        "",
+        f"Headline errors are {first['average']} averages in the protocol's units, mean ± sd over runs; {first['n_test']:,} test values; "
+        f"splits {', '.join(map(str, first['split']))}. Source of the rules: {first['source']}",
+        "",
+        "| model | mse | mae | mse to blend | crps | nll | in 80 % band | parameters | s per epoch | peak MB | runs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        cells = [_cell(record, name) for name in ("mse", "mae", "ratio_to_blend", "crps", "nll")]
+        cells.append(_cell(record, "coverage_80", scale=100, digits=3))
+        lines.append(
+            f"| {record['model']} | {' | '.join(cells)} | {record['n_parameters']:,} | "
+            f"{record['seconds_per_epoch']:.3g} | {record['peak_mb']:.0f} | {record['n_runs']} |"
+        )
+    lines += ["", *(f"- {text}" for text in losses(records)), ""]
+    lines += [f"- {note}" for note in dict.fromkeys(note for record in records for note in record["notes"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def losses(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Say how every trained model stands to the best of those that gradients do not train."""
+    plain = [record for record in records if not MODELS[record["model"]].is_trained]
+    found = []
+    for name in ("mse", "mae") if plain else ():
+        best = min(plain, key=lambda record: _sort_key(_mean(record, name)))
+        for record in records:
+            own, other = _mean(record, name), _mean(best, name)
+            if record not in plain and own is not None and other is not None:
+                verb = "loses to" if own > other else "beats"
+                ratio = own / max(other, 1e-300)
+                found.append(f"{record['model']} {verb} {best['model']} on {name} (ratio {ratio:.3f})")
+    return found
+
+
+def _mean(record: dict[str, Any], name: str) -> float | None:
+    return record["metrics"][name]["mean"]
+
+
+def _cell(record: dict[str, Any], name: str, *, scale: float = 1.0, digits: int = 4) -> str:
+    figure = record["metrics"].get(name, {"mean": None, "sd": None})
+    if figure["mean"] is None:
+        return "-"
+    spread = "" if figure["sd"] is None else f" ± {scale * figure['sd']:.1g}"
+    return f"{scale * figure['mean']:.{digits}g}{spread}"
