@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from latentode.data.arrow import parse_numbers
+from latentode.data.arrow import find_notation, is_in_other_notation, is_numeric, is_string, parse_numbers, pc, read_flags, to_float
 from latentode.data.cells import Cells
 from latentode.data.rows import encode_text
 from latentode.data.schema import Schema, count, quote_cell, quote_names
@@ -88,6 +91,11 @@ def _find_id(cells: Cells, id_column: str | None, schema: Schema | None) -> str 
     if id_column is None or id_column in cells.columns:
         return id_column
     if id_column == "series_id" and (schema is None or schema.id_column is None):
+        meant = [name for name in cells.columns if re.sub(r"[\W_]", "", name).lower() == "seriesid"]
+        if meant:
+            raise DataError(
+                f"{cells.source}: has no column 'series_id' but a column '{meant[0]}'; name it with --data.id_column (`id_column`)."
+            )
         return None
     _require(cells, id_column, f"column '{id_column}' of series ids", "--data.id_column (`id_column`)")
     return id_column
@@ -127,7 +135,7 @@ def _extra_note(rest: list[str], used: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
-    """Read the channels of the wide layout.
+    """Read the channels of the wide layout; their cells are given up on the way, so that nothing is in memory twice.
 
     Returns:
         names of the channels, values float64 `(N, C)` with NaN where not observed, and notes.
@@ -135,33 +143,71 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
     Raises:
         DataError: a cell of a channel is text or infinite, or no column holds numbers.
     """
-    names, notes = [], []
-    # Filled column by column: beside the result, only one column is in memory.
-    values = np.empty((cells.n_rows, len(columns.channels)))
+    found, notes = {}, []
     for name in columns.channels:
-        value, is_text = parse_numbers(cells.columns[name])
-        if is_text.any():
-            if not columns.is_chosen and np.isnan(value).all():
-                n_text = count(int(is_text.sum()), "cell", "cells")
-                notes.append(f"Column '{name}' holds no numbers ({n_text} of text or other kind) and was left out.")
-                continue
-            _refuse_text(cells, name, is_text)
-        _refuse_infinite(cells, name, value)
-        values[:, len(names)] = value
-        names.append(name)
-    if not names:
+        if is_numeric(cells.columns[name].type):
+            found[name] = cells.columns.pop(name)
+            continue
+        value, note = _read_text_channel(cells, name, is_chosen=columns.is_chosen)
+        notes += note
+        if value is not None:
+            found[name] = pa.chunked_array([pa.array(value)])
+    if not found:
         raise DataError(
             f"{cells.source}: none of the columns {quote_names(columns.channels)} holds numbers; "
             "add a column of values or name it with --data.channels (`channels`)."
         )
-    return tuple(names), np.ascontiguousarray(values[:, : len(names)]), tuple(notes)
+    names = tuple(found)
+    values = np.empty((cells.n_rows, len(names)))
+    for i, name in enumerate(names):
+        notes += _fill(values[:, i], found.pop(name), cells, name)
+    return names, values, tuple(notes)
+
+
+def _fill(values: np.ndarray, column: pa.ChunkedArray, cells: Cells, name: str) -> list[str]:
+    """Write a column of numbers into its place and check them; gives notes."""
+    row = 0
+    for chunk in column.chunks:
+        values[row : row + len(chunk)] = to_float(pa.chunked_array([chunk]))
+        row += len(chunk)
+    ends = pc.min_max(column).as_py() if not pa.types.is_boolean(column.type) else {"min": 0, "max": 1}
+    low, high = (float(end) if end is not None else 0.0 for end in ends.values())
+    if math.isinf(low) or math.isinf(high):
+        _refuse_infinite(cells, name, values)
+    if max(-low, high) < 2**53:
+        return []
+    return _note_large(name, values)
+
+
+def _note_large(name: str, values: np.ndarray) -> list[str]:
+    size = np.abs(values)
+    # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
+    n = int(np.count_nonzero((size > 2**53) & (size < 1e20)))
+    what = count(n, "value", "values")
+    return [f"{what} of '{name}' beyond 2^53, where whole numbers are rounded to the nearest float64."] if n else []
+
+
+def _read_text_channel(cells: Cells, name: str, *, is_chosen: bool) -> tuple[np.ndarray | None, list[str]]:
+    """Give a column that is not of numbers as numbers, with notes; None where it holds none and nobody chose it."""
+    column = cells.columns[name]
+    if is_string(column.type) and (flags := read_flags(column)) is not None:
+        return flags, [f"Column '{name}' holds true and false, read as 1 and 0."]
+    value, is_text = parse_numbers(column)
+    if is_text.any():
+        is_number_like = is_string(column.type) and is_in_other_notation(column)
+        if not is_chosen and not is_number_like and np.isnan(value).all():
+            n_text = count(int(is_text.sum()), "cell", "cells")
+            return None, [f"Column '{name}' holds no numbers ({n_text} of text or other kind) and was left out."]
+        _refuse_text(cells, name, is_text)
+    return value, []
 
 
 def _refuse_text(cells: Cells, name: str, is_text: np.ndarray) -> None:
     row = int(np.flatnonzero(is_text)[0])
+    cell = str(cells.columns[name][row].as_py()).strip()
     raise DataError(
-        f"{cells.at(row)}: column '{name}' holds {quote_cell(cells.columns[name][row].as_py())}, which is not a number "
-        f"({count(int(is_text.sum()), 'such row', 'such rows')}); correct it, empty the cell if nothing was observed, "
+        f"{cells.at(row)}: column '{name}' holds {quote_cell(cell)}, which is not a number "
+        f"({count(int(is_text.sum()), 'such row', 'such rows')}); {find_notation(cell) or 'correct it'}, empty the cell if nothing was observed, "
         "or leave the channel out with --data.channels (`channels`)."
     )
 
@@ -195,7 +241,7 @@ def read_long_channels(
     """
     codes, texts = encode_text(cells, CHANNEL, "channel name")
     # Stripped like the names of columns in the wide layout.
-    stripped = [text.strip() for text in texts]
+    stripped = [text.strip() for text in texts.to_pylist()]
     found = list(dict.fromkeys(stripped))
     names = columns.channels if columns.is_chosen else tuple(found)
     for name in names:

@@ -49,12 +49,16 @@ class Schema:
 
 @dataclass(frozen=True)
 class Report:
-    """What was read, in counts; each note is one sentence on something that was changed, left out or is unusual."""
+    """What was read, in counts; each note is one sentence on something that was changed, left out or is unusual.
+
+    `n_repeats` rows had the series and time of another and were merged into it.
+    """
 
     n_rows: int
     n_series: int
     n_values: int
     notes: tuple[str, ...] = ()
+    n_repeats: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as plain values."""
@@ -69,6 +73,7 @@ def validate(
     *,
     source: str,
     notes: Sequence[str] = (),
+    n_repeats: int = 0,
 ) -> Report:
     """Count what a table holds and note what cannot be learned from.
 
@@ -79,12 +84,18 @@ def validate(
         values: observed values, shape `(N, C)`, NaN where not observed.
         source: name of the table in errors.
         notes: what was noted before.
+        n_repeats: rows that were merged into another.
 
     Raises:
         DataError: no channel has a single observed value.
     """
-    observed = ~np.isnan(values)
-    per_channel = observed.sum(axis=0)
+    # Channel by channel: numpy is ten times slower along a short axis.
+    has_value = np.zeros(len(values), dtype=bool)
+    per_channel = np.zeros(len(schema.channels), dtype=np.int64)
+    for i in range(values.shape[1]):
+        observed = values[:, i] == values[:, i]
+        has_value |= observed
+        per_channel[i] = np.count_nonzero(observed)
     if not per_channel.any():
         raise DataError(
             f"{source}: no channel holds a single value ({quote_names(schema.channels)}); "
@@ -94,7 +105,7 @@ def validate(
     silent = [name for name, n in zip(schema.channels, per_channel, strict=True) if n == 0]
     if silent:
         found.append(f"{count(len(silent), 'channel is', 'channels are')} never observed: {quote_names(silent)}.")
-    n_empty = int((~observed.any(axis=1)).sum())
+    n_empty = len(values) - int(np.count_nonzero(has_value))
     if n_empty:
         found.append(f"{count(n_empty, 'row holds', 'rows hold')} no value in any channel; the time stamps are kept.")
     single = np.flatnonzero(np.diff(starts) == 1)
@@ -103,7 +114,7 @@ def validate(
         found.append(
             f"{count(len(single), 'series has', 'series have')} one row and can serve as history only: {names}."
         )
-    return Report(len(values), len(series_ids), int(per_channel.sum()), tuple(found))
+    return Report(len(values), len(series_ids), int(per_channel.sum()), tuple(found), n_repeats)
 
 
 def count(n: int, one: str, many: str) -> str:
@@ -132,5 +143,6 @@ def quote_names(names: Sequence[Any], *, n_more: int = 0, limit: int = 20) -> st
     "'a', '7' and 3 more"
     """
     n_more += max(len(names) - limit, 0)
-    text = ", ".join(f"'{name}'" for name in names[:limit])
+    # A name with a line break or another character that cannot be seen is written as Python writes it.
+    text = ", ".join(f"'{name}'" if str(name).isprintable() else repr(str(name)) for name in names[:limit])
     return f"{text} and {n_more:,} more" if n_more else text

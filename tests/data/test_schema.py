@@ -28,7 +28,13 @@ def test_schema_goes_through_json_and_back(schema):
 def test_report_counts_rows_series_and_observed_values():
     report = check([[1, NAN, 2], [NAN, 3, 4]], [2])
     assert (report.n_rows, report.n_series, report.n_values, report.notes) == (2, 1, 4, ())
-    assert json.loads(json.dumps(report.to_dict())) == {"n_rows": 2, "n_series": 1, "n_values": 4, "notes": []}
+    assert json.loads(json.dumps(report.to_dict())) == {
+        "n_rows": 2,
+        "n_series": 1,
+        "n_values": 4,
+        "notes": [],
+        "n_repeats": 0,
+    }
 
 
 def test_channel_never_observed_is_a_counted_note():
