@@ -60,9 +60,12 @@ def to_arrow(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Undo encodings that only save memory (categories, views), and write extension types such as periods as text."""
+    """Undo encodings that only save memory (categories, views, half floats), and write extension types such as periods as text."""
     if pa.types.is_dictionary(column.type):
         return plain(column.cast(column.type.value_type))
+    if pa.types.is_float16(column.type):
+        # Most of arrow's functions do not know it.
+        return column.cast(pa.float32())
     if pa.types.is_string_view(column.type):
         return column.cast(pa.large_string())
     if isinstance(column.type, pa.BaseExtensionType):

@@ -182,9 +182,9 @@ def _fill(values: np.ndarray, column: pa.ChunkedArray, cells: Cells, name: str) 
 def _note_large(name: str, values: np.ndarray) -> list[str]:
     size = np.abs(values)
     # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
-    n = int(np.count_nonzero((size > 2**53) & (size < 1e20)))
-    what = count(n, "value", "values")
-    return [f"{what} of '{name}' beyond 2^53, where whole numbers are rounded to the nearest float64."] if n else []
+    n = int(np.count_nonzero((size >= 2**53) & (size < 1e20)))
+    what = f"{count(n, 'value', 'values')} of '{name}' {'is' if n == 1 else 'are'} beyond 2^53"
+    return [f"{what}, where whole numbers are rounded to the nearest float64."] if n else []
 
 
 def _read_text_channel(cells: Cells, name: str, *, is_chosen: bool) -> tuple[np.ndarray | None, list[str]]:

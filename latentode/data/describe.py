@@ -120,11 +120,19 @@ def _describe_channel(table: Table, i: int) -> ChannelSummary:
     observed = ~np.isnan(table.values[:, i])
     values = table.values[observed, i]
     n_series = len(np.unique(table.row_series[observed]))
-    figures = [float(f(values)) if len(values) else None for f in (np.mean, np.std, np.min, np.max)]
-    mean, std, low, high = figures
+    mean, std, low, high = _figures(values) if len(values) else (None, None, None, None)
     is_constant = len(values) > 1 and bool((values == values[0]).all())
     share = len(values) / max(table.n_rows, 1)
     return ChannelSummary(table.schema.channels[i], len(values), share, n_series, mean, std, low, high, is_constant)
+
+
+def _figures(values: np.ndarray) -> tuple[float, float, float, float]:
+    """Give mean, deviation, minimum and maximum; finite up to the largest float64, whose square is not."""
+    low, high = float(values.min()), float(values.max())
+    size = max(-low, high)
+    unit = size if size > 1e150 else 1.0
+    scaled = values / unit
+    return float(scaled.mean()) * unit, float(scaled.std()) * unit, low, high
 
 
 def _describe_windows(table: Table, settings: DataSettings, notes: list[str]) -> tuple[str | None, dict[str, int]]:

@@ -58,9 +58,10 @@ def note_fillers(channels: Sequence[str], values: np.ndarray) -> tuple[str, ...]
             n = _count_filler(column, end)
             if n:
                 what = count(n, "value", "values")
+                why = "the only negative number" if end == -1 else "far from all others"
                 notes.append(
-                    f"{what} of '{name}' {'is' if n == 1 else 'are'} {end:g}, far from all others; if this stands for a missing "
-                    "value, empty these cells."
+                    f"{what} of '{name}' {'is' if n == 1 else 'are'} {end:g}, {why}; if this stands for a missing value, "
+                    "empty these cells."
                 )
     return tuple(notes)
 
@@ -76,8 +77,8 @@ def _count_filler(column: np.ndarray, end: float) -> int:
     low, high = float(others.min()), float(others.max())
     n = int(np.count_nonzero(is_filler))
     if end == -1:
-        # A descriptor that was not recorded, as in PhysioNet 2012: whole numbers above zero, and -1.
-        return n if low >= 0 and high > 1 and bool((others == np.floor(others)).all()) else 0
+        # A descriptor that was not recorded, as in PhysioNet 2012. Not where -1, 0 and 1 are three answers.
+        return n if n > 1 and low >= 0 and high > 1 else 0
     distance = low - end if end < low else end - high
     return n if distance > high - low else 0
 

@@ -201,7 +201,7 @@ def read_table(
 def _note_numbers(times: Times) -> tuple[str, ...]:
     if times.kind != "number":
         return ()
-    n = int((np.abs(times.value) > 2**53).sum())
+    n = int((np.abs(times.value) >= 2**53).sum())
     rounded = (f"{count(n, 'time is', 'times are')} beyond 2^53 and rounded to the nearest float64.",) if n else ()
     return (*rounded, *note_epoch(times.value))
 
