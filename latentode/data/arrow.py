@@ -110,12 +110,18 @@ def is_missing_text(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def to_float(column: pa.ChunkedArray) -> np.ndarray:
-    """Give a numeric column as float64 with NaN for nulls."""
+    """Give a numeric column as float64 with NaN for nulls, in memory that can be written to."""
+    return np.require(view_float(column), requirements="W")
+
+
+def view_float(column: pa.ChunkedArray) -> np.ndarray:
+    """Give a numeric column as float64 with NaN for nulls; where arrow holds it so, it is arrow's memory."""
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    # float64 holds whole numbers exactly to 2^53 only; arrow refuses larger ones unless told.
-    column = column.cast(pa.float64(), safe=False)
-    return np.require(column.to_numpy(), dtype=np.float64, requirements="W")
+    if not pa.types.is_float64(column.type):
+        # float64 holds whole numbers exactly to 2^53 only; arrow refuses larger ones unless told.
+        column = column.cast(pa.float64(), safe=False)
+    return np.asarray(column.to_numpy(), dtype=np.float64)
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -175,20 +181,23 @@ def find_notation(text: str) -> str | None:
 
 def is_in_other_notation(column: pa.ChunkedArray) -> bool:
     """Tell whether all texts of a column that are not missing are numbers in one of `NOTATIONS`."""
-    text = pc.utf8_trim_whitespace(column)
-    present = text.filter(pc.invert(is_missing_text(text)))
-    return bool(pc.all(pc.match_substring_regex(present, f"^({'|'.join(NOTATIONS)})$")).as_py())
+    # The first cells tell most columns.
+    for part in (column.slice(0, 100), column):
+        text = pc.utf8_trim_whitespace(part)
+        is_number = pc.match_substring_regex(text, f"^({'|'.join(NOTATIONS)})$")
+        if not pc.all(pc.or_(is_missing_text(text), pc.fill_null(is_number, False))).as_py():
+            return False
+    return True
 
 
 def read_flags(column: pa.ChunkedArray) -> np.ndarray | None:
     """Give a text column of the words true and false as 1 and 0, NaN where missing; None where it holds anything else."""
-    for text in (column.slice(0, 100), column):
-        text = pc.utf8_trim_whitespace(text)
+    for part in (column.slice(0, 100), column):
+        text = pc.utf8_trim_whitespace(part)
         is_missing, is_true, is_false = (
             pc.is_in(text, value_set=pa.array(words, type=text.type))
             for words in ((*MISSING, None), ("true", "True", "TRUE"), ("false", "False", "FALSE"))
         )
-        # The first cells tell most columns.
         if not pc.all(pc.or_(pc.or_(is_true, is_false), is_missing)).as_py():
             return None
     return None if pc.all(is_missing).as_py() else to_float(pc.if_else(is_missing, None, is_true))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from latentode.data.arrow import find_notation, is_in_other_notation, is_numeric, is_string, parse_numbers, pc, read_flags, to_float
+from latentode.data.arrow import find_notation, is_in_other_notation, is_numeric, is_string, parse_numbers, read_flags, to_float, view_float
 from latentode.data.cells import Cells
 from latentode.data.rows import encode_text
-from latentode.data.schema import Schema, count, quote_cell, quote_names
+from latentode.data.schema import Schema, blocks, count, quote_cell, quote_names
 from latentode.errors import DataError
 
 CHANNEL, VALUE = "channel", "value"
@@ -135,7 +134,7 @@ def _extra_note(rest: list[str], used: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
-    """Read the channels of the wide layout; their cells are given up on the way, so that nothing is in memory twice.
+    """Read the channels of the wide layout.
 
     Returns:
         names of the channels, values float64 `(N, C)` with NaN where not observed, and notes.
@@ -146,7 +145,7 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
     found, notes = {}, []
     for name in columns.channels:
         if is_numeric(cells.columns[name].type):
-            found[name] = cells.columns.pop(name)
+            found[name] = cells.columns[name]
             continue
         value, note = _read_text_channel(cells, name, is_chosen=columns.is_chosen)
         notes += note
@@ -159,32 +158,25 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
         )
     names = tuple(found)
     values = np.empty((cells.n_rows, len(names)))
-    for i, name in enumerate(names):
-        notes += _fill(values[:, i], found.pop(name), cells, name)
+    n_large = np.zeros(len(names), dtype=np.int64)
+    for rows in blocks(values):
+        block = values[rows]
+        for i, column in enumerate(found.values()):
+            block[:, i] = view_float(column.slice(rows.start, rows.stop - rows.start))
+        size = np.abs(block)
+        # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
+        if np.fmax.reduce(size, axis=None) >= 2**53:
+            n_large += ((size >= 2**53) & (size < 1e20)).sum(axis=0)
+            for name, is_infinite in zip(names, np.isinf(size).any(axis=0), strict=True):
+                if is_infinite:
+                    _refuse_infinite(cells, name, to_float(found[name]))
+    notes += [_describe_large(name, int(n)) for name, n in zip(names, n_large, strict=True) if n]
     return names, values, tuple(notes)
 
 
-def _fill(values: np.ndarray, column: pa.ChunkedArray, cells: Cells, name: str) -> list[str]:
-    """Write a column of numbers into its place and check them; gives notes."""
-    row = 0
-    for chunk in column.chunks:
-        values[row : row + len(chunk)] = to_float(pa.chunked_array([chunk]))
-        row += len(chunk)
-    ends = pc.min_max(column).as_py() if not pa.types.is_boolean(column.type) else {"min": 0, "max": 1}
-    low, high = (float(end) if end is not None else 0.0 for end in ends.values())
-    if math.isinf(low) or math.isinf(high):
-        _refuse_infinite(cells, name, values)
-    if max(-low, high) < 2**53:
-        return []
-    return _note_large(name, values)
-
-
-def _note_large(name: str, values: np.ndarray) -> list[str]:
-    size = np.abs(values)
-    # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
-    n = int(np.count_nonzero((size >= 2**53) & (size < 1e20)))
+def _describe_large(name: str, n: int) -> str:
     what = f"{count(n, 'value', 'values')} of '{name}' {'is' if n == 1 else 'are'} beyond 2^53"
-    return [f"{what}, where whole numbers are rounded to the nearest float64."] if n else []
+    return f"{what}, where whole numbers are rounded to the nearest float64."
 
 
 def _read_text_channel(cells: Cells, name: str, *, is_chosen: bool) -> tuple[np.ndarray | None, list[str]]:

@@ -231,7 +231,7 @@ def _parse(
 
     table = pa_csv.read_csv(
         body,
-        read_options=pa_csv.ReadOptions(column_names=names, block_size=1 << 22),
+        read_options=pa_csv.ReadOptions(column_names=names, block_size=1 << 20),
         # Quoted line ends slow the reader down, so they are looked for only where there is a quote.
         parse_options=pa_csv.ParseOptions(newlines_in_values=has_quotes, invalid_row_handler=skip),
         convert_options=pa_csv.ConvertOptions(column_types=kinds, null_values=list(MISSING), strings_can_be_null=False),

@@ -170,23 +170,39 @@ def _count_out_of_order(codes: np.ndarray, time: np.ndarray) -> int:
 def _sorting(codes: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Give the order by series, then time; equal stamps keep the order of the file, which "last" relies on.
 
-    The same as `np.lexsort((time, codes))` in a third of its time: by 16 bits after 16 bits, the lowest first, each by numpy's stable sort
-    (a radix sort for this width). Bits that are alike in all rows are passed over.
+    The same as `np.lexsort((time, codes))` in a quarter of its time: 16 bits after 16 bits, the lowest first, each by numpy's stable sort (a
+    radix sort for this width).
     """
-    bits = (time + 0.0 if time.dtype == np.float64 else time).view(np.int64)
-    if time.dtype == np.float64:
-        # The bits of negative floats ascend as the numbers descend.
-        bits = np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits)
+    offset = _count_up(time)
+    keys = [offset, codes.astype(np.uint64)]
+    n_bits = [int(key.max()).bit_length() for key in keys]
+    if sum(n_bits) <= 64:
+        keys, n_bits = [keys[1] << np.uint64(n_bits[0]) | offset], [sum(n_bits)]
     order = None
-    # Less its least value, a number has no sign, and fewer bits; the difference may wrap around, as unsigned numbers it fits.
-    for key in (bits.view(np.uint64) - bits.min().view(np.uint64), codes.astype(np.uint32)):
-        for shift in range(0, int(key.max()).bit_length(), 16):
-            digit = (key >> key.dtype.type(shift)).astype(np.uint16)
-            if (digit == digit[0]).all():
-                continue
+    for key, width in zip(keys, n_bits, strict=True):
+        for shift in range(0, width, 16):
+            digit = (key >> np.uint64(shift)).astype(np.uint16)
             step = np.argsort(digit if order is None else digit[order], kind="stable")
             order = step if order is None else order[step]
     return np.arange(len(time)) if order is None else order
+
+
+def _count_up(time: np.ndarray) -> np.ndarray:
+    """Give unsigned whole numbers in the order of the times, as small as is easily had."""
+    if time.dtype == np.float64:
+        if np.abs(time).max() < 2**53 and (np.floor(time) == time).all():
+            time = time.astype(np.int64)
+        else:
+            # Adding 0 turns -0 into 0. The bits of negative floats ascend as the numbers descend.
+            bits = (time + 0.0).view(np.int64)
+            time = np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits)
+    # The difference may wrap around; as an unsigned number it fits.
+    offset = time.view(np.uint64) - time.min().view(np.uint64)
+    for unit in (1_000_000_000, 1_000_000, 1_000):
+        # Nanoseconds of times that are whole seconds, as most are.
+        if not (offset[:1000] % np.uint64(unit)).any() and not (offset % np.uint64(unit)).any():
+            return offset // np.uint64(unit)
+    return offset
 
 
 def _describe_repeat(

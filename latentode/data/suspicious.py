@@ -5,17 +5,18 @@ Each function gives sentences for `Report.notes`, none where nothing is odd.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from latentode.data.arrow import pc
-from latentode.data.schema import count, quote_names
+from latentode.data.schema import Survey, count, quote_names
 
 # Fillers of loggers, of NetCDF and of statistics packages; a value counts as one only where it stands far from all others.
 FILLERS = (-9, -99, -999, -9999, -99999, -999.9, -9999.9, -999.99, -32768, 99, 999, 9999, 99999, 999.9, 9999.9, 32767)
-_LARGE_FILLERS = (-1e30, -1e20, -1e34, 1e20, 1e30, 1e34, 9.96921e36, 1e36)
+LARGE_FILLERS = (-1e30, -1e20, -1e34, 1e20, 1e30, 1e34, 9.96921e36, 1e36)
 _UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 # 1990 to 2050 in seconds since 1970: the years of most tables. Numbers of other units fall into none of the four ranges by chance.
 _EPOCH = 631_152_000, 2_524_608_000
@@ -48,13 +49,14 @@ def _are_dates(time: np.ndarray) -> bool:
     return bool(((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
 
 
-def note_fillers(channels: Sequence[str], values: np.ndarray) -> tuple[str, ...]:
+def note_fillers(channels: Sequence[str], values: np.ndarray, survey: Survey) -> tuple[str, ...]:
     """Name values such as -999 that stand far from all others of their channel, or a single negative -1; `values` is `(N, C)`."""
     notes = []
     for i, name in enumerate(channels):
-        column = values[:, i]
-        ends = np.fmin.reduce(column), np.fmax.reduce(column)
-        for end in sorted({float(end) for end in ends}):
+        for end in dict.fromkeys((float(survey.low[i]), float(survey.high[i]))):
+            if not _may_be_filler(end):
+                continue
+            column = values[:, i]
             n = _count_filler(column, end)
             if n:
                 what = count(n, "value", "values")
@@ -66,10 +68,12 @@ def note_fillers(channels: Sequence[str], values: np.ndarray) -> tuple[str, ...]
     return tuple(notes)
 
 
+def _may_be_filler(end: float) -> bool:
+    # Large ones may have gone through a float32.
+    return end == -1 or end in FILLERS or any(math.isclose(end, filler, rel_tol=1e-6) for filler in LARGE_FILLERS)
+
+
 def _count_filler(column: np.ndarray, end: float) -> int:
-    is_large = any(np.isclose(end, filler, rtol=1e-6, atol=0) for filler in _LARGE_FILLERS)
-    if end != -1 and not is_large and end not in FILLERS:
-        return 0
     is_filler = column == end
     others = column[~is_filler & ~np.isnan(column)]
     if len(others) < 2:

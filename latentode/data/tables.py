@@ -13,7 +13,7 @@ import pandas as pd
 from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
 from latentode.data.rows import Ids, arrange, parse_ids, pivot
-from latentode.data.schema import Report, Schema, count, quote_names, validate
+from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, check_choice, check_columns
 from latentode.data.suspicious import note_epoch, note_fillers
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
@@ -184,12 +184,13 @@ def read_table(
         return str(format_times(time[row : row + 1], found)[0])
 
     rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
-    odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values))
+    survey = Survey.of(rows.values)
+    odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values, survey))
     report = validate(
         found,
         ids.names,
         rows.starts,
-        rows.values,
+        survey,
         source=cells.source,
         notes=(*cells.notes, *columns.notes, *notes, *rows.notes),
         n_repeats=rows.n_repeats,

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from latentode.data.schema import Schema, count, quote_cell, quote_names, validate
+from latentode.data.schema import Schema, Survey, count, quote_cell, quote_names, validate
 from latentode.errors import DataError
 
 NAN = np.nan
@@ -17,7 +17,7 @@ SCHEMA = Schema("station", "date", ("temp", "wind", "rain"), ("temp",), "text", 
 def check(values, lengths, **options):
     starts = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.asarray([f"s{i}" for i in range(len(lengths))], dtype=object)
-    return validate(SCHEMA, ids, starts, np.asarray(values, dtype=float), source="data.csv", **options)
+    return validate(SCHEMA, ids, starts, Survey.of(np.asarray(values, dtype=float)), source="data.csv", **options)
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, Schema(None, "t", ("x",), (), "none", "number", None)])
