@@ -26,6 +26,8 @@ _NAN = r"^[+-]?(?i:nan)$"
 _MANY = 1000
 # What a number, an infinity or a NaN may begin with.
 _FIRST = "+-.0123456789iInN"
+# Arabic, Persian, Devanagari and full-width digits.
+_DIGITS = "\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\uff10-\uff19"
 # Numbers that people and spreadsheets write otherwise, and what to do; forms of both Python's and arrow's expressions.
 NOTATIONS = {
     r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?": "write it without thousands separators",
@@ -35,7 +37,7 @@ NOTATIONS = {
     "[$\u20ac\u00a3\u00a5] ?[0-9.,]+|[0-9.,]+ ?[$\u20ac\u00a3\u00a5]": "write it without the sign of the currency",
     "[\u2212\u2012\u2013][0-9.]+([eE][+-]?[0-9]+)?": "write the minus as '-'",
     r"[+-]?0[xX][0-9a-fA-F]+": "write it as a decimal number",
-    "[+-]?[\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\uff10-\uff19][\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\uff10-\uff19.]*": "write it with the digits 0 to 9",
+    f"[+-]?[{_DIGITS}][{_DIGITS}.]*": "write it with the digits 0 to 9",
 }
 
 
@@ -62,7 +64,11 @@ def to_arrow(cells: pd.Series | Sequence[Any]) -> pa.ChunkedArray:
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Undo encodings that only save memory (categories, views, half floats), and write extension types such as periods as text."""
     if pa.types.is_dictionary(column.type):
-        return plain(column.cast(column.type.value_type))
+        # Arrow cannot undo all of them itself: polars gives categories of text views.
+        chunks = [
+            plain(pa.chunked_array([chunk.dictionary])).take(chunk.indices).combine_chunks() for chunk in column.chunks
+        ]
+        return pa.chunked_array(chunks) if chunks else pa.chunked_array([], column.type.value_type)
     if pa.types.is_float16(column.type):
         # Most of arrow's functions do not know it.
         return column.cast(pa.float32())
@@ -153,7 +159,9 @@ def parse_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(column), np.nan), to_numpy(pc.is_valid(column))
     if len(column) > _MANY and 2 * pc.count_distinct(column.slice(0, _MANY)).as_py() < _MANY:
         encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-        values, is_text = parse_numbers(pa.chunked_array([pa.concat_arrays([encoded.dictionary, pa.nulls(1, column.type)])]))
+        values, is_text = parse_numbers(
+            pa.chunked_array([pa.concat_arrays([encoded.dictionary, pa.nulls(1, column.type)])])
+        )
         codes = to_numpy(pc.fill_null(encoded.indices, len(encoded.dictionary)))
         return values[codes], is_text[codes]
     text = pc.utf8_trim_whitespace(column)

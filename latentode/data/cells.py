@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pa_parquet
 
-from latentode.data.arrow import plain, to_arrow
+from latentode.data.arrow import TEXT_CODES, is_string, plain, to_arrow
 from latentode.data.csv_text import NO_ROWS, check_names, read_csv
 from latentode.data.schema import count, quote_names
 from latentode.errors import DataError, InputError
@@ -53,6 +53,11 @@ class Cells:
     untyped: frozenset[str]
     notes: tuple[str, ...]
 
+    def release(self) -> None:
+        """Give the memory of the columns back; only places can be told from then on."""
+        self.columns.clear()
+        pa.default_memory_pool().release_unused()
+
 
 def read_cells(
     source: Source, *, text_columns: Collection[str] = (), time_column: str | None = None, role: str = "data"
@@ -78,7 +83,7 @@ def read_cells(
         is_parquet = path.is_dir() or _starts_with(path, b"PAR1")
         with _unchanged([path]):
             if is_parquet:
-                return _read_parquet(path)
+                return _read_parquet(path, text_columns)
             data = _gunzip(str(path), path.read_bytes())
             columns, at = read_csv(
                 str(path),
@@ -135,7 +140,7 @@ def _gunzip(path: str, data: bytes) -> bytes:
         raise DataError(f"{path}: the gzip file is cut off or damaged ({error}); copy or download it again.") from error
 
 
-def _read_parquet(path: Path) -> Cells:
+def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
     files, notes = ([path], ()) if path.is_file() else _list_folder(path)
     with _unchanged(files):
         schemas = [_parquet_schema(file) for file in files]
@@ -150,10 +155,14 @@ def _read_parquet(path: Path) -> Cells:
         try:
             # A column that only some files have is part of the table, empty in the others.
             schema = pa.unify_schemas([*schemas, partition], promote_options="permissive")
+            coded = [field.name for field in schema if field.name in text_columns and is_string(field.type)]
+            for name in coded:
+                # Few are distinct: read as their numbers, which takes less time and memory.
+                schema = schema.set(schema.get_field_index(name), pa.field(name, TEXT_CODES))
             dataset = pa_dataset.dataset(
                 [str(file) for file in files],
                 schema=schema,
-                format="parquet",
+                format=pa_dataset.ParquetFileFormat(dictionary_columns=set(coded) - set(partition.names)),
                 partitioning=pa_dataset.partitioning(partition, flavor="hive"),
                 partition_base_dir=str(path) if path.is_dir() else None,
             )
@@ -165,7 +174,7 @@ def _read_parquet(path: Path) -> Cells:
                 f"{path}: cannot be read as Parquet ({_first_line(error)}); "
                 "the file is damaged, or the files of the folder disagree on a column; write them again."
             ) from error
-    columns = {name: plain(table.column(name)) for name in names}
+    columns = {name: table.column(name) if name in coded else plain(table.column(name)) for name in names}
 
     def at(row: int) -> str:
         for file in files:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from latentode.data.arrow import find_notation, is_in_other_notation, is_numeric, is_string, parse_numbers, read_flags, to_float, view_float
+from latentode.data.arrow import (
+    find_notation,
+    is_in_other_notation,
+    is_numeric,
+    is_string,
+    parse_numbers,
+    read_flags,
+    view_float,
+)
 from latentode.data.cells import Cells
 from latentode.data.rows import encode_text
 from latentode.data.schema import Schema, blocks, count, quote_cell, quote_names
@@ -134,7 +142,7 @@ def _extra_note(rest: list[str], used: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
-    """Read the channels of the wide layout.
+    """Read the channels of the wide layout; their cells are given up on the way, so that nothing is in memory twice.
 
     Returns:
         names of the channels, values float64 `(N, C)` with NaN where not observed, and notes.
@@ -156,22 +164,42 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
             f"{cells.source}: none of the columns {quote_names(columns.channels)} holds numbers; "
             "add a column of values or name it with --data.channels (`channels`)."
         )
-    names = tuple(found)
-    values = np.empty((cells.n_rows, len(names)))
-    n_large = np.zeros(len(names), dtype=np.int64)
-    for rows in blocks(values):
-        block = values[rows]
-        for i, column in enumerate(found.values()):
-            block[:, i] = view_float(column.slice(rows.start, rows.stop - rows.start))
-        size = np.abs(block)
-        # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
+    for name in found:
+        del cells.columns[name]
+    names, values = tuple(found), np.empty((cells.n_rows, len(found)))
+    n_large, n_infinite = np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=np.int64)
+    first_infinite = np.zeros(len(names), dtype=np.int64)
+    parts = [found.pop(name).chunks for name in names]
+    for rows in _fill(values, parts):
+        size = np.abs(values[rows])
         if np.fmax.reduce(size, axis=None) >= 2**53:
+            # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
             n_large += ((size >= 2**53) & (size < 1e20)).sum(axis=0)
-            for name, is_infinite in zip(names, np.isinf(size).any(axis=0), strict=True):
-                if is_infinite:
-                    _refuse_infinite(cells, name, to_float(found[name]))
+            is_infinite = np.isinf(size)
+            first_infinite = np.where(n_infinite == 0, rows.start + is_infinite.argmax(axis=0), first_infinite)
+            n_infinite += is_infinite.sum(axis=0)
+    for i in np.flatnonzero(n_infinite):
+        _refuse_infinite(cells, names[i], int(first_infinite[i]), int(n_infinite[i]))
     notes += [_describe_large(name, int(n)) for name, n in zip(names, n_large, strict=True) if n]
     return names, values, tuple(notes)
+
+
+def _fill(values: np.ndarray, parts: list[list[pa.Array]]) -> Iterator[slice]:
+    """Write the parts of each column into the matrix and give each up when it is written; yields the rows of each block."""
+    for column in parts:
+        column.reverse()
+    for block in blocks(values):
+        row = block.start
+        while row < block.stop:
+            n = min(block.stop - row, *(len(column[-1]) for column in parts))
+            for i, column in enumerate(parts):
+                values[row : row + n, i] = view_float(pa.chunked_array([column[-1][:n]]))
+                if n == len(column[-1]):
+                    column.pop()
+                else:
+                    column[-1] = column[-1][n:]
+            row += n
+        yield block
 
 
 def _describe_large(name: str, n: int) -> str:
@@ -197,20 +225,19 @@ def _read_text_channel(cells: Cells, name: str, *, is_chosen: bool) -> tuple[np.
 def _refuse_text(cells: Cells, name: str, is_text: np.ndarray) -> None:
     row = int(np.flatnonzero(is_text)[0])
     cell = str(cells.columns[name][row].as_py()).strip()
+    such = count(int(is_text.sum()), "such row", "such rows")
     raise DataError(
-        f"{cells.at(row)}: column '{name}' holds {quote_cell(cell)}, which is not a number "
-        f"({count(int(is_text.sum()), 'such row', 'such rows')}); {find_notation(cell) or 'correct it'}, empty the cell if nothing was observed, "
+        f"{cells.at(row)}: column '{name}' holds {quote_cell(cell)}, which is not a number ({such}); "
+        f"{find_notation(cell) or 'correct it'}, empty the cell if nothing was observed, "
         "or leave the channel out with --data.channels (`channels`)."
     )
 
 
-def _refuse_infinite(cells: Cells, name: str, value: np.ndarray) -> None:
-    rows = np.flatnonzero(np.isinf(value))
-    if len(rows):
-        raise DataError(
-            f"{cells.at(int(rows[0]))}: column '{name}' holds an infinite value "
-            f"({count(len(rows), 'such row', 'such rows')}); correct it, or empty the cell if nothing was observed."
-        )
+def _refuse_infinite(cells: Cells, name: str, first: int, n: int) -> None:
+    raise DataError(
+        f"{cells.at(first)}: column '{name}' holds an infinite value ({count(n, 'such row', 'such rows')}); "
+        "correct it, or empty the cell if nothing was observed."
+    )
 
 
 def read_long_channels(
@@ -250,7 +277,9 @@ def read_long_channels(
     value = np.where(channel >= 0, value, np.nan)
     if is_text.any():
         _refuse_text(cells, VALUE, is_text)
-    _refuse_infinite(cells, VALUE, value)
+    infinite = np.flatnonzero(np.isinf(value))
+    if len(infinite):
+        _refuse_infinite(cells, VALUE, int(infinite[0]), len(infinite))
     others = [name for name in found if name not in names]
     if not others:
         return names, channel, value, ()

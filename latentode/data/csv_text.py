@@ -98,7 +98,11 @@ def _check_bytes(path: str, data: bytes) -> None:
     for magic, what in _PACKED.items():
         if data.startswith(magic):
             raise DataError(f"{path}: is {what}.")
-    for mark, name in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "UTF-32"),
+        (codecs.BOM_UTF16_LE, "UTF-16"),
+        (codecs.BOM_UTF16_BE, "UTF-16"),
+    ):
         if data.startswith(mark):
             raise DataError(f"{path}: is encoded as {name}; save it as UTF-8.")
     at = data.find(b"\0")
@@ -155,9 +159,13 @@ def _split_header(path: str, data: bytes) -> tuple[list[str], int, int]:
 
 def _check_header(place: str, names: list[str]) -> None:
     if names[0].startswith("#"):
-        raise DataError(f"{place}: begins with the comment {quote_cell(names[0])}; remove it: the first line names the columns.")
+        raise DataError(
+            f"{place}: begins with the comment {quote_cell(names[0])}; remove it: the first line names the columns."
+        )
     if re.fullmatch(r"sep=.?", names[0]):
-        raise DataError(f"{place}: is the line {quote_cell(names[0])} that Excel writes; remove it: the first line names the columns.")
+        raise DataError(
+            f"{place}: is the line {quote_cell(names[0])} that Excel writes; remove it: the first line names the columns."
+        )
     if names[0].startswith("\ufeff"):
         raise DataError(f"{place}: begins with two byte order marks; remove one.")
     check_names(place, names)
@@ -186,7 +194,9 @@ def _guess(data: bytes, start: int, names: list[str], time_column: str | None) -
     """Guess from the first rows which columns are text and what the times are; the whole file then proves it or not."""
     end = data.rfind(_newline(data), start, start + _HEAD) + 1 if len(data) - start > _HEAD else len(data)
     try:
-        found, _ = _parse(pa.py_buffer(data).slice(start, max(end - start, 0)), names, {}, has_quotes=b'"' in data[start:end])
+        found, _ = _parse(
+            pa.py_buffer(data).slice(start, max(end - start, 0)), names, {}, has_quotes=b'"' in data[start:end]
+        )
     except pa.ArrowInvalid:
         # The cut may go through a quoted cell.
         return {}

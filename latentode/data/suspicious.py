@@ -34,7 +34,7 @@ def note_epoch(time: np.ndarray) -> tuple[str, ...]:
                 f"The times look like {name} since 1970 ({first} to {last} UTC) and were read as plain numbers; "
                 "durations are then in that unit, or write the times as dates.",
             )
-    if 19_000_101 <= low and high <= 21_001_231 and _are_dates(time):
+    if low >= 19_000_101 and high <= 21_001_231 and _are_dates(time):
         return (
             "The times look like dates without dashes (20260131 for 2026-01-31) and were read as plain numbers, "
             "whose differences are no durations; write them as 2026-01-31.",
@@ -99,10 +99,14 @@ def note_blanks(names: pa.Array, what: str) -> tuple[str, ...]:
     alike = names.filter(pa.array(bare == bare[first[n > 1][0]])).to_pylist()
     n_groups = int((n > 1).sum())
     which = f"{n_groups:,} {what}s are" if n_groups > 1 else f"1 {what} is"
-    return (f"{which} spelt in several ways that differ by blanks only: {quote_names(alike)}; they were read as they stand.",)
+    return (
+        f"{which} spelt in several ways that differ by blanks only: {quote_names(alike)}; they were read as they stand.",
+    )
 
 
-def note_scales(channels: Sequence[str], series: np.ndarray, row_series: np.ndarray, values: np.ndarray) -> tuple[str, ...]:
+def note_scales(
+    channels: Sequence[str], series: np.ndarray, row_series: np.ndarray, values: np.ndarray
+) -> tuple[str, ...]:
     """Name channels that are a thousand times larger in one series than in another: a sign of two units.
 
     Args:

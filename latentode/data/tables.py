@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -156,7 +155,7 @@ def read_table(
     )
     ids = parse_ids(cells, columns.id)
     times = parse_times(
-        cells.columns[columns.time],
+        cells.columns.pop(columns.time),
         time_zone=time_zone,
         zone_if_mixed=schema.time_zone if schema else None,
         place=lambda row: f"{cells.at(row)}: column '{columns.time}'",
@@ -170,6 +169,7 @@ def read_table(
         names, channel, value, notes = read_long_channels(cells, columns, may_be_absent=schema is not None)
         ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
         at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
+    cells.release()
     found = Schema(
         columns.id,
         columns.time,
@@ -241,7 +241,9 @@ def read_queries(source: Source, schema: Schema, table: Table) -> Queries:
     """
     id_column = table.schema.id_column
     names = {schema.time_column} | ({id_column} if id_column else set())
-    cells = read_cells(source, text_columns={id_column} if id_column else set(), time_column=schema.time_column, role="query")
+    cells = read_cells(
+        source, text_columns={id_column} if id_column else set(), time_column=schema.time_column, role="query"
+    )
     missing = [name for name in (id_column, schema.time_column) if name and name not in cells.columns]
     if missing:
         raise DataError(

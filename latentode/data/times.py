@@ -203,7 +203,9 @@ def _wall_clock(column: _Column, stamp: pa.ChunkedArray) -> np.ndarray:
         stamps = pd.to_datetime(pd.Series(stamp.to_pylist(), dtype="str"), format="ISO8601", errors="coerce")
         is_leap = to_numpy(pc.match_substring_regex(stamp, "[T ][0-9]{2}:59:60"))
         column.refuse(
-            is_leap, "holds {cell}, a leap second, which clocks of a computer do not count", "write the second before or after"
+            is_leap,
+            "holds {cell}, a leap second, which clocks of a computer do not count",
+            "write the second before or after",
         )
         column.refuse(stamps.isna().to_numpy(), "holds {cell}, a day or hour that does not exist", "correct it")
         raise AssertionError("arrow refuses a datetime that pandas takes")
