@@ -162,6 +162,7 @@ def read_table(
         hint=", or name another column with --data.time_column (`time_column`)",
     )
     _check_kind(times, schema, cells, columns)
+    _check_span(times, cells, columns)
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
         time, at = times.value, cells.at
@@ -212,6 +213,18 @@ def _check_kind(times: Times, schema: Schema | None, cells: Cells, columns: Colu
         raise DataError(
             f"{cells.at(0)}: column '{columns.time}' holds {times.kind}s, but the model was fitted on times that are "
             f"{schema.time_kind}s; write the times as in the training data."
+        )
+
+
+def _check_span(times: Times, cells: Cells, columns: Columns) -> None:
+    if times.kind == "number":
+        return
+    first, last = int(times.value.argmin()), int(times.value.argmax())
+    if int(times.value[last]) - int(times.value[first]) >= 2**63:
+        days = times.value[[first, last]].view("datetime64[ns]").astype("datetime64[D]")
+        raise DataError(
+            f"{cells.at(last)}: column '{columns.time}' goes from {days[0]} ({cells.at(first)}) to {days[1]}, more than the 292 years that "
+            "nanoseconds can tell apart; correct it or give time as a plain number."
         )
 
 

@@ -341,7 +341,7 @@ texts = st.text(
     st.characters(codec="utf-8", exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=4
 ).filter(str.strip)
 values = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-stamps = st.datetimes(min_value=pd.Timestamp("1700-01-01"), max_value=pd.Timestamp("2200-01-01"))
+stamps = st.datetimes(min_value=pd.Timestamp("1905-01-01"), max_value=pd.Timestamp("2195-01-01"))
 numbers = st.floats(-1e15, 1e15)
 
 
