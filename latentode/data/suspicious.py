@@ -104,30 +104,32 @@ def note_blanks(names: pa.Array, what: str) -> tuple[str, ...]:
     )
 
 
-def note_scales(
-    channels: Sequence[str], series: np.ndarray, row_series: np.ndarray, values: np.ndarray
-) -> tuple[str, ...]:
-    """Name channels that are a thousand times larger in one series than in another: a sign of two units.
+def note_scales(channels: Sequence[str], series: np.ndarray, starts: np.ndarray, values: np.ndarray) -> tuple[str, ...]:
+    """Name channels that are a thousand times larger or smaller in some series than in the middle one: a sign of two units.
 
     Args:
         channels: names, `(C,)`.
         series: names, `(S,)`.
-        row_series: position of each row's series `(N,)`.
+        starts: rows of series `s` are `starts[s]:starts[s + 1]`, none empty; `(S + 1,)`.
         values: `(N, C)`, NaN where not observed.
     """
     notes = []
     for i, name in enumerate(channels):
-        rows = np.flatnonzero(values[:, i] == values[:, i])
-        n = np.bincount(row_series[rows], minlength=len(series))
-        # Divided before it is added up, so that values near the largest float64 stay finite.
-        size = np.bincount(row_series[rows], np.abs(values[rows, i]) / np.maximum(n, 1)[row_series[rows]], len(series))
-        known = np.flatnonzero((n >= 3) & (size > 0))
+        # Zero is the same in all units.
+        size = np.where(values[:, i] == 0, np.nan, np.abs(values[:, i]))
+        least, most = (extreme.reduceat(size, starts[:-1]) for extreme in (np.fmin, np.fmax))
+        n = np.add.reduceat(size == size, starts[:-1], dtype=np.int64)
+        known = np.flatnonzero(n >= 3)
         if len(known) < 2:
             continue
-        low, high = known[np.argmin(size[known])], known[np.argmax(size[known])]
-        if size[high] / SCALE_RATIO > size[low]:
+        # The middle of the digits; the roots first, since a product may overflow.
+        middle = np.sqrt(least[known]) * np.sqrt(most[known])
+        usual = np.argsort(middle, kind="stable")[(len(known) - 1) // 2]
+        is_far = (middle / SCALE_RATIO >= middle[usual]) | (middle <= middle[usual] / SCALE_RATIO)
+        if is_far.any():
+            which, first = count(int(is_far.sum()), "series", "series"), int(np.flatnonzero(is_far)[0])
             notes.append(
-                f"'{name}' differs in scale between series: about {size[low]:.3g} in '{series[low]}' and {size[high]:.3g} in "
-                f"'{series[high]}'; check that both are in one unit."
+                f"'{name}' is of another scale in {which}: about {middle[first]:.3g} in '{series[known[first]]}', but "
+                f"{middle[usual]:.3g} in '{series[known[usual]]}'; check that all are in one unit."
             )
     return tuple(notes)
