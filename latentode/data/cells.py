@@ -17,9 +17,11 @@ import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pa_parquet
 
 from latentode.data.arrow import TEXT_CODES, is_string, plain, to_arrow
-from latentode.data.csv_text import NO_ROWS, check_names, read_csv
+from latentode.data.csv_text import NO_ROWS, Text, check_names, read_csv
 from latentode.data.schema import count, quote_names
 from latentode.errors import DataError, InputError
+
+_GZIP = b"\x1f\x8b"
 
 
 class ArrowStream(Protocol):
@@ -84,15 +86,7 @@ def read_cells(
         with _unchanged([path]):
             if is_parquet:
                 return _read_parquet(path, text_columns)
-            data = _gunzip(str(path), path.read_bytes())
-            columns, at = read_csv(
-                str(path),
-                data,
-                text_columns=text_columns,
-                time_column=time_column,
-                # A pipe gives its bytes once.
-                reread=(lambda: _gunzip(str(path), path.read_bytes())) if path.is_file() else (lambda: data),
-            )
+            columns, at = read_csv(str(path), _open(path), text_columns=text_columns, time_column=time_column)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: no such {role} file; check the path.") from error
     except DataError:
@@ -101,6 +95,15 @@ def read_cells(
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); check the path and its permissions.") from error
     return _tabular(str(path), columns, at, untyped=frozenset(columns))
+
+
+def _open(path: Path) -> Text:
+    if not path.is_file():
+        # A pipe gives its bytes once.
+        return Text.of_bytes(_gunzip(str(path), path.read_bytes()))
+    if _starts_with(path, _GZIP):
+        return Text.of_bytes(_gunzip(str(path), path.read_bytes()), whole=lambda: _gunzip(str(path), path.read_bytes()))
+    return Text.of_file(path)
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
@@ -132,7 +135,7 @@ def _version(file: Path) -> tuple[int, ...] | None:
 
 
 def _gunzip(path: str, data: bytes) -> bytes:
-    if data[:2] != b"\x1f\x8b":
+    if data[:2] != _GZIP:
         return data
     try:
         return gzip.decompress(data)
