@@ -165,13 +165,19 @@ def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
             dataset = pa_dataset.dataset(
                 [str(file) for file in files],
                 schema=schema,
-                format=pa_dataset.ParquetFileFormat(dictionary_columns=set(coded) - set(partition.names)),
+                format=pa_dataset.ParquetFileFormat(
+                    dictionary_columns=set(coded) - set(partition.names),
+                    # Without these the bytes of the files are all in memory beside what is read from them.
+                    pre_buffer=False,
+                    use_buffered_stream=True,
+                ),
                 partitioning=pa_dataset.partitioning(partition, flavor="hive"),
                 partition_base_dir=str(path) if path.is_dir() else None,
             )
             # pandas writes an index that has no name as a column of this name.
             names = [name for name in schema.names if not name.startswith("__index_level_")]
             table = dataset.to_table(columns=names)
+            pa.default_memory_pool().release_unused()
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path}: cannot be read as Parquet ({_first_line(error)}); "

@@ -200,6 +200,8 @@ def _fill(values: np.ndarray, parts: list[list[pa.Array]]) -> Iterator[slice]:
                     column[-1] = column[-1][n:]
             row += n
         yield block
+        if block.stop % (16 * (block.stop - block.start)) == 0:
+            pa.default_memory_pool().release_unused()
 
 
 def _describe_large(name: str, n: int) -> str:

@@ -154,6 +154,7 @@ def read_table(
         cells, id_column=id_column, time_column=time_column, layout=layout, channels=channels, schema=schema
     )
     ids = parse_ids(cells, columns.id)
+    cells.columns.pop(columns.id or "", None)
     times = parse_times(
         cells.columns.pop(columns.time),
         time_zone=time_zone,
