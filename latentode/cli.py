@@ -141,7 +141,10 @@ def _demo_options(parser: Parser) -> None:
 def _describe_options(parser: Parser) -> None:
     parser.add_argument("data", help="CSV (plain or .gz) or Parquet")
     _add_data_settings(parser, skip=("path", "batch_size", "windows_per_epoch", "max_history", "history"), prefix="--")
-    parser.add_argument("--json", action="store_true", help="print plain JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print plain JSON, the fields of latentode.data.Description"
+    )
+    parser.add_argument("--plot", help="picture of the table to write (.png, .pdf, .svg)")
 
 
 def _fit_options(parser: Parser) -> None:
@@ -230,7 +233,27 @@ def _describe(options: argparse.Namespace) -> int:
         print(json.dumps(description.to_dict(), indent=2))
     else:
         _print_description(description)
+    if options.plot:
+        _plot_overview(table, Path(options.plot))
     return OK
+
+
+def _plot_overview(table: Table, path: Path) -> None:
+    from latentode.data.describe import overview
+    from latentode.plots import plot_overview, save_figure
+
+    shown = overview(table)
+    title = f"{Path(table.source).name}: {table.n_series:,} series, {table.n_rows:,} rows"
+    label = (
+        table.schema.time_column
+        if table.schema.time_zone is None
+        else f"{table.schema.time_column} ({table.schema.time_zone})"
+    )
+    figure = plot_overview(
+        shown.marks, shown.gaps, shown.shares, gap_unit=shown.gap_unit, time_label=label, title=title
+    )
+    save_figure(figure, path)
+    print(f"picture: {path}", file=sys.stderr)
 
 
 def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
@@ -269,6 +292,8 @@ def _print_description(d: Description) -> None:
     print(f"  rows per series (5, 25, 50, 75, 95 %): {', '.join(f'{n:.0f}' for n in d.rows_per_series)}")
     if d.gaps:
         print(f"  gaps between rows (5, 25, 50, 75, 95 %): {', '.join(d.gaps)}")
+    if d.n_repeats:
+        print(f"  rows that repeat a series and time and were merged: {d.n_repeats:,}")
     if d.horizon:
         held = ", ".join(f"{n:,} {part}" for part, n in d.n_heldout.items())
         print(f"  a fit would forecast {d.horizon} ahead (--data.horizon sets it) and hold out {held} windows")
@@ -385,7 +410,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Parser], None], Callable[[argparse
     "demo": ("fit bundled patient data, write forecast.csv and forecast.png", "  latentode demo --out runs/demo", _demo_options, _demo),
     "describe": (
         "show what is in a table: series, channels, gaps, what a fit would do",
-        "  latentode describe data.csv --id_column station --time_column date",
+        "  latentode describe data.csv --id_column station --time_column date --plot overview.png",
         _describe_options,
         _describe,
     ),

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from latentode.errors import InputError
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
 BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.28))
-MAX_SERIES, MAX_CHANNELS = 3, 4
+MAX_SERIES, MAX_CHANNELS, MAX_BARS = 3, 4, 40
 
 
 def plot_forecast(
@@ -133,6 +135,118 @@ def _add_legend(figure: Figure, axes: np.ndarray) -> None:
     figure.legend(
         list(found.values()), list(found), loc="outside lower center", ncols=len(found), frameon=False, fontsize=9
     )
+
+
+def plot_overview(
+    marks: pd.DataFrame,
+    gaps: np.ndarray,
+    shares: pd.Series,
+    *,
+    gap_unit: str,
+    time_label: str = "time",
+    title: str | None = None,
+) -> Figure:
+    """Draw when each series is observed, how long the gaps are, and how often each channel is observed.
+
+    Args:
+        marks: columns `line` (a name per row of the picture), `time`, and `share` (0 to 1, how dark).
+        gaps: positive, `(G,)`.
+        shares: 0 to 1, by channel; of more than `MAX_BARS` the least and the most observed are drawn.
+        gap_unit: of the gaps, for the axis.
+        time_label: of the horizontal axis.
+        title: of the figure.
+    """
+    lines = list(dict.fromkeys(marks["line"]))
+    height = 1.4 + max(0.24 * len(lines), 1.4 + 0.24 * min(len(shares), MAX_BARS), 3.2)
+    figure = Figure(figsize=(11, height), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1), height_ratios=(1, max(1.0, min(len(shares), MAX_BARS) / 8)))
+    _draw_marks(figure.add_subplot(grid[:, 0]), marks, lines, time_label)
+    _draw_gaps(figure.add_subplot(grid[0, 1]), gaps, gap_unit)
+    _draw_shares(figure.add_subplot(grid[1, 1]), shares)
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_marks(axis: Axes, marks: pd.DataFrame, lines: list[Any], time_label: str) -> None:
+    # What is darkest is drawn last, so that it shows where marks meet.
+    marks = marks.sort_values(by="share", kind="stable")
+    place = pd.Series(range(len(lines)), index=lines)
+    depth = 0.3 + 0.7 * marks["share"].to_numpy()[:, None]
+    colour = depth * np.asarray(to_rgb(BLUE)) + (1 - depth)
+    assert axis.figure is not None
+    points = 72 * axis.figure.get_figheight() / (len(lines) + 2)
+    axis.scatter(
+        marks["time"], place.loc[list(marks["line"])], c=colour, marker="|", s=min(0.5 * points, 18) ** 2, lw=0.8
+    )
+    axis.set_yticks(range(len(lines)), [_shorten(line) for line in lines])
+    axis.set_ylim(len(lines) - 0.4, -0.6)
+    axis.set_xlabel(time_label, fontsize=9)
+    shade = " (darker: more channels)" if marks["share"].nunique() > 1 else ""
+    axis.set_title(f"when it is observed{shade}", fontsize=10, loc="left")
+    axis.grid(axis="x", alpha=0.25, lw=0.5)
+    if pd.api.types.is_datetime64_any_dtype(marks["time"]):
+        locator = AutoDateLocator(minticks=3, maxticks=7)
+        axis.xaxis.set_major_locator(locator)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
+def _draw_gaps(axis: Axes, gaps: np.ndarray, unit: str) -> None:
+    axis.set_title("gaps between two rows of a series", fontsize=10, loc="left")
+    axis.set_xlabel(unit, fontsize=9)
+    axis.set_ylabel("gaps", fontsize=9)
+    if len(gaps) == 0:
+        axis.text(0.5, 0.5, "no series has two rows", ha="center", va="center", transform=axis.transAxes, fontsize=9)
+        return
+    low, high = float(gaps.min()), float(gaps.max())
+    if low == high:
+        low, high = low / 1.5, high * 1.5
+    axis.hist(gaps, bins=np.geomspace(low, high, 41).tolist(), color=BLUE, alpha=0.8)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    median = float(np.median(gaps))
+    axis.axvline(median, color=ORANGE, lw=1.2)
+    axis.annotate(
+        f"median {median:.3g}",
+        (median, 1),
+        (4, -2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+        color=ORANGE,
+    )
+    axis.grid(alpha=0.25, lw=0.5)
+
+
+def _draw_shares(axis: Axes, shares: pd.Series) -> None:
+    shown = shares
+    if len(shares) > MAX_BARS:
+        half = MAX_BARS // 2
+        order = shares.sort_values(ascending=False)
+        shown = pd.concat([order.iloc[:half], order.iloc[-half:]])
+        axis.set_xlabel(f"the {half} most and the {half} least observed of {len(shares)} channels", fontsize=9)
+    axis.barh(range(len(shown)), shown.to_numpy(), color=BLUE, alpha=0.8, height=0.7)
+    for i, share in enumerate(shown):
+        text = "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+        inside = {"ha": "right", "color": "white"} if share > 0.85 else {"color": GREY}
+        axis.text(share - 0.01 if share > 0.85 else share + 0.01, i, text, va="center", fontsize=7, **inside)
+    axis.set_yticks(range(len(shown)), [_shorten(name) for name in shown.index])
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.set_xlim(0, 1.08)
+    axis.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    axis.set_title("share of rows with a value", fontsize=10, loc="left")
+
+
+def _shorten(name: object, limit: int = 24) -> str:
+    # A dollar sign would begin a formula.
+    text = str(name).replace("$", r"\$")
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def save_figure(figure: Figure, path: Path) -> None:

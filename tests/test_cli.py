@@ -80,6 +80,15 @@ def test_describe_shows_and_gives_json(folder):
     assert figures["n_series"] == 4
 
 
+def test_describe_draws_the_table(folder, tmp_path):
+    picture = tmp_path / "overview.png"
+    done = succeed("describe", folder / "data.csv", "--json", "--plot", picture)
+    json.loads(done.stdout)
+    assert f"picture: {picture}" in done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "name a picture that ends in" in refuse("describe", folder / "data.csv", "--plot", tmp_path / "overview.xyz")
+
+
 def test_fit_leaves_a_run_folder(run):
     assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.json", "log.csv", "best.ckpt", "last.ckpt"}
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.dates import num2date
 
 from latentode.errors import InputError
-from latentode.plots import plot_forecast
+from latentode.plots import plot_forecast, plot_overview
 
 
 def frames(times, after, n_series=2):
@@ -54,3 +54,24 @@ def test_ids_are_found_as_text():
 def test_what_is_not_in_the_forecast_is_refused(wrong):
     with pytest.raises(InputError, match="is not in the forecast"):
         plot_forecast(*frames(np.arange(5.0), [6.0]), **wrong)
+
+
+@pytest.mark.parametrize("n_channels", [1, 3, 60])
+def test_overview_marks_rows_counts_gaps_and_bars_shares(n_channels):
+    marks = pd.DataFrame({"line": ["a", "a", "b$"], "time": [1.0, 2.0, 1.5], "share": [1.0, 0.5, 0.1]})
+    gaps = np.asarray([1.0, 1.0, 10.0, 100.0])
+    shares = pd.Series(np.linspace(1, 0, n_channels), index=[f"c{i}" for i in range(n_channels)])
+    raster, histogram, bars = plot_overview(marks, gaps, shares, gap_unit="hours", title="data.csv").axes
+    assert sorted(raster.collections[0].get_offsets().data.tolist()) == [[1.0, 0.0], [1.5, 1.0], [2.0, 0.0]]
+    assert [label.get_text() for label in raster.get_yticklabels()] == ["a", r"b\$"]
+    assert sum(bar.get_height() for bar in histogram.patches) == len(gaps)
+    assert histogram.get_xlabel() == "hours"
+    widths = [bar.get_width() for bar in bars.patches]
+    assert widths == pytest.approx(shares if n_channels <= 40 else [*shares[:20], *shares[-20:]])
+
+
+def test_overview_of_equal_gaps_or_none_is_drawn():
+    marks = pd.DataFrame({"line": ["a"], "time": pd.to_datetime(["2026-01-01"]), "share": [1.0]})
+    for gaps in (np.empty(0), np.full(3, 7.0)):
+        figure = plot_overview(marks, gaps, pd.Series([0.5], index=["x"]), gap_unit="days")
+        figure.draw_without_rendering()

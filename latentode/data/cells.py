@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import gzip
+import stat
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pa_parquet
 
-from latentode.data.arrow import plain, to_arrow
-from latentode.data.csv_text import NO_ROWS, check_names, read_csv
+from latentode.data.arrow import TEXT_CODES, is_string, plain, to_arrow
+from latentode.data.csv_text import NO_ROWS, Text, check_names, read_csv
+from latentode.data.schema import count, quote_names
 from latentode.errors import DataError, InputError
+
+_GZIP = b"\x1f\x8b"
+
+
+class ArrowStream(Protocol):
+    """A table of another library that gives its columns through Arrow's C interface: polars, pyarrow, duckdb, cudf, ..."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Give a capsule of the stream (Arrow's PyCapsule protocol)."""
+        ...
+
+
+Source = str | Path | pd.DataFrame | ArrowStream
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,7 @@ class Cells:
 
     Attributes:
         source: the path, or "DataFrame".
-        columns: one array per column, all of length `n_rows`; CSV columns are text unless they read as float64.
+        columns: one array per column, all of length `n_rows`; those of a CSV are what `read_csv` says.
         n_rows: number of rows.
         at: gives the place of a row (0-based) for a message: `data.csv:7`, or `data.parquet, row 6`.
         untyped: columns whose text may stand for numbers: those of a CSV, and those that are names of folders.
@@ -39,39 +55,87 @@ class Cells:
     untyped: frozenset[str]
     notes: tuple[str, ...]
 
+    def release(self) -> None:
+        """Give the memory of the columns back; only places can be told from then on."""
+        self.columns.clear()
+        pa.default_memory_pool().release_unused()
 
-def read_cells(source: str | Path | pd.DataFrame, *, text_columns: Collection[str] = (), role: str = "data") -> Cells:
+
+def read_cells(
+    source: Source, *, text_columns: Collection[str] = (), time_column: str | None = None, role: str = "data"
+) -> Cells:
     """Read a CSV (plain or gzip), a Parquet file or folder, or a DataFrame.
 
     Args:
-        source: what to read.
+        source: what to read; a DataFrame may be of any library that gives its columns through Arrow's C interface.
         text_columns: CSV columns that are never read as numbers, so that an id `007` stays `007`.
+        time_column: CSV column of times, see `read_csv`.
         role: what the file is to the user, for the messages ("data", "history", "query").
 
     Raises:
-        DataError: the source is missing, empty, cut off, binary, ragged, or has unusable column names.
+        DataError: the source is missing, empty, cut off, binary, ragged, has unusable column names, or changed while it was read.
         InputError: the source is neither a path nor a DataFrame.
     """
     if isinstance(source, pd.DataFrame):
         return _read_frame(source)
     if not isinstance(source, str | Path):
-        raise InputError(f"cannot read {role} from a {type(source).__name__}; give a path or a pandas DataFrame.")
+        return _read_stream(source, role)
     path = Path(source)
     try:
-        data = b"" if path.is_dir() else path.read_bytes()
+        is_parquet = path.is_dir() or _starts_with(path, b"PAR1")
+        with _unchanged([path]):
+            if is_parquet:
+                return _read_parquet(path, text_columns)
+            columns, at = read_csv(str(path), _open(path), text_columns=text_columns, time_column=time_column)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: no such {role} file; check the path.") from error
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); check the path and its permissions.") from error
-    if data[:4] == b"PAR1" or path.is_dir():
-        return _read_parquet(path)
-    columns, at = read_csv(str(path), _gunzip(str(path), data), text_columns)
     return _tabular(str(path), columns, at, untyped=frozenset(columns))
 
 
+def _open(path: Path) -> Text:
+    if not path.is_file():
+        # A pipe gives its bytes once.
+        return Text.of_bytes(_gunzip(str(path), path.read_bytes()))
+    if _starts_with(path, _GZIP):
+        return Text.of_bytes(_gunzip(str(path), path.read_bytes()), whole=lambda: _gunzip(str(path), path.read_bytes()))
+    return Text.of_file(path)
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+@contextmanager
+def _unchanged(files: Sequence[Path]) -> Iterator[None]:
+    """Refuse files that are written to while they are read: half a row, or half a number, looks like a whole one."""
+    before = [_version(file) for file in files]
+    try:
+        yield
+    finally:
+        for file, version in zip(files, before, strict=True):
+            if _version(file) != version:
+                raise DataError(f"{file}: changed while it was read; read it again when it is written.")
+
+
+def _version(file: Path) -> tuple[int, ...] | None:
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return None
+    is_kept = stat.S_ISREG(status.st_mode)
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if is_kept else None
+
+
 def _gunzip(path: str, data: bytes) -> bytes:
-    if data[:2] != b"\x1f\x8b":
+    if data[:2] != _GZIP:
         return data
     try:
         return gzip.decompress(data)
@@ -79,36 +143,47 @@ def _gunzip(path: str, data: bytes) -> bytes:
         raise DataError(f"{path}: the gzip file is cut off or damaged ({error}); copy or download it again.") from error
 
 
-def _read_parquet(path: Path) -> Cells:
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*.parquet") if file.is_file() and not file.name.startswith("."))
-    if not files:
-        raise DataError(
-            f"{path}: is a folder without a .parquet file; give a CSV or Parquet file, or a folder of Parquet files."
-        )
-    schemas = [_parquet_schema(file) for file in files]
-    # Values in names of folders (`station=007`) are text: an id keeps its zeros, and numbers are read from text as in a CSV.
-    parts = [part for file in files for part in file.relative_to(path).parent.parts if "=" in part]
-    partition = pa.schema([(key, pa.string()) for key in dict.fromkeys(part.split("=")[0] for part in parts)])
-    try:
-        # A column that only some files have is part of the table, empty in the others.
-        schema = pa.unify_schemas([*schemas, partition], promote_options="permissive")
-        dataset = pa_dataset.dataset(
-            [str(file) for file in files],
-            schema=schema,
-            format="parquet",
-            partitioning=pa_dataset.partitioning(partition, flavor="hive"),
-            partition_base_dir=str(path) if path.is_dir() else None,
-        )
-        table = dataset.to_table()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read as Parquet ({_first_line(error)}); "
-            "the file is damaged, or the files of the folder disagree on a column; write them again."
-        ) from error
-    # pandas writes an index that has no name as a column of this name.
-    columns = {name: table.column(name) for name in table.column_names if not name.startswith("__index_level_")}
+def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
+    files, notes = ([path], ()) if path.is_file() else _list_folder(path)
+    with _unchanged(files):
+        schemas = [_parquet_schema(file) for file in files]
+        # Values in names of folders (`station=007`) are text: an id keeps its zeros, and numbers are read from text as in a CSV.
+        parts = [part for file in files for part in file.relative_to(path).parent.parts if "=" in part]
+        partition = pa.schema([(key, pa.string()) for key in dict.fromkeys(part.split("=")[0] for part in parts)])
+        for file, schema in zip(files, schemas, strict=True):
+            for name in set(schema.names) & set(partition.names):
+                raise DataError(
+                    f"{file}: column '{name}' stands in the file and in the names of the folders; remove it from one of them."
+                )
+        try:
+            # A column that only some files have is part of the table, empty in the others.
+            schema = pa.unify_schemas([*schemas, partition], promote_options="permissive")
+            coded = [field.name for field in schema if field.name in text_columns and is_string(field.type)]
+            for name in coded:
+                # Few are distinct: read as their numbers, which takes less time and memory.
+                schema = schema.set(schema.get_field_index(name), pa.field(name, TEXT_CODES))
+            dataset = pa_dataset.dataset(
+                [str(file) for file in files],
+                schema=schema,
+                format=pa_dataset.ParquetFileFormat(
+                    dictionary_columns=set(coded) - set(partition.names),
+                    # Without these the bytes of the files are all in memory beside what is read from them.
+                    pre_buffer=False,
+                    use_buffered_stream=True,
+                ),
+                partitioning=pa_dataset.partitioning(partition, flavor="hive"),
+                partition_base_dir=str(path) if path.is_dir() else None,
+            )
+            # pandas writes an index that has no name as a column of this name.
+            names = [name for name in schema.names if not name.startswith("__index_level_")]
+            table = dataset.to_table(columns=names)
+            pa.default_memory_pool().release_unused()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{path}: cannot be read as Parquet ({_first_line(error)}); "
+                "the file is damaged, or the files of the folder disagree on a column; write them again."
+            ) from error
+    columns = {name: table.column(name) if name in coded else plain(table.column(name)) for name in names}
 
     def at(row: int) -> str:
         for file in files:
@@ -118,7 +193,30 @@ def _read_parquet(path: Path) -> Cells:
             row -= n_rows
         return f"{file}, row {row + 1}"
 
-    return _tabular(str(path), columns, at, untyped=frozenset(partition.names))
+    return _tabular(str(path), columns, at, untyped=frozenset(partition.names), notes=notes)
+
+
+def _list_folder(path: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Give the Parquet files of a folder, and a note on what else is there.
+
+    By the custom of Spark, Hive and Arrow, names that begin with `_` or `.` are not data: marks of success, half-written parts.
+    """
+    inside = sorted(file for file in path.rglob("*") if file.is_file())
+    inside = [file for file in inside if not any(_is_hidden(part) for part in file.relative_to(path).parts)]
+    files = [file for file in inside if file.suffix.lower() in (".parquet", ".parq", ".pq")]
+    if not files:
+        raise DataError(
+            f"{path}: is a folder without a .parquet file; give a CSV or Parquet file, or a folder of Parquet files."
+        )
+    others = [file.relative_to(path) for file in inside if file not in set(files)]
+    if not others:
+        return files, ()
+    what = count(len(others), "file is no .parquet file and was", "files are no .parquet files and were")
+    return files, (f"{what} left out: {quote_names(others, limit=5)}.",)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_")) and "=" not in name
 
 
 def _parquet_schema(file: Path) -> pa.Schema:
@@ -145,7 +243,24 @@ def _read_frame(frame: pd.DataFrame) -> Cells:
         names = [_column_name(name) for name in frame.index.names] + names
     check_names("DataFrame", names)
     arrays = {name: to_arrow(column) for name, column in zip(names, columns, strict=True)}
-    return _tabular("DataFrame", arrays, lambda row: f"DataFrame, row {row} (counted from 0)", untyped=frozenset())
+    return _of_frame("DataFrame", arrays)
+
+
+def _read_stream(source: Any, role: str) -> Cells:
+    kind = type(source).__name__
+    try:
+        if not hasattr(source, "__arrow_c_stream__"):
+            raise TypeError
+        table = pa.RecordBatchReader.from_stream(source).read_all()
+    except (TypeError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {role} from a {kind}; give a path or a pandas or polars DataFrame.") from error
+    names = [name.strip() for name in table.column_names]
+    check_names(kind, names)
+    return _of_frame(kind, {name: plain(column) for name, column in zip(names, table.columns, strict=True)})
+
+
+def _of_frame(source: str, columns: dict[str, pa.ChunkedArray]) -> Cells:
+    return _tabular(source, columns, lambda row: f"{source}, row {row} (counted from 0)", untyped=frozenset())
 
 
 def _column_name(name: Any) -> str:
@@ -153,16 +268,20 @@ def _column_name(name: Any) -> str:
 
 
 def _tabular(
-    source: str, columns: dict[str, pa.ChunkedArray], at: Callable[[int], str], *, untyped: frozenset[str]
+    source: str,
+    columns: dict[str, pa.ChunkedArray],
+    at: Callable[[int], str],
+    *,
+    untyped: frozenset[str],
+    notes: tuple[str, ...] = (),
 ) -> Cells:
-    notes = ()
     if "" in columns:
         # A column without a name is most often an index that was written along.
         columns = {name: column for name, column in columns.items() if name}
-        notes = ("1 column has no name and was left out.",)
+        notes = (*notes, "1 column has no name and was left out.")
     if not columns:
         raise DataError(f"{source}: has no columns; a table needs a time column and at least one channel.")
     n_rows = len(next(iter(columns.values())))
     if n_rows == 0:
         raise DataError(f"{source}: has columns {NO_ROWS}")
-    return Cells(source, {name: plain(column) for name, column in columns.items()}, n_rows, at, untyped, notes)
+    return Cells(source, columns, n_rows, at, untyped, notes)

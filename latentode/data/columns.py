@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from latentode.data.arrow import parse_numbers
+from latentode.data.arrow import (
+    find_notation,
+    is_in_other_notation,
+    is_numeric,
+    is_string,
+    parse_numbers,
+    read_flags,
+    view_float,
+)
 from latentode.data.cells import Cells
 from latentode.data.rows import encode_text
-from latentode.data.schema import Schema, count, quote_cell, quote_names
+from latentode.data.schema import Schema, blocks, count, quote_cell, quote_names
 from latentode.errors import DataError
 
 CHANNEL, VALUE = "channel", "value"
@@ -88,6 +98,11 @@ def _find_id(cells: Cells, id_column: str | None, schema: Schema | None) -> str 
     if id_column is None or id_column in cells.columns:
         return id_column
     if id_column == "series_id" and (schema is None or schema.id_column is None):
+        meant = [name for name in cells.columns if re.sub(r"[\W_]", "", name).lower() == "seriesid"]
+        if meant:
+            raise DataError(
+                f"{cells.source}: has no column 'series_id' but a column '{meant[0]}'; name it with --data.id_column (`id_column`)."
+            )
         return None
     _require(cells, id_column, f"column '{id_column}' of series ids", "--data.id_column (`id_column`)")
     return id_column
@@ -127,7 +142,7 @@ def _extra_note(rest: list[str], used: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...]]:
-    """Read the channels of the wide layout.
+    """Read the channels of the wide layout; their cells are given up on the way, so that nothing is in memory twice.
 
     Returns:
         names of the channels, values float64 `(N, C)` with NaN where not observed, and notes.
@@ -135,44 +150,96 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
     Raises:
         DataError: a cell of a channel is text or infinite, or no column holds numbers.
     """
-    names, notes = [], []
-    # Filled column by column: beside the result, only one column is in memory.
-    values = np.empty((cells.n_rows, len(columns.channels)))
+    found, notes = {}, []
     for name in columns.channels:
-        value, is_text = parse_numbers(cells.columns[name])
-        if is_text.any():
-            if not columns.is_chosen and np.isnan(value).all():
-                n_text = count(int(is_text.sum()), "cell", "cells")
-                notes.append(f"Column '{name}' holds no numbers ({n_text} of text or other kind) and was left out.")
-                continue
-            _refuse_text(cells, name, is_text)
-        _refuse_infinite(cells, name, value)
-        values[:, len(names)] = value
-        names.append(name)
-    if not names:
+        if is_numeric(cells.columns[name].type):
+            found[name] = cells.columns[name]
+            continue
+        value, note = _read_text_channel(cells, name, is_chosen=columns.is_chosen)
+        notes += note
+        if value is not None:
+            found[name] = pa.chunked_array([pa.array(value)])
+    if not found:
         raise DataError(
             f"{cells.source}: none of the columns {quote_names(columns.channels)} holds numbers; "
             "add a column of values or name it with --data.channels (`channels`)."
         )
-    return tuple(names), np.ascontiguousarray(values[:, : len(names)]), tuple(notes)
+    for name in found:
+        del cells.columns[name]
+    names, values = tuple(found), np.empty((cells.n_rows, len(found)))
+    n_large, n_infinite = np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=np.int64)
+    first_infinite = np.zeros(len(names), dtype=np.int64)
+    parts = [found.pop(name).chunks for name in names]
+    for rows in _fill(values, parts):
+        size = np.abs(values[rows])
+        if np.fmax.reduce(size, axis=None) >= 2**53:
+            # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
+            n_large += ((size >= 2**53) & (size < 1e20)).sum(axis=0)
+            is_infinite = np.isinf(size)
+            first_infinite = np.where(n_infinite == 0, rows.start + is_infinite.argmax(axis=0), first_infinite)
+            n_infinite += is_infinite.sum(axis=0)
+    for i in np.flatnonzero(n_infinite):
+        _refuse_infinite(cells, names[i], int(first_infinite[i]), int(n_infinite[i]))
+    notes += [_describe_large(name, int(n)) for name, n in zip(names, n_large, strict=True) if n]
+    return names, values, tuple(notes)
+
+
+def _fill(values: np.ndarray, parts: list[list[pa.Array]]) -> Iterator[slice]:
+    """Write the parts of each column into the matrix and give each up when it is written; yields the rows of each block."""
+    for column in parts:
+        column.reverse()
+    for block in blocks(values):
+        row = block.start
+        while row < block.stop:
+            n = min(block.stop - row, *(len(column[-1]) for column in parts))
+            for i, column in enumerate(parts):
+                values[row : row + n, i] = view_float(pa.chunked_array([column[-1][:n]]))
+                if n == len(column[-1]):
+                    column.pop()
+                else:
+                    column[-1] = column[-1][n:]
+            row += n
+        yield block
+        if block.stop % (16 * (block.stop - block.start)) == 0:
+            pa.default_memory_pool().release_unused()
+
+
+def _describe_large(name: str, n: int) -> str:
+    what = f"{count(n, 'value', 'values')} of '{name}' {'is' if n == 1 else 'are'} beyond 2^53"
+    return f"{what}, where whole numbers are rounded to the nearest float64."
+
+
+def _read_text_channel(cells: Cells, name: str, *, is_chosen: bool) -> tuple[np.ndarray | None, list[str]]:
+    """Give a column that is not of numbers as numbers, with notes; None where it holds none and nobody chose it."""
+    column = cells.columns[name]
+    if is_string(column.type) and (flags := read_flags(column)) is not None:
+        return flags, [f"Column '{name}' holds true and false, read as 1 and 0."]
+    value, is_text = parse_numbers(column)
+    if is_text.any():
+        is_number_like = is_string(column.type) and is_in_other_notation(column)
+        if not is_chosen and not is_number_like and np.isnan(value).all():
+            n_text = count(int(is_text.sum()), "cell", "cells")
+            return None, [f"Column '{name}' holds no numbers ({n_text} of text or other kind) and was left out."]
+        _refuse_text(cells, name, is_text)
+    return value, []
 
 
 def _refuse_text(cells: Cells, name: str, is_text: np.ndarray) -> None:
     row = int(np.flatnonzero(is_text)[0])
+    cell = str(cells.columns[name][row].as_py()).strip()
+    such = count(int(is_text.sum()), "such row", "such rows")
     raise DataError(
-        f"{cells.at(row)}: column '{name}' holds {quote_cell(cells.columns[name][row].as_py())}, which is not a number "
-        f"({count(int(is_text.sum()), 'such row', 'such rows')}); correct it, empty the cell if nothing was observed, "
+        f"{cells.at(row)}: column '{name}' holds {quote_cell(cell)}, which is not a number ({such}); "
+        f"{find_notation(cell) or 'correct it'}, empty the cell if nothing was observed, "
         "or leave the channel out with --data.channels (`channels`)."
     )
 
 
-def _refuse_infinite(cells: Cells, name: str, value: np.ndarray) -> None:
-    rows = np.flatnonzero(np.isinf(value))
-    if len(rows):
-        raise DataError(
-            f"{cells.at(int(rows[0]))}: column '{name}' holds an infinite value "
-            f"({count(len(rows), 'such row', 'such rows')}); correct it, or empty the cell if nothing was observed."
-        )
+def _refuse_infinite(cells: Cells, name: str, first: int, n: int) -> None:
+    raise DataError(
+        f"{cells.at(first)}: column '{name}' holds an infinite value ({count(n, 'such row', 'such rows')}); "
+        "correct it, or empty the cell if nothing was observed."
+    )
 
 
 def read_long_channels(
@@ -195,7 +262,7 @@ def read_long_channels(
     """
     codes, texts = encode_text(cells, CHANNEL, "channel name")
     # Stripped like the names of columns in the wide layout.
-    stripped = [text.strip() for text in texts]
+    stripped = [text.strip() for text in texts.to_pylist()]
     found = list(dict.fromkeys(stripped))
     names = columns.channels if columns.is_chosen else tuple(found)
     for name in names:
@@ -212,7 +279,9 @@ def read_long_channels(
     value = np.where(channel >= 0, value, np.nan)
     if is_text.any():
         _refuse_text(cells, VALUE, is_text)
-    _refuse_infinite(cells, VALUE, value)
+    infinite = np.flatnonzero(np.isinf(value))
+    if len(infinite):
+        _refuse_infinite(cells, VALUE, int(infinite[0]), len(infinite))
     others = [name for name in found if name not in names]
     if not others:
         return names, channel, value, ()

@@ -6,15 +6,26 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from latentode.data.schema import Schema
+from latentode.data.schema import Schema, quote_names
 from latentode.data.settings import DataSettings
+from latentode.data.suspicious import note_scales
 from latentode.data.tables import Table
 from latentode.data.times import format_duration, format_times
 from latentode.data.windows import Spans, heldout_windows, make_split
+from latentode.data.zones import wall_clock
 from latentode.errors import DataError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_UNITS_NS = {
+    "days": 86_400e9,
+    "hours": 3_600e9,
+    "minutes": 60e9,
+    "seconds": 1e9,
+    "milliseconds": 1e6,
+    "microseconds": 1e3,
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class ChannelSummary:
         share: of the rows in which it is observed.
         n_series: series in which it is observed at all.
         mean, std, low, high: of the observed values; None where there are none.
-        is_constant: whether all observed values are one.
+        is_constant: whether all observed values, at least two, are one.
     """
 
     name: str
@@ -43,11 +54,12 @@ class ChannelSummary:
 
 @dataclass(frozen=True)
 class Description:
-    """What `latentode describe` prints and gives as JSON.
+    """What `latentode describe` prints; with `--json` the same fields by the same names.
 
     Attributes:
         source: of the table.
         n_series, n_rows, n_values: counts.
+        n_repeats: rows that had the series and time of another and were merged into it, as `duplicates` says.
         observed_share: of the cells of the channels.
         first, last: earliest and latest time, in the user's format.
         median_span: of the series, as a duration.
@@ -57,13 +69,15 @@ class Description:
         horizon: that a fit would take, as a duration; None where nothing can be forecast.
         n_heldout: validation and test windows under the settings.
         settings: of `data`, as they were used.
-        notes: what was changed, left out or is unusual.
+        notes: what was changed or left out in reading, and what is unusual: channels that are never observed, constant, or of another scale
+            in some series; fillers such as -999; times that look like seconds since 1970; ids that differ by a blank.
     """
 
     source: str
     n_series: int
     n_rows: int
     n_values: int
+    n_repeats: int
     observed_share: float
     first: str | float
     last: str | float
@@ -90,18 +104,20 @@ def describe(table: Table, settings: DataSettings) -> Description:
     """
     kind = table.schema.time_kind
     spans = table.time[table.starts[1:] - 1] - table.time[table.starts[:-1]]
-    gaps = np.diff(table.time)[np.diff(table.row_series) == 0]
-    channels = tuple(_describe_channel(table, i) for i in range(len(table.schema.channels)))
-    notes = list(table.report.notes)
+    row_series, gaps = table.row_series, _gaps(table)
+    channels = tuple(_describe_channel(table, i, row_series) for i in range(len(table.schema.channels)))
+    notes = [*table.report.notes, *note_scales(table.schema.channels, table.series_ids, table.starts, table.values)]
     constant = [channel.name for channel in channels if channel.is_constant]
     if constant:
-        notes.append(f"{len(constant)} of the channels never change: {', '.join(constant)}.")
+        verb = "channel never changes" if len(constant) == 1 else "channels never change"
+        notes.append(f"{len(constant)} {verb}: {quote_names(constant)}.")
     horizon, n_heldout = _describe_windows(table, settings, notes)
     return Description(
         source=table.source,
         n_series=table.n_series,
         n_rows=table.n_rows,
         n_values=table.report.n_values,
+        n_repeats=table.report.n_repeats,
         observed_share=table.report.n_values / max(table.values.size, 1),
         first=_show(table.time.min(), table.schema),
         last=_show(table.time.max(), table.schema),
@@ -116,15 +132,29 @@ def describe(table: Table, settings: DataSettings) -> Description:
     )
 
 
-def _describe_channel(table: Table, i: int) -> ChannelSummary:
+def _gaps(table: Table) -> np.ndarray:
+    is_first = np.zeros(table.n_rows, dtype=bool)
+    is_first[table.starts[:-1]] = True
+    return np.diff(table.time)[~is_first[1:]]
+
+
+def _describe_channel(table: Table, i: int, row_series: np.ndarray) -> ChannelSummary:
     observed = ~np.isnan(table.values[:, i])
     values = table.values[observed, i]
-    n_series = len(np.unique(table.row_series[observed]))
-    figures = [float(f(values)) if len(values) else None for f in (np.mean, np.std, np.min, np.max)]
-    mean, std, low, high = figures
+    n_series = int(np.count_nonzero(np.bincount(row_series[observed])))
+    mean, std, low, high = _figures(values) if len(values) else (None, None, None, None)
     is_constant = len(values) > 1 and bool((values == values[0]).all())
     share = len(values) / max(table.n_rows, 1)
     return ChannelSummary(table.schema.channels[i], len(values), share, n_series, mean, std, low, high, is_constant)
+
+
+def _figures(values: np.ndarray) -> tuple[float, float, float, float]:
+    """Give mean, deviation, minimum and maximum; finite up to the largest float64, whose square is not."""
+    low, high = float(values.min()), float(values.max())
+    size = max(-low, high)
+    unit = size if size > 1e150 else 1.0
+    scaled = values / unit
+    return float(scaled.mean()) * unit, float(scaled.std()) * unit, low, high
 
 
 def _describe_windows(table: Table, settings: DataSettings, notes: list[str]) -> tuple[str | None, dict[str, int]]:
@@ -153,3 +183,56 @@ def _show_duration(value: float, kind: str) -> str:
     seconds = round(float(value) / 1e9)
     rounded = seconds if seconds < 86_400 else round(seconds / 60) * 60
     return format_duration(rounded * 1_000_000_000, kind) if rounded else f"{float(value) / 1e9:.3g}s"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a picture of a table shows.
+
+    Attributes:
+        marks: one row per shown row of the table: `line` (a series; of a table with one series, a channel), `time` (numbers, or naive
+            datetimes on the clock of the table's zone), `share` of the channels that are observed.
+        gaps: between two rows of a series, all series, in `gap_unit`.
+        gap_unit: "days", ..., or "units of time" where times are numbers.
+        shares: share of the rows in which each channel is observed, by name.
+    """
+
+    marks: pd.DataFrame
+    gaps: np.ndarray
+    gap_unit: str
+    shares: pd.Series
+
+
+def overview(table: Table, *, n_lines: int = 20, n_marks: int = 20_000) -> Overview:
+    """Take from a table what a picture of it shows.
+
+    Args:
+        table: the data.
+        n_lines: series at most, evenly spaced among all, in their order.
+        n_marks: rows at most, evenly spaced among those of the shown series.
+    """
+    gaps, unit = _gaps(table).astype(np.float64), "units of time"
+    if table.schema.time_kind == "datetime":
+        middle = float(np.median(gaps)) if len(gaps) else 0.0
+        unit = next((name for name, size in _UNITS_NS.items() if middle >= size), "microseconds")
+        gaps = gaps / _UNITS_NS[unit]
+    chosen = np.unique(np.linspace(0, table.n_series - 1, min(n_lines, table.n_series)).round().astype(np.int64))
+    shown = table.select(chosen)
+    rows = np.arange(0, shown.n_rows, max(-(-shown.n_rows // n_marks), 1))
+    observed = ~np.isnan(shown.values[rows])
+    if table.n_series > 1:
+        marks = {
+            "line": shown.series_ids[shown.row_series[rows]],
+            "time": shown.time[rows],
+            "share": observed.mean(axis=1),
+        }
+    else:
+        row, channel = np.nonzero(observed.T)[::-1]
+        lines = np.asarray(table.schema.channels, dtype=object)[channel]
+        marks = {"line": lines, "time": shown.time[rows][row], "share": np.ones(len(row))}
+    if table.schema.time_kind == "datetime":
+        zone = table.schema.time_zone
+        local = marks["time"] if zone is None else wall_clock(marks["time"], zone)[0]
+        marks["time"] = local.view("datetime64[ns]")
+    shares = pd.Series((~np.isnan(table.values)).mean(axis=0), index=list(table.schema.channels))
+    return Overview(pd.DataFrame(marks), gaps, unit, shares)

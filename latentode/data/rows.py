@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,33 +9,39 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from latentode.data.arrow import is_numeric, is_string, pc, to_float, to_numpy
+from latentode.data.arrow import is_numeric, is_string, pc, to_float, try_cast
 from latentode.data.cells import Cells
-from latentode.data.schema import IdKind, count
+from latentode.data.schema import IdKind, count, quote_names
+from latentode.data.suspicious import note_blanks
 from latentode.errors import DataError
 
 # A whole number as a program writes it: `007` is a text, and so is what int64 does not hold.
-_INTEGER = r"0|-?[1-9][0-9]{0,18}"
+_INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
 _SINGLE_SERIES = "series"
 
 
 @dataclass(frozen=True)
 class Ids:
-    """Which series each row belongs to: `names[codes[row]]`, names in order of first appearance."""
+    """Which series each row belongs to: `names[codes[row]]`, names in order of first appearance; `notes` say what is odd about them."""
 
     codes: np.ndarray
     names: np.ndarray
     kind: IdKind
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows sorted by series and time: `starts` `(S + 1,)`, `time` `(N,)`, `values` `(N, C)`, and what was done to them."""
+    """Rows sorted by series and time: `starts` `(S + 1,)`, `time` `(N,)`, `values` `(N, C)`.
+
+    `notes` say what was done to them, and `n_repeats` rows were merged into another.
+    """
 
     starts: np.ndarray
     time: np.ndarray
     values: np.ndarray
     notes: tuple[str, ...]
+    n_repeats: int
 
 
 def parse_ids(cells: Cells, column: str | None) -> Ids:
@@ -53,49 +58,69 @@ def parse_ids(cells: Cells, column: str | None) -> Ids:
     """
     if column is None:
         names = np.asarray([_SINGLE_SERIES], dtype=object)
-        return Ids(np.zeros(cells.n_rows, dtype=np.int64), names, "none")
+        return Ids(np.zeros(cells.n_rows, dtype=np.int32), names, "none")
     codes, texts = encode_text(cells, column, "series id")
-    may_be_integer = column in cells.untyped or not is_string(cells.columns[column].type)
-    is_integer = may_be_integer and all(
-        re.fullmatch(_INTEGER, text) and -(2**63) <= int(text) < 2**63 for text in texts
-    )
-    kind: IdKind = "integer" if is_integer else "text"
+    kind = cells.columns[column].type
+    is_text = is_string(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    integers = _as_integers(texts) if column in cells.untyped or not is_text else None
     names = np.empty(len(texts), dtype=object)
-    names[:] = [int(text) for text in texts] if kind == "integer" else texts
-    return Ids(codes, names, kind)
+    names[:] = texts.to_pylist() if integers is None else integers
+    if integers is not None:
+        return Ids(codes, names, "integer")
+    return Ids(codes, names, "text", note_blanks(texts, "series id"))
 
 
-def encode_text(cells: Cells, column: str, what: str) -> tuple[np.ndarray, list[str]]:
+def _as_integers(texts: pa.Array) -> list[int] | None:
+    if not pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py():
+        return None
+    numbers = try_cast(texts, pa.int64())
+    return None if numbers is None else numbers.to_pylist()
+
+
+def encode_text(cells: Cells, column: str, what: str) -> tuple[np.ndarray, pa.Array]:
     """Number the texts of a column in order of first appearance.
 
     Returns:
-        int64 codes `(N,)` and the distinct texts: cell `i` is `texts[codes[i]]`.
+        int32 codes `(N,)` and the distinct texts: cell `i` is `texts[codes[i]]`.
 
     Raises:
-        DataError: a cell is empty; `what` says what it should hold.
+        DataError: a cell is empty, or is a list or another thing that is no name; `what` says what it should hold.
     """
-    text = _as_text(cells.columns[column])
-    rows = np.flatnonzero(to_numpy(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)))
-    if len(rows):
+    kind = cells.columns[column].type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise DataError(
+            f"{cells.at(0)}: column '{column}' is of type {kind}; write each {what} as text or a whole number."
+        )
+    encoded = _as_text(cells.columns[column]).unify_dictionaries().combine_chunks()
+    is_blank = pc.equal(pc.utf8_trim_whitespace(encoded.dictionary), "")
+    if encoded.null_count or pc.any(is_blank).as_py():
+        rows = np.flatnonzero(pc.fill_null(is_blank.take(encoded.indices), True).to_numpy(zero_copy_only=False))
         raise DataError(
             f"{cells.at(int(rows[0]))}: column '{column}' holds no {what} ({count(len(rows), 'such row', 'such rows')}); "
             "fill it in or remove the row."
         )
-    encoded = text.combine_chunks().dictionary_encode()
-    return np.asarray(encoded.indices.to_numpy(), dtype=np.int64), encoded.dictionary.to_pylist()
+    return encoded.indices.to_numpy(), encoded.dictionary
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Give a column as numbered text."""
+    if pa.types.is_dictionary(column.type):
+        return column
     if pa.types.is_floating(column.type):
         # A DataFrame turns whole numbers into floats as soon as one is missing.
         numbers = to_float(column)
         column = pc.if_else(pc.is_nan(column), None, column)
         if (np.isnan(numbers) | ((np.rint(numbers) == numbers) & (np.abs(numbers) < 2**53))).all():
             column = column.cast(pa.int64())
-    if is_string(column.type) or is_numeric(column.type):
-        return column.cast(pa.large_string())
-    texts = [None if cell is None else str(cell) for cell in column.to_pylist()]
-    return pa.chunked_array([pa.array(texts, pa.large_string())])
+    if is_numeric(column.type):
+        # Numbered first: writing a number as text takes ten times as long.
+        encoded = column.combine_chunks().dictionary_encode()
+        texts = encoded.dictionary.cast(pa.large_string())
+        return pa.chunked_array([pa.DictionaryArray.from_arrays(encoded.indices, texts)])
+    if not is_string(column.type):
+        texts = [None if cell is None else str(cell) for cell in column.to_pylist()]
+        column = pa.chunked_array([pa.array(texts, pa.large_string())])
+    return column.dictionary_encode()
 
 
 def arrange(
@@ -121,13 +146,11 @@ def arrange(
         DataError: two rows have the same series and time and `duplicates` is "error".
     """
     codes, notes = ids.codes, []
-    step = np.diff(codes)
-    out_of_order = int(((step < 0) | ((step == 0) & (time[1:] < time[:-1]))).sum())
     order = None
+    out_of_order = _count_out_of_order(codes, time)
     if out_of_order:
-        # The sort is stable: equal stamps keep the order of the file, which "last" relies on.
-        order = np.lexsort((time, codes))
-        codes, time, values = codes[order], time[order], values[order]
+        order = _sorting(codes, time)
+        codes, time, values = codes[order], time[order], values.take(order, axis=0)
         rows = count(out_of_order, "row comes", "rows come")
         notes.append(f"{rows} before the row above in series or time; the table was sorted.")
     is_repeat = np.zeros(len(time), dtype=bool)
@@ -142,14 +165,66 @@ def arrange(
         how = "their mean" if duplicates == "mean" else "the last observed value of each channel"
         notes.append(f"{count(int(is_repeat.sum()), 'row repeats', 'rows repeat')} a series and time; {how} was taken.")
     starts = np.searchsorted(codes, np.arange(len(ids.names) + 1)).astype(np.int64)
-    return Rows(starts, time, values, tuple(notes))
+    return Rows(starts, time, values, tuple(notes), int(is_repeat.sum()))
+
+
+def _count_out_of_order(codes: np.ndarray, time: np.ndarray) -> int:
+    is_same, is_back = codes[1:] == codes[:-1], time[1:] < time[:-1]
+    return int(np.count_nonzero((codes[1:] < codes[:-1]) | (is_same & is_back)))
+
+
+def _sorting(codes: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Give the order by series, then time; equal stamps keep the order of the file, which "last" relies on.
+
+    The same as `np.lexsort((time, codes))` in a quarter of its time: 16 bits after 16 bits, the lowest first, each by numpy's stable sort,
+    which is a radix sort for this width.
+    """
+    offset = _count_up(time)
+    # What is zero at the end of all of them need not be sorted by: most floats of users have few digits.
+    n_zeros = _count_zeros(int(np.bitwise_or.reduce(offset)))
+    offset >>= np.uint64(n_zeros)
+    n_bits = [int(offset.max()).bit_length(), int(codes.max()).bit_length()]
+    if sum(n_bits) <= 64:
+        offset |= codes.astype(np.uint64) << np.uint64(n_bits[0])
+        keys, n_bits = [offset], [sum(n_bits)]
+    else:
+        keys = [offset, codes.astype(np.uint64)]
+    order = None
+    for key, width in zip(keys, n_bits, strict=True):
+        for shift in range(0, width, 16):
+            digit = (key >> np.uint64(shift)).astype(np.uint16)
+            step = np.argsort(digit if order is None else digit[order], kind="stable")
+            order = step if order is None else order[step]
+    return np.arange(len(time)) if order is None else order
+
+
+def _count_zeros(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1 if bits else 0
+
+
+def _count_up(time: np.ndarray) -> np.ndarray:
+    """Give unsigned whole numbers in the order of the times, as small as is easily had."""
+    if time.dtype == np.float64:
+        if np.abs(time).max() < 2**53 and (np.floor(time) == time).all():
+            time = time.astype(np.int64)
+        else:
+            # Adding 0 turns -0 into 0. The bits of negative floats ascend as the numbers descend.
+            bits = (time + 0.0).view(np.int64)
+            time = np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits)
+    # The difference may wrap around; as an unsigned number it fits.
+    offset = time.view(np.uint64) - time.min().view(np.uint64)
+    for unit in (1_000_000_000, 1_000_000, 1_000):
+        # Nanoseconds of times that are whole seconds, as most are.
+        if not (offset[:1000] % np.uint64(unit)).any() and not (offset % np.uint64(unit)).any():
+            return offset // np.uint64(unit)
+    return offset
 
 
 def _describe_repeat(
     ids: Ids, pair: tuple[int, int], n_repeats: int, at: Callable[[int], str], show_time: Callable[[int], str]
 ) -> str:
     first, second = pair
-    series, remedy = f"series '{ids.names[ids.codes[second]]}' has", "remove one"
+    series, remedy = f"series {quote_names([ids.names[ids.codes[second]]])} has", "remove one"
     if ids.kind == "none":
         series, remedy = (
             "the table is read as one series and has",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from latentode.data.cells import Cells, read_cells
+from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
 from latentode.data.rows import Ids, arrange, parse_ids, pivot
-from latentode.data.schema import Report, Schema, count, quote_names, validate
+from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, check_choice, check_columns
+from latentode.data.suspicious import note_epoch, note_fillers
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
 from latentode.errors import DataError
 
@@ -111,7 +111,7 @@ class Queries:
 
 
 def read_table(
-    source: str | Path | pd.DataFrame,
+    source: Source,
     *,
     id_column: str | None = "series_id",
     time_column: str = "time",
@@ -148,20 +148,22 @@ def read_table(
     if schema is not None:
         id_column, time_column = schema.id_column or "series_id", schema.time_column
         channels, target_channels = schema.channels, schema.target_channels
-    text_columns = {name for name in (id_column, time_column) if name} | ({"channel"} if layout == "long" else set())
-    cells = read_cells(source, text_columns=text_columns, role=role)
+    text_columns = ({id_column} if id_column else set()) | ({"channel"} if layout == "long" else set())
+    cells = read_cells(source, text_columns=text_columns, time_column=time_column, role=role)
     columns = choose_columns(
         cells, id_column=id_column, time_column=time_column, layout=layout, channels=channels, schema=schema
     )
     ids = parse_ids(cells, columns.id)
+    cells.columns.pop(columns.id or "", None)
     times = parse_times(
-        cells.columns[columns.time],
+        cells.columns.pop(columns.time),
         time_zone=time_zone,
         zone_if_mixed=schema.time_zone if schema else None,
         place=lambda row: f"{cells.at(row)}: column '{columns.time}'",
         hint=", or name another column with --data.time_column (`time_column`)",
     )
     _check_kind(times, schema, cells, columns)
+    _check_span(times, cells, columns)
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
         time, at = times.value, cells.at
@@ -169,6 +171,7 @@ def read_table(
         names, channel, value, notes = read_long_channels(cells, columns, may_be_absent=schema is not None)
         ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
         at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
+    cells.release()
     found = Schema(
         columns.id,
         columns.time,
@@ -183,14 +186,27 @@ def read_table(
         return str(format_times(time[row : row + 1], found)[0])
 
     rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
-    notes = (*cells.notes, *columns.notes, *notes, *_rounding_note(times), *rows.notes)
-    report = validate(found, ids.names, rows.starts, rows.values, source=cells.source, notes=notes)
+    survey = Survey.of(rows.values)
+    odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values, survey))
+    report = validate(
+        found,
+        ids.names,
+        rows.starts,
+        survey,
+        source=cells.source,
+        notes=(*cells.notes, *columns.notes, *notes, *rows.notes),
+        n_repeats=rows.n_repeats,
+    )
+    report = replace(report, notes=(*report.notes, *odd))
     return Table(found, ids.names, rows.starts, rows.time, rows.values, report, cells.source)
 
 
-def _rounding_note(times: Times) -> tuple[str, ...]:
-    n = int((np.abs(times.value) > 2**53).sum()) if times.kind == "number" else 0
-    return (f"{count(n, 'time is', 'times are')} beyond 2^53 and rounded to the nearest float64.",) if n else ()
+def _note_numbers(times: Times) -> tuple[str, ...]:
+    if times.kind != "number":
+        return ()
+    n = int((np.abs(times.value) >= 2**53).sum())
+    rounded = (f"{count(n, 'time is', 'times are')} beyond 2^53 and rounded to the nearest float64.",) if n else ()
+    return (*rounded, *note_epoch(times.value))
 
 
 def _check_kind(times: Times, schema: Schema | None, cells: Cells, columns: Columns) -> None:
@@ -198,6 +214,18 @@ def _check_kind(times: Times, schema: Schema | None, cells: Cells, columns: Colu
         raise DataError(
             f"{cells.at(0)}: column '{columns.time}' holds {times.kind}s, but the model was fitted on times that are "
             f"{schema.time_kind}s; write the times as in the training data."
+        )
+
+
+def _check_span(times: Times, cells: Cells, columns: Columns) -> None:
+    if times.kind == "number":
+        return
+    first, last = int(times.value.argmin()), int(times.value.argmax())
+    if int(times.value[last]) - int(times.value[first]) >= 2**63:
+        days = times.value[[first, last]].view("datetime64[ns]").astype("datetime64[D]")
+        raise DataError(
+            f"{cells.at(last)}: column '{columns.time}' goes from {days[0]} ({cells.at(first)}) to {days[1]}, more than the 292 years that "
+            "nanoseconds can tell apart; correct it or give time as a plain number."
         )
 
 
@@ -214,7 +242,7 @@ def _targets(target_channels: Sequence[str] | None, names: tuple[str, ...], sour
     return tuple(name for name in names if name in chosen)
 
 
-def read_queries(source: str | Path | pd.DataFrame, schema: Schema, table: Table) -> Queries:
+def read_queries(source: Source, schema: Schema, table: Table) -> Queries:
     """Read a query table, one row per asked series and time, keeping its order.
 
     Args:
@@ -227,7 +255,9 @@ def read_queries(source: str | Path | pd.DataFrame, schema: Schema, table: Table
     """
     id_column = table.schema.id_column
     names = {schema.time_column} | ({id_column} if id_column else set())
-    cells = read_cells(source, text_columns=names, role="query")
+    cells = read_cells(
+        source, text_columns={id_column} if id_column else set(), time_column=schema.time_column, role="query"
+    )
     missing = [name for name in (id_column, schema.time_column) if name and name not in cells.columns]
     if missing:
         raise DataError(
@@ -260,7 +290,7 @@ def _positions(ids: Ids, table: Table, cells: Cells) -> np.ndarray:
     if len(unknown):
         row = int(np.flatnonzero(ids.codes == unknown[0])[0])
         raise DataError(
-            f"{cells.at(row)}: series '{ids.names[unknown[0]]}' is not in the history "
+            f"{cells.at(row)}: series {quote_names([ids.names[unknown[0]]])} is not in the history "
             f"({count(len(unknown), 'such series', 'such series')}); add its rows to {table.source} or remove the query."
         )
     return place[ids.codes].astype(np.int64)

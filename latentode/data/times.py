@@ -7,6 +7,7 @@ datetimes; naive ones are counted as if they were UTC). What the user wrote is r
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,7 @@ _OFFSET = r"Z|z|[+-](?:0[0-9]|1[0-9]|2[0-3])(?::?[0-5][0-9])?"
 _STAMP = pa.timestamp("ns")
 # The first nanosecond of 1678 and of 2262.
 _FIRST, _END = -9_214_560_000_000_000_000, 9_214_646_400_000_000_000
+_DAY = 86_400_000_000_000
 _ISO = rf"^(?P<stamp>[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}(?:{_CLOCK})?) ?(?P<offset>{_OFFSET})?$"
 
 
@@ -85,8 +87,10 @@ def parse_times(
     if time_zone is not None:
         check_zone(time_zone)
     column = _Column(cells if isinstance(cells, pa.ChunkedArray) else to_arrow(cells), place)
-    column.refuse(to_numpy(_is_missing(column.cells)), "holds no time", "fill it in or remove the row")
     kind = column.cells.type
+    if is_string(kind) and (times := _read_one_offset(column.cells)) is not None:
+        return times if time_zone is None else Times(times.value, times.kind, time_zone)
+    column.refuse(to_numpy(_is_missing(column.cells)), "holds no time", "fill it in or remove the row")
     if is_string(kind):
         times = _read_text(column, time_zone or zone_if_mixed, hint)
     elif is_numeric(kind) and not pa.types.is_boolean(kind):
@@ -149,6 +153,21 @@ def _read_stamps(column: _Column) -> Times:
     return Times(nanoseconds, "datetime", zone and name_zone(zone))
 
 
+def _read_one_offset(text: pa.ChunkedArray) -> Times | None:
+    """Read datetimes that all end in one offset: ten times faster than cell by cell; None where it cannot be told so easily."""
+    first = re.match(_ISO, text[0].as_py() or "")
+    if first is None or first["offset"] is None or not pc.all(pc.ends_with(text, first["offset"])).as_py():
+        return None
+    utc = try_cast(text, pa.timestamp("ns", tz="UTC"))
+    if utc is None or utc.null_count:
+        return None
+    value, zone = to_numpy(utc.cast(pa.int64())), name_zone(first["offset"])
+    # A day that is left of the last minutes of the range is for the slow way, which says what is wrong with it.
+    if value.min() < _FIRST + _DAY or value.max() >= _END - _DAY:
+        return None
+    return Times(value, "datetime", zone)
+
+
 def _read_text(column: _Column, zone_if_mixed: str | None, hint: str) -> Times:
     text = pc.utf8_trim_whitespace(column.cells)
     naive = try_cast(text, _STAMP)
@@ -182,6 +201,12 @@ def _wall_clock(column: _Column, stamp: pa.ChunkedArray) -> np.ndarray:
     if local is None:
         # pandas takes 25 times as long, but says which row it was.
         stamps = pd.to_datetime(pd.Series(stamp.to_pylist(), dtype="str"), format="ISO8601", errors="coerce")
+        is_leap = to_numpy(pc.match_substring_regex(stamp, "[T ][0-9]{2}:59:60"))
+        column.refuse(
+            is_leap,
+            "holds {cell}, a leap second, which clocks of a computer do not count",
+            "write the second before or after",
+        )
         column.refuse(stamps.isna().to_numpy(), "holds {cell}, a day or hour that does not exist", "correct it")
         raise AssertionError("arrow refuses a datetime that pandas takes")
     return to_numpy(local.cast(pa.int64()))

@@ -47,7 +47,9 @@ def test_path_that_the_system_refuses_is_an_error_of_ours(path):
 
 
 def test_source_of_another_type_is_an_input_error():
-    with pytest.raises(InputError, match=r"cannot read data from a list; give a path or a pandas DataFrame\."):
+    with pytest.raises(
+        InputError, match=r"cannot read data from a list; give a path or a pandas or polars DataFrame\."
+    ):
         read_cells([1, 2])  # pyright: ignore[reportArgumentType]
 
 

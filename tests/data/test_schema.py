@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from latentode.data.schema import Schema, count, quote_cell, quote_names, validate
+from latentode.data.schema import Schema, Survey, count, quote_cell, quote_names, validate
 from latentode.errors import DataError
 
 NAN = np.nan
@@ -17,7 +17,7 @@ SCHEMA = Schema("station", "date", ("temp", "wind", "rain"), ("temp",), "text", 
 def check(values, lengths, **options):
     starts = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.asarray([f"s{i}" for i in range(len(lengths))], dtype=object)
-    return validate(SCHEMA, ids, starts, np.asarray(values, dtype=float), source="data.csv", **options)
+    return validate(SCHEMA, ids, starts, Survey.of(np.asarray(values, dtype=float)), source="data.csv", **options)
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, Schema(None, "t", ("x",), (), "none", "number", None)])
@@ -28,7 +28,13 @@ def test_schema_goes_through_json_and_back(schema):
 def test_report_counts_rows_series_and_observed_values():
     report = check([[1, NAN, 2], [NAN, 3, 4]], [2])
     assert (report.n_rows, report.n_series, report.n_values, report.notes) == (2, 1, 4, ())
-    assert json.loads(json.dumps(report.to_dict())) == {"n_rows": 2, "n_series": 1, "n_values": 4, "notes": []}
+    assert json.loads(json.dumps(report.to_dict())) == {
+        "n_rows": 2,
+        "n_series": 1,
+        "n_values": 4,
+        "notes": [],
+        "n_repeats": 0,
+    }
 
 
 def test_channel_never_observed_is_a_counted_note():

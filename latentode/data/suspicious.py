@@ -1,0 +1,135 @@
+"""What is most likely not meant: a unit, a filler or a spelling that would be learned from as if it were data. Never changed, only said.
+
+Each function gives sentences for `Report.notes`, none where nothing is odd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from latentode.data.arrow import pc
+from latentode.data.schema import Survey, count, quote_names
+
+# Fillers of loggers, of NetCDF and of statistics packages; a value counts as one only where it stands far from all others.
+FILLERS = (-9, -99, -999, -9999, -99999, -999.9, -9999.9, -999.99, -32768, 99, 999, 9999, 99999, 999.9, 9999.9, 32767)
+LARGE_FILLERS = (-1e30, -1e20, -1e34, 1e20, 1e30, 1e34, 9.96921e36, 1e36)
+_UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+# 1990 to 2050 in seconds since 1970: the years of most tables. Numbers of other units fall into none of the four ranges by chance.
+_EPOCH = 631_152_000, 2_524_608_000
+SCALE_RATIO = 1_000
+
+
+def note_epoch(time: np.ndarray) -> tuple[str, ...]:
+    """Say which dates numeric times `(N,)` would be, where they look like seconds since 1970 (or ms, us, ns), or like 20260131."""
+    low, high = float(time.min()), float(time.max())
+    for name, size in _UNITS.items():
+        if low >= _EPOCH[0] * size and high < _EPOCH[1] * size:
+            ends = [np.datetime64(int(end / size * 1_000), "ms").astype("datetime64[s]") for end in (low, high)]
+            first, last = (str(end).replace("T", " ") for end in ends)
+            return (
+                f"The times look like {name} since 1970 ({first} to {last} UTC) and were read as plain numbers; "
+                "durations are then in that unit, or write the times as dates.",
+            )
+    if low >= 19_000_101 and high <= 21_001_231 and _are_dates(time):
+        return (
+            "The times look like dates without dashes (20260131 for 2026-01-31) and were read as plain numbers, "
+            "whose differences are no durations; write them as 2026-01-31.",
+        )
+    return ()
+
+
+def _are_dates(time: np.ndarray) -> bool:
+    if not (time == np.floor(time)).all():
+        return False
+    month, day = time // 100 % 100, time % 100
+    return bool(((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
+
+
+def note_fillers(channels: Sequence[str], values: np.ndarray, survey: Survey) -> tuple[str, ...]:
+    """Name values such as -999 that stand far from all others of their channel, or a single negative -1; `values` is `(N, C)`."""
+    notes = []
+    for i, name in enumerate(channels):
+        for end in dict.fromkeys((float(survey.low[i]), float(survey.high[i]))):
+            if not _may_be_filler(end):
+                continue
+            column = values[:, i]
+            n = _count_filler(column, end)
+            if n:
+                what = count(n, "value", "values")
+                why = "the only negative number" if end == -1 else "far from all others"
+                notes.append(
+                    f"{what} of '{name}' {'is' if n == 1 else 'are'} {end:g}, {why}; if this stands for a missing value, "
+                    "empty these cells."
+                )
+    return tuple(notes)
+
+
+def _may_be_filler(end: float) -> bool:
+    # Large ones may have gone through a float32.
+    return end == -1 or end in FILLERS or any(math.isclose(end, filler, rel_tol=1e-6) for filler in LARGE_FILLERS)
+
+
+def _count_filler(column: np.ndarray, end: float) -> int:
+    is_filler = column == end
+    others = column[~is_filler & ~np.isnan(column)]
+    if len(others) < 2:
+        return 0
+    low, high = float(others.min()), float(others.max())
+    n = int(np.count_nonzero(is_filler))
+    if end == -1:
+        # A descriptor that was not recorded, as in PhysioNet 2012. Not where -1, 0 and 1 are three answers.
+        return n if n > 1 and low >= 0 and high > 1 else 0
+    distance = low - end if end < low else end - high
+    return n if distance > high - low else 0
+
+
+def note_blanks(names: pa.Array, what: str) -> tuple[str, ...]:
+    """Name texts that differ by blanks only (`A1`, `A1 `), which is one series or channel to a reader and two to a program."""
+    has_blank = pc.match_substring_regex(names, r"[\s\x{00a0}]")
+    if not pc.any(has_blank).as_py():
+        return ()
+    bare = pc.replace_substring_regex(names, r"[\s\x{00a0}]", "").dictionary_encode().indices.to_numpy()
+    _, first, n = np.unique(bare, return_index=True, return_counts=True)
+    if (n == 1).all():
+        return ()
+    alike = names.filter(pa.array(bare == bare[first[n > 1][0]])).to_pylist()
+    n_groups = int((n > 1).sum())
+    which = f"{n_groups:,} {what}s are" if n_groups > 1 else f"1 {what} is"
+    return (
+        f"{which} spelt in several ways that differ by blanks only: {quote_names(alike)}; they were read as they stand.",
+    )
+
+
+def note_scales(channels: Sequence[str], series: np.ndarray, starts: np.ndarray, values: np.ndarray) -> tuple[str, ...]:
+    """Name channels that are a thousand times larger or smaller in some series than in the middle one: a sign of two units.
+
+    Args:
+        channels: names, `(C,)`.
+        series: names, `(S,)`.
+        starts: rows of series `s` are `starts[s]:starts[s + 1]`, none empty; `(S + 1,)`.
+        values: `(N, C)`, NaN where not observed.
+    """
+    notes = []
+    for i, name in enumerate(channels):
+        # Zero is the same in all units.
+        size = np.where(values[:, i] == 0, np.nan, np.abs(values[:, i]))
+        least, most = (extreme.reduceat(size, starts[:-1]) for extreme in (np.fmin, np.fmax))
+        n = np.add.reduceat(size == size, starts[:-1], dtype=np.int64)
+        known = np.flatnonzero(n >= 3)
+        if len(known) < 2:
+            continue
+        # The middle of the digits; the roots first, since a product may overflow.
+        middle = np.sqrt(least[known]) * np.sqrt(most[known])
+        usual = np.argsort(middle, kind="stable")[(len(known) - 1) // 2]
+        is_far = (middle / SCALE_RATIO >= middle[usual]) | (middle <= middle[usual] / SCALE_RATIO)
+        if is_far.any():
+            which, first = count(int(is_far.sum()), "series", "series"), int(np.flatnonzero(is_far)[0])
+            notes.append(
+                f"'{name}' is of another scale in {which}: about {middle[first]:.3g} in '{series[known[first]]}', but "
+                f"{middle[usual]:.3g} in '{series[known[usual]]}'; check that all are in one unit."
+            )
+    return tuple(notes)
