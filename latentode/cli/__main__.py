@@ -1,0 +1,5 @@
+"""`python -m latentode.cli`, the same as `latentode`."""
+
+from latentode.cli import run
+
+run()

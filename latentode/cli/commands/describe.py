@@ -1,0 +1,111 @@
+"""`latentode describe`: show what is in a table: series, channels, gaps, what a fit would do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentode.cli.parser import (
+    OK,
+    Parser,
+    add_data_settings,
+    number,
+)
+
+if TYPE_CHECKING:
+    from latentode.data.describe import Description
+    from latentode.data.tables import Table
+
+SUMMARY = "show what is in a table: series, channels, gaps, what a fit would do"
+EXAMPLE = "latentode describe data.csv --id_column station --time_column date --plot overview.png"
+
+
+def add_options(parser: Parser) -> None:
+    """Add the options."""
+    parser.add_argument("data", help="CSV (plain or .gz) or Parquet")
+    add_data_settings(parser, skip=("path", "batch_size", "windows_per_epoch", "max_history", "history"), prefix="--")
+    parser.add_argument(
+        "--json", action="store_true", help="print plain JSON, the fields of latentode.data.Description"
+    )
+    parser.add_argument("--plot", help="picture of the table to write (.png, .pdf, .svg)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and give its exit status."""
+    from latentode.data.describe import describe
+
+    table, settings = _read_described(options)
+    description = describe(table, settings)
+    if options.json:
+        print(json.dumps(description.to_dict(), indent=2))
+    else:
+        _print_description(description)
+    if options.plot:
+        _plot_overview(table, Path(options.plot))
+    return OK
+
+
+def _plot_overview(table: Table, path: Path) -> None:
+    from latentode.data.describe import overview
+    from latentode.plots import plot_overview, save_figure
+
+    shown = overview(table)
+    title = f"{Path(table.source).name}: {table.n_series:,} series, {table.n_rows:,} rows"
+    label = (
+        table.schema.time_column
+        if table.schema.time_zone is None
+        else f"{table.schema.time_column} ({table.schema.time_zone})"
+    )
+    figure = plot_overview(
+        shown.marks, shown.gaps, shown.shares, gap_unit=shown.gap_unit, time_label=label, title=title
+    )
+    save_figure(figure, path)
+    print(f"picture: {path}", file=sys.stderr)
+
+
+def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
+    from latentode.data.settings import DataSettings
+    from latentode.data.tables import read_table
+
+    given = {name: getattr(options, name, None) for name in DataSettings.help_texts()}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("channels", "target_channels"):
+        if name in given:
+            # With or without the brackets that `fit` takes.
+            given[name] = [part.strip() for part in given[name].removeprefix("[").removesuffix("]").split(",")]
+    for name in ("val_fraction", "test_fraction"):
+        if name in given:
+            given[name] = number(given[name], name)
+    settings = DataSettings(**given)
+    return read_table(Path(options.data), **settings.reading()), settings
+
+
+def _print_description(d: Description) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False)
+    print(f"{d.source}: {d.n_series:,} series, {d.n_rows:,} rows, {d.n_values:,} values")
+    print(
+        f"  {d.observed_share:.0%} of the cells are observed; times from {d.first} to {d.last}, median span {d.median_span}"
+    )
+    print(f"  rows per series (5, 25, 50, 75, 95 %): {', '.join(f'{n:.0f}' for n in d.rows_per_series)}")
+    if d.gaps:
+        print(f"  gaps between rows (5, 25, 50, 75, 95 %): {', '.join(d.gaps)}")
+    if d.n_repeats:
+        print(f"  rows that repeat a series and time and were merged: {d.n_repeats:,}")
+    if d.horizon:
+        held = ", ".join(f"{n:,} {part}" for part, n in d.n_heldout.items())
+        print(f"  a fit would forecast {d.horizon} ahead (--data.horizon sets it) and hold out {held} windows")
+    grid = Grid(box=None, pad_edge=True)
+    for name in ("channel", "values", "rows", "series", "mean", "std", "min", "max"):
+        grid.add_column(name, justify="left" if name == "channel" else "right")
+    for c in d.channels:
+        figures = ["-" if x is None else f"{x:.4g}" for x in (c.mean, c.std, c.low, c.high)]
+        grid.add_row(c.name, f"{c.n_values:,}", f"{c.share:.0%}", f"{c.n_series:,}", *figures)
+    console.print(grid)
+    for note in d.notes:
+        print(f"note: {note}")

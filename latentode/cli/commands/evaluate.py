@@ -1,0 +1,58 @@
+"""`latentode evaluate`: score a run and the baselines on held-out windows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentode.cli.parser import (
+    OK,
+    Parser,
+    add_device,
+    check_folders,
+    choose_device,
+    say,
+    show_scores,
+)
+from latentode.files import write_json
+
+if TYPE_CHECKING:
+    pass
+
+SUMMARY = "score a run and the baselines on held-out windows"
+EXAMPLE = "latentode evaluate runs/mine --data data.csv --metrics mse,mae,coverage --out report.json"
+
+
+def add_options(parser: Parser) -> None:
+    """Add the options."""
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of `latentode fit`")
+    parser.add_argument("--data", required=True, help="table: its test part if it is the fitted one, else all of it")
+    parser.add_argument(
+        "--metrics", help="comma-separated: mse,rmse,mae,mae_mean,mase,crps,nll,pinball,coverage,width (all)"
+    )
+    parser.add_argument("--out", help="JSON file to write")
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and give its exit status."""
+    from latentode.forecasting.evaluate import evaluate
+    from latentode.forecasting.predict import read_history
+    from latentode.forecasting.runs import load_run
+
+    check_folders(options.out)
+    fitted = load_run(options.run_folder, allow_modules=options.allow_module)
+    table = read_history(fitted, options.data)
+    metrics = options.metrics.split(",") if options.metrics else None
+    report = evaluate(fitted, table, metrics=metrics, device=choose_device(options.device))
+    say(table.report.notes)
+    which = (
+        "the test part of the fitted table" if report["part"] == "test" else "all rows (this is not the fitted table)"
+    )
+    print(f"{options.data}: {which}, {report['n_windows']:,} windows, {report['n_values']:,} values")
+    show_scores(report, details=True)
+    if options.out:
+        write_json(Path(options.out), report)
+        print(f"{options.out}: all figures")
+    return OK

@@ -1,0 +1,64 @@
+"""`latentode fit`: fit a model and leave a run folder."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from latentode.cli.parser import (
+    OK,
+    Parser,
+    add_data_settings,
+    say,
+    show_scores,
+)
+
+if TYPE_CHECKING:
+    pass
+
+SUMMARY = "fit a model and leave a run folder"
+EXAMPLE = "latentode fit --config configs/quickstart.yaml --data.path data.csv --data.horizon 7d --run_dir runs/mine"
+
+
+def add_options(parser: Parser) -> None:
+    """Add the options."""
+    parser.add_argument("--config", help="YAML file with any of the settings below, such as configs/quickstart.yaml")
+    parser.add_argument("--run_dir", help="run folder (left out: runs/<name>-<n>)")
+    parser.add_argument("--seed_everything", metavar="SEED", help="of weights and windows (0)")
+    parser.add_argument("--patience", help="epochs without improvement before training ends (30)")
+    parser.add_argument("--ckpt_path", help="checkpoint to go on from, or to validate")
+    add_data_settings(parser, skip=(), prefix="--data.")
+    group = parser.add_argument_group("model and training (all of them: --help.all)")
+    group.add_argument(
+        "--model.network", metavar="NAME", help="latent_ode, blend, ..., or a class path with its settings"
+    )
+    group.add_argument("--model.learning_rate", metavar="RATE", help="highest learning rate (0.004)")
+    group.add_argument("--model.weight_decay", metavar="W", help="of AdamW (0.01)")
+    group.add_argument("--trainer.max_epochs", metavar="N", help="epochs at most (30)")
+    group.add_argument("--trainer.accelerator", metavar="NAME", help="auto, cpu, gpu (auto)")
+    group.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
+    group.add_argument(
+        "--help.all", action="store_true", help="show every option of Lightning's trainer too (takes seconds)"
+    )
+
+
+def run_lightning(command: str, arguments: list[str]) -> int:
+    """Run `fit` or `validate` through Lightning's command line and print what came of it."""
+    from latentode.training.command import run_command
+
+    run_dir, figures, notes = run_command(command, arguments)
+    say(notes)
+    if command == "validate":
+        for name, value in figures.items():
+            print(f"{name} {value:.6g}")
+        return OK
+    show_scores(figures["test"] if figures["test"]["n_windows"] else figures["validation"])
+    print(f"{figures['horizon']}; {figures['n_epochs']} epochs in {figures['seconds']:.0f} s")
+    print(f"run folder: {run_dir}")
+    print(f"next: latentode forecast {run_dir} --history DATA --every STEP --out forecast.csv --plot forecast.png")
+    return OK
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do nothing: Lightning's command line reads the options itself (`run_lightning`)."""
+    return OK
