@@ -6,15 +6,11 @@ Nothing here knows a data set. A module in `datasets/` reads files, says which w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from io import BytesIO
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
@@ -275,27 +271,3 @@ def count_history(table: Table, windows: Windows) -> np.ndarray:
     return (
         counted[rows.until(windows.series, windows.origin)] - counted[rows.until(windows.series, windows.history_from)]
     )
-
-
-def read_cells_as_text(content: bytes, n_columns: int, source: str) -> np.ndarray:
-    """Read comma-separated lines without a header as text, `(L, n_columns)`; what a short line lacks is empty.
-
-    Raises:
-        DataError: a line has more cells, or the bytes are no UTF-8.
-    """
-    wrong = f"{source}: cannot be read as lines of {n_columns} cells"
-    try:
-        frame = pd.read_csv(BytesIO(content), header=None, names=range(n_columns), dtype=str, na_filter=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{wrong} ({error}); download it again.") from error
-    # Where the first line is longer, pandas takes its first cells for an index.
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{wrong} (the first line holds more); download it again.")
-    return frame.fillna("").to_numpy(dtype=object)
-
-
-def note_checksum(path: Path, sha256: str) -> tuple[str, ...]:
-    """Say so, in one note, where the file is not the published one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return () if found == sha256 else (f"{path} is not the published file: its SHA-256 is {found}, not {sha256}.",)

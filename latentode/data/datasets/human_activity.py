@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from latentode.data.assembly import assemble, fixed_windows, read_cells_as_text, split_series, table_of, value_range
+from latentode.data.assembly import assemble, fixed_windows, split_series, table_of, value_range
 from latentode.data.protocols import Protocol, Task, find_files
+from latentode.data.published import read_cells_as_text
 from latentode.data.tables import Table
 from latentode.data.windows import Windows
 from latentode.errors import DataError

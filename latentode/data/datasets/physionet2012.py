@@ -30,8 +30,6 @@ import pandas as pd
 from latentode.data.assembly import (
     assemble,
     fixed_windows,
-    note_checksum,
-    read_cells_as_text,
     split_series,
     step_after,
     table_of,
@@ -40,6 +38,7 @@ from latentode.data.assembly import (
     without_outliers,
 )
 from latentode.data.protocols import Protocol, Task, find_files
+from latentode.data.published import note_checksum, read_cells_as_text
 from latentode.data.tables import Table, read_table
 from latentode.errors import DataError
 
