@@ -6,10 +6,8 @@ Nothing here knows a data set. A module in `datasets/` reads files, says which w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -273,10 +271,3 @@ def count_history(table: Table, windows: Windows) -> np.ndarray:
     return (
         counted[rows.until(windows.series, windows.origin)] - counted[rows.until(windows.series, windows.history_from)]
     )
-
-
-def note_checksum(path: Path, sha256: str) -> tuple[str, ...]:
-    """Say so, in one note, where the file is not the published one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return () if found == sha256 else (f"{path} is not the published file: its SHA-256 is {found}, not {sha256}.",)

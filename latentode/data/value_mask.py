@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from latentode.data.assembly import note_checksum
+from latentode.data.published import note_checksum, read_columns, to_floats
 from latentode.data.schema import quote_names
 from latentode.data.tables import Table, read_table
 from latentode.errors import DataError
@@ -31,25 +31,25 @@ def read_value_mask(
     Raises:
         DataError: a column is missing, or a mask is something other than 0 and 1.
     """
-    frame = pd.read_csv(path)
-    names = [name for name in frame.columns if name.startswith("Value")]
-    wanted = [id_column, time_column, *("Mask" + name[len("Value") :] for name in names)]
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing or not names:
+    frame = read_columns(path)
+    names = [name for name in frame.columns if name.startswith("Value")] or ["Value_0"]
+    masks = ["Mask" + name[len("Value") :] for name in names]
+    missing = [name for name in (id_column, time_column, *names, *masks) if name not in frame.columns]
+    if missing:
         raise DataError(
-            f"{path}: has no column '{missing[0] if missing else 'Value_0'}' (it has {quote_names(list(frame.columns))}); "
+            f"{path}: has no column '{missing[0]}' (it has {quote_names(list(frame.columns))}); "
             f"columns {id_column}, {time_column}, Value_... and Mask_... are needed."
         )
-    mask = frame[wanted[2:]].to_numpy(np.float64)
+    mask = to_floats(frame, masks, path)
     wrong = np.flatnonzero(~np.isin(mask, (0.0, 1.0)).all(axis=1))
     if len(wrong):
         raise DataError(
             f"{path}, line {wrong[0] + 2}: a Mask column holds something other than 0 and 1; write 1 where observed."
         )
-    values = np.where(mask == 1, frame[names].to_numpy(np.float64), np.nan)
+    values = np.where(mask == 1, to_floats(frame, names, path), np.nan)
     wide = pd.DataFrame(values, columns=[name[len("Value") :].lstrip("_") for name in names])
     wide.insert(0, "series_id", frame[id_column])
-    wide.insert(1, "time", frame[time_column] * time_scale)
+    wide.insert(1, "time", to_floats(frame, [time_column], path)[:, 0] * time_scale)
     wide = wide.sort_values(["series_id", "time"], kind="stable")
     table = read_table(wide, duplicates="mean")
     notes = table.report.notes + (note_checksum(path, sha256) if sha256 else ())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +14,6 @@ from latentode.data.assembly import (
     fit_scaler,
     fixed_windows,
     keep_channels,
-    note_checksum,
     rows_of,
     split_series,
     split_series_in_turn,
@@ -168,9 +165,3 @@ def test_a_task_drops_windows_without_history_or_target_and_counts_the_former():
     beyond = fixed_windows(table, np.array([1]), 13.0, 20.0)
     with pytest.raises(DataError, match="small: no validation window"):
         assemble(table, [train, beyond, part], time_scale=1.0)
-
-
-def test_checksums_are_compared(csv_file):
-    path = csv_file("abc")
-    assert note_checksum(path, hashlib.sha256(b"abc").hexdigest()) == ()
-    assert "is not the published file" in note_checksum(path, "0" * 64)[0]

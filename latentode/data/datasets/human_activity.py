@@ -19,6 +19,7 @@ import pandas as pd
 
 from latentode.data.assembly import assemble, fixed_windows, split_series, table_of, value_range
 from latentode.data.protocols import Protocol, Task, find_files
+from latentode.data.published import read_cells_as_text
 from latentode.data.tables import Table
 from latentode.data.windows import Windows
 from latentode.errors import DataError
@@ -32,6 +33,7 @@ TAGS = {
 CHANNELS = tuple(f"{tag}_{axis}" for tag in TAGS.values() for axis in "xyz")
 HOW = "download ConfLongDemo_JSI.txt from https://archive.ics.uci.edu/dataset/196 and put it there."
 _COLUMNS = ["sequence", "tag", "ticks", "date", "x", "y", "z", "activity"]
+_READ = ("sequence", "tag", "ticks")
 _TICKS = 10_000  # per millisecond
 _LONGEST = 10**10  # milliseconds; more than any sequence lasts
 _HISTORY, _HORIZON = 3000, 1000
@@ -45,19 +47,20 @@ def read(data_dir: str | Path | None = None) -> Table:
     """
     name = "ConfLongDemo_JSI.txt"
     path = find_files("human_activity", (name, f"human_activity/{name}", f"activity/{name}"), data_dir, how=HOW)
-    text = pd.read_csv(path, header=None, names=_COLUMNS, dtype=str, na_filter=False)
-    position = text[["x", "y", "z"]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    tag = pd.Index(TAGS).get_indexer(pd.Index(text["tag"].str.strip()))
-    is_time = text["ticks"].str.fullmatch(r"\d{1,18}").to_numpy(bool)
+    cells = read_cells_as_text(path.read_bytes(), len(_COLUMNS), str(path))
+    sequence, tag_id, tick = (pd.Series(cells[:, _COLUMNS.index(name)]).str.strip() for name in _READ)
+    position = np.asarray(pd.DataFrame(cells[:, 4:7]).apply(pd.to_numeric, errors="coerce"), dtype=np.float64)
+    tag = pd.Index(TAGS).get_indexer(pd.Index(tag_id))
+    is_time = tick.str.fullmatch(r"\d{1,18}").to_numpy(bool)
     wrong = np.flatnonzero((tag < 0) | ~is_time | ~np.isfinite(position).all(axis=1))
     if len(wrong):
         raise DataError(
-            f"{path}, line {wrong[0] + 1}: is not 'sequence,tag,ticks,date,x,y,z,activity' with a known tag and numbers "
+            f"{path}, line {wrong[0] + 1}: is not '{','.join(_COLUMNS)}' with a known tag and numbers "
             f"({len(wrong)} such lines); download the file again."
         )
-    codes, names = pd.factorize(text["sequence"].str.strip())
+    codes, names = pd.factorize(sequence)
     # Whole numbers: a float would hold these ticks to 13 microseconds only.
-    ticks = text["ticks"].astype(np.int64)
+    ticks = tick.astype(np.int64)
     since = (ticks - ticks.groupby(codes).transform("first")).to_numpy()
     back = np.flatnonzero(since < 0)
     if len(back):

@@ -22,17 +22,15 @@ import pandas as pd
 from latentode.data.assembly import (
     assemble,
     fixed_windows,
-    note_checksum,
     split_series,
     split_series_in_turn,
     step_after,
     value_range,
 )
 from latentode.data.protocols import Protocol, Task, find_files
-from latentode.data.schema import quote_names
+from latentode.data.published import note_checksum, read_columns, to_floats
 from latentode.data.tables import Table, read_table
 from latentode.data.value_mask import read_value_mask
-from latentode.errors import DataError
 
 SHA256 = "8e884a916d28fd546b898b54e20055d4ad18d9a7abe262e15137080e9feb4fc2"  # of complete_tensor.csv
 _WANTED = ["UNIQUE_ID", "TIME_STAMP", "LABEL_CODE", "VALUENORM"]
@@ -50,11 +48,7 @@ def read_tensor(data_dir: str | Path | None = None) -> Table:
         data_dir,
         how="prepare complete_tensor.csv with data_preproc/MIMIC of https://github.com/edebrouwer/gru_ode_bayes (bin_k = 2).",
     )
-    header = list(pd.read_csv(path, nrows=0).columns)
-    missing = [name for name in _WANTED if name not in header]
-    if missing:
-        raise DataError(f"{path}: has no column '{missing[0]}' (it has {quote_names(header)}); prepare the file again.")
-    stay, stamp, label, value = pd.read_csv(path, usecols=_WANTED)[_WANTED].to_numpy(np.float64).T
+    stay, stamp, label, value = to_floats(read_columns(path, _WANTED), _WANTED, path).T
     order = np.lexsort((stamp, stay))
     codes, code = np.unique(label.astype(np.int64), return_inverse=True)
     names = [str(name) for name in codes]

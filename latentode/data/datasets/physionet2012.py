@@ -21,7 +21,6 @@ Two layouts are read, and give the same table:
 from __future__ import annotations
 
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ import pandas as pd
 from latentode.data.assembly import (
     assemble,
     fixed_windows,
-    note_checksum,
     split_series,
     step_after,
     table_of,
@@ -40,6 +38,7 @@ from latentode.data.assembly import (
     without_outliers,
 )
 from latentode.data.protocols import Protocol, Task, find_files
+from latentode.data.published import note_checksum, read_cells_as_text
 from latentode.data.tables import Table, read_table
 from latentode.errors import DataError
 
@@ -113,10 +112,14 @@ def _without_blanks(table: Table) -> Table:
 
 
 def _read_folders(folders: list[Path]) -> Table:
-    files = sorted((file for folder in folders for file in folder.glob("*.txt")), key=lambda file: int(file.stem))
+    # The challenge's outcomes may lie beside the stays, whose names are numbers.
+    stays = (file for folder in folders for file in folder.glob("*.txt") if file.stem.isdecimal())
+    files = sorted(stays, key=lambda file: int(file.stem))
     source = str(folders[0].parent)
     if not files:
-        raise DataError(f"{source}: the folders {', '.join(f.name for f in folders)} hold no .txt file; {HOW}")
+        raise DataError(
+            f"{source}: the folders {', '.join(f.name for f in folders)} hold no stay (a number with .txt); {HOW}"
+        )
     stay, minute, channel, value = _read_lines(files)
     cell = (stay * _MINUTES + minute) * len(CHANNELS) + channel
     cells, place, n_values = np.unique(cell, return_inverse=True, return_counts=True)
@@ -142,8 +145,7 @@ def _read_lines(files: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     """Give stay (position in `files`), minute, channel and value of every measurement, each `(L,)`."""
     # Every file starts with the same header line, which so tells the files apart after they were joined.
     text = b"".join(file.read_bytes().rstrip() + b"\n" for file in files)
-    lines = pd.read_csv(BytesIO(text), header=None, names=["time", "parameter", "value"], dtype=str, na_filter=False)
-    cells = lines.to_numpy(dtype=object)
+    cells = read_cells_as_text(text, 3, str(files[0].parent.parent))
     is_header = cells[:, 1] == _HEADER
     stay = np.cumsum(is_header) - 1
     channel = pd.Index(CHANNELS).get_indexer(pd.Index(cells[:, 1]))

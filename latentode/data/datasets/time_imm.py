@@ -24,6 +24,7 @@ import pandas as pd
 
 from latentode.data.assembly import assemble, with_values
 from latentode.data.protocols import Protocol, Task, find_files
+from latentode.data.published import read_columns
 from latentode.data.tables import Table, read_table
 from latentode.data.windows import Windows, bisect_rows
 from latentode.errors import DataError
@@ -77,10 +78,12 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Table, list[np.
     entities = sorted(entity for entity in path.iterdir() if (entity / "time_series.csv").is_file())
     if not entities:
         raise DataError(f"{path}: no folder in it holds a time_series.csv; {HOW}")
-    frames = [pd.read_csv(entity / "time_series.csv").drop(columns="record_id", errors="ignore") for entity in entities]
+    frames = [
+        read_columns(entity / "time_series.csv").drop(columns="record_id", errors="ignore") for entity in entities
+    ]
     frame = pd.concat([one.assign(series_id=entity.name) for one, entity in zip(frames, entities, strict=True)])
     # Dates are written ISO in most collections, month first in one: each collection keeps to its own way.
-    frame["time"] = pd.to_datetime(frame.pop("date_time"))
+    frame["time"] = _read_dates(frame.pop("date_time"), path)
     table = read_table(frame, duplicates="mean")
     return replace(table, source=str(path)), [_read_text_times(entity / "text.csv") for entity in entities]
 
@@ -88,14 +91,23 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Table, list[np.
 def _read_text_times(path: Path) -> np.ndarray:
     if not path.is_file():
         return np.empty(0, np.int64)
-    text = pd.read_csv(path)
+    text = read_columns(path)
     columns = [name for name in text.columns if name not in ("date_time", "record_id")]
     if "date_time" not in text.columns or len(columns) != 1:
         raise DataError(
             f"{path}: needs the columns date_time, record_id and one of text; it has {', '.join(text.columns)}."
         )
-    stamps = pd.to_datetime(text.loc[text[columns[0]].notna(), "date_time"])
-    return np.sort(stamps.to_numpy("datetime64[ns]").astype(np.int64))
+    stamps = _read_dates(text.loc[text[columns[0]].notna(), "date_time"], path)
+    return np.sort(stamps.astype("datetime64[ns]").astype(np.int64))
+
+
+def _read_dates(dates: pd.Series, path: Path) -> np.ndarray:
+    try:
+        return np.asarray(pd.to_datetime(dates), dtype="datetime64[ns]")
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: column 'date_time' holds something that is no date ({error}); download it again."
+        ) from error
 
 
 def _lay_windows(table: Table, collection: Collection, texts: list[np.ndarray] | None) -> list[Windows]:

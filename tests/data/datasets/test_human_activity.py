@@ -89,11 +89,29 @@ def test_the_test_sequences_change_neither_scaler_nor_unit(tmp_path):
 
 @pytest.mark.parametrize(
     "bad",
-    ["A01,999,633790226051280329,27.05.2009,1,2,3,walking\n", "A01,020-000-032-221,then,27.05.2009,1,2,3,walking\n"],
+    [
+        "A01\n",
+        "A01,999,633790226051280329,27.05.2009,1,2,3,walking\n",
+        "A01,020-000-032-221,then,27.05.2009,1,2,3,walking\n",
+    ],
 )
 def test_other_lines_are_refused_by_number(tmp_path, bad):
     (tmp_path / "ConfLongDemo_JSI.txt").write_text(line("A01", "020-000-032-221", 0, 1, 2, 3) + bad, encoding="utf-8")
     with pytest.raises(DataError, match="line 2: is not"):
+        read(tmp_path)
+
+
+def test_a_long_line_is_refused(tmp_path):
+    good = line("A01", "020-000-032-221", 0, 1, 2, 3)
+    (tmp_path / "ConfLongDemo_JSI.txt").write_text(good + good.strip() + ",9,9\n", encoding="utf-8")
+    with pytest.raises(DataError, match="lines of 8 cells"):
+        read(tmp_path)
+
+
+def test_a_file_of_longer_lines_is_refused(tmp_path):
+    text = "x," + line("A01", "020-000-032-221", 0, 1, 2, 3)
+    (tmp_path / "ConfLongDemo_JSI.txt").write_text(text + text, encoding="utf-8")
+    with pytest.raises(DataError, match="the first line holds more"):
         read(tmp_path)
 
 

@@ -102,6 +102,23 @@ def test_damaged_lines_are_refused_with_the_file_and_the_line(raw, line):
         read(raw)
 
 
+@pytest.mark.parametrize("line", ["00:07,HR", "00:07,HR,73,74"])
+def test_short_and_long_lines_are_refused(raw, line):
+    write_stay(raw / "set-b", "142676.txt", OTHER + line + "\n")
+    with pytest.raises(DataError, match=r"142676\.txt|cannot be read as lines of 3 cells"):
+        read(raw)
+
+
+def test_files_that_are_no_stays_are_passed_over(raw):
+    before = read(raw).digest()
+    write_stay(raw / "set-a", "Outcomes-a.txt", "RecordID,SAPS-I\n1,2\n")
+    assert read(raw).digest() == before
+    for name in ("set-a/132539.txt", "set-b/142675.txt"):
+        (raw / name).unlink()
+    with pytest.raises(DataError, match="hold no stay"):
+        read(raw)
+
+
 def test_absent_data_name_folder_and_source(tmp_path):
     with pytest.raises(DataError, match=r"physionet2012: .* holds none of .*physionet.org"):
         read(tmp_path)

@@ -116,6 +116,9 @@ def test_folders_without_series_and_odd_texts_are_refused(tmp_path):
     text.write_text("date_time,record_id,a,b\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"text.csv: needs the columns"):
         read("epa_air", tmp_path)
+    text.write_text("date_time,record_id,a\nsome day,Bexar,warm\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no date"):
+        read("epa_air", tmp_path)
     with pytest.raises(DataError, match="GDELT"):
         read("gdelt", tmp_path)
 
