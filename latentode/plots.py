@@ -21,6 +21,7 @@ from latentode.errors import InputError
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
 BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.28))
+STROKES = ("-", "--", "-.")
 MAX_SERIES, MAX_CHANNELS, MAX_BARS = 3, 4, 40
 
 
@@ -247,6 +248,101 @@ def _shorten(name: object, limit: int = 24) -> str:
     # A dollar sign would begin a formula.
     text = str(name).replace("$", r"\$")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def plot_calibration(scores: dict[str, Any], *, title: str | None = None) -> Figure:
+    """Draw how often values fall into the central intervals, and where in their forecasts they fall.
+
+    Args:
+        scores: with `calibration` (`nominal`, `actual`, `pit_counts`), and the same for each of `baselines`, as `FittedModel.score`
+            gives them.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":", label="calibrated")
+    for i, (name, row) in enumerate(scores["baselines"].items()):
+        left.plot(*_reliability(row["calibration"]), **_line(i), label=name.replace("_", " "))
+    left.plot(*_reliability(scores["calibration"]), color=BLUE, lw=2, marker="o", ms=3.5, label="this model")
+    left.set_xlabel("stated share of the central interval", fontsize=9)
+    left.set_ylabel("share of values inside", fontsize=9)
+    left.set_title("intervals: below the diagonal they are too narrow", fontsize=10, loc="left")
+    left.legend(frameon=False, fontsize=8)
+    counts = np.asarray(scores["calibration"]["pit_counts"], dtype=np.float64)
+    density = counts / max(counts.sum(), 1) * len(counts)
+    right.bar((np.arange(len(counts)) + 0.5) / len(counts), density, width=0.92 / len(counts), color=BLUE, alpha=0.75)
+    right.axhline(1.0, color=GREY, lw=0.8, ls=":")
+    right.set_xlabel("probability that the forecast gave to less than what came", fontsize=9)
+    right.set_ylabel("density", fontsize=9)
+    right.set_title("PIT: flat where forecasts are honest", fontsize=10, loc="left")
+    _finish(figure, title)
+    return figure
+
+
+def _line(i: int | None) -> dict[str, Any]:
+    """Give the style of a baseline's line, by its number, or of the model's own."""
+    return {"color": BLUE, "lw": 2} if i is None else {"color": GREY, "lw": 1, "ls": STROKES[i % 3], "alpha": 0.7}
+
+
+def _reliability(calibration: dict[str, Any]) -> tuple[list[float], list[float]]:
+    return [0.0, *calibration["nominal"]], [0.0, *calibration["actual"]]
+
+
+def plot_by_horizon(scores: dict[str, Any], *, metric: str = "mse", title: str | None = None) -> Figure:
+    """Draw an error by lead time, the model's beside the baselines'.
+
+    Args:
+        scores: with `bins` (`after`, `until`, `<metric>_macro`), and the same for each of `baselines`.
+        metric: which error.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(6.2, 3.9), layout="constrained")
+    axis = figure.subplots()
+    rows = {**{name.replace("_", " "): row for name, row in scores["baselines"].items()}, "this model": scores}
+    for i, (name, row) in enumerate(rows.items()):
+        middle = [0.5 * (part["after"] + part["until"]) for part in row["bins"]]
+        error = [part[f"{metric}_macro"] for part in row["bins"]]
+        axis.plot(middle, error, marker="o", ms=3.5, label=name, **_line(None if name == "this model" else i))
+    axis.set_xlabel("time after the origin, in horizons", fontsize=9)
+    axis.set_ylabel(f"{metric}, mean over channels, scaled", fontsize=9)
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8)
+    _finish(figure, title)
+    return figure
+
+
+def plot_leaderboard(records: Sequence[dict[str, Any]], *, metric: str = "mse", title: str | None = None) -> Figure:
+    """Draw an error of every model, the lowest on top, with one standard deviation over runs.
+
+    Args:
+        records: dicts of `model` and `metrics: {name: {mean, sd}}`; a model without the figure is left out.
+        metric: which figure.
+        title: of the figure.
+    """
+    known = [record for record in records if record["metrics"][metric]["mean"] is not None]
+    known = sorted(known, key=lambda record: record["metrics"][metric]["mean"])
+    figure = Figure(figsize=(6.6, 1.2 + 0.36 * max(len(known), 2)), layout="constrained")
+    axis = figure.subplots()
+    mean = [record["metrics"][metric]["mean"] for record in known]
+    spread = [record["metrics"][metric]["sd"] or 0.0 for record in known]
+    place = range(len(known))
+    axis.errorbar(mean, place, xerr=spread, fmt="o", color=BLUE, ecolor=BLUE, capsize=3, ms=5)
+    axis.set_yticks(place, [record["model"].replace("_", " ") for record in known])
+    axis.set_ylim(len(known) - 0.5, -0.5)
+    if known:
+        axis.axvline(mean[0], color=GREY, lw=0.6, ls=":")
+    axis.set_xlabel(f"{metric} on the test part (± 1 sd over runs); lower is better", fontsize=9)
+    _finish(figure, title)
+    return figure
+
+
+def _finish(figure: Figure, title: str | None) -> None:
+    for axis in figure.axes:
+        axis.grid(alpha=0.25, lw=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
