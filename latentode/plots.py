@@ -161,7 +161,7 @@ def plot_overview(
     height = 1.4 + max(0.24 * len(lines), 1.4 + 0.24 * min(len(shares), MAX_BARS), 3.2)
     figure = Figure(figsize=(11, height), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1), height_ratios=(1, max(1.0, min(len(shares), MAX_BARS) / 8)))
-    _draw_marks(figure.add_subplot(grid[:, 0]), marks, lines, time_label)
+    _draw_marks(figure.add_subplot(grid[:, 0]), marks, lines, height, time_label)
     _draw_gaps(figure.add_subplot(grid[0, 1]), gaps, gap_unit)
     _draw_shares(figure.add_subplot(grid[1, 1]), shares)
     for axis in figure.axes:
@@ -172,21 +172,20 @@ def plot_overview(
     return figure
 
 
-def _draw_marks(axis: Axes, marks: pd.DataFrame, lines: list[Any], time_label: str) -> None:
+def _draw_marks(axis: Axes, marks: pd.DataFrame, lines: list[Any], height: float, time_label: str) -> None:
     # What is darkest is drawn last, so that it shows where marks meet.
     marks = marks.sort_values(by="share", kind="stable")
     place = pd.Series(range(len(lines)), index=lines)
     depth = 0.3 + 0.7 * marks["share"].to_numpy()[:, None]
     colour = depth * np.asarray(to_rgb(BLUE)) + (1 - depth)
-    assert axis.figure is not None
-    points = 72 * axis.figure.get_figheight() / (len(lines) + 2)
+    points = 72 * height / (len(lines) + 2)
     axis.scatter(
         marks["time"], place.loc[list(marks["line"])], c=colour, marker="|", s=min(0.5 * points, 18) ** 2, lw=0.8
     )
     axis.set_yticks(range(len(lines)), [_shorten(line) for line in lines])
     axis.set_ylim(len(lines) - 0.4, -0.6)
     axis.set_xlabel(time_label, fontsize=9)
-    shade = " (darker: more channels)" if marks["share"].nunique() > 1 else ""
+    shade = " (darker: more channels)" if len(np.unique(depth)) > 1 else ""
     axis.set_title(f"when it is observed{shade}", fontsize=10, loc="left")
     axis.grid(axis="x", alpha=0.25, lw=0.5)
     if pd.api.types.is_datetime64_any_dtype(marks["time"]):
@@ -235,8 +234,10 @@ def _draw_shares(axis: Axes, shares: pd.Series) -> None:
     axis.barh(range(len(shown)), shown.to_numpy(), color=BLUE, alpha=0.8, height=0.7)
     for i, share in enumerate(shown):
         text = "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
-        inside = {"ha": "right", "color": "white"} if share > 0.85 else {"color": GREY}
-        axis.text(share - 0.01 if share > 0.85 else share + 0.01, i, text, va="center", fontsize=7, **inside)
+        if share > 0.85:
+            axis.text(share - 0.01, i, text, va="center", ha="right", fontsize=7, color="white")
+        else:
+            axis.text(share + 0.01, i, text, va="center", fontsize=7, color=GREY)
     axis.set_yticks(range(len(shown)), [_shorten(name) for name in shown.index])
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.set_xlim(0, 1.08)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
         fit=fit,
         batch_size=_count(options.batch_size, "batch_size"),
     )
+    settings = settings.at_splits(_splits(options.splits, choose_protocol(settings).splits))
     protocol = choose_protocol(settings)
-    settings = settings.at_splits(_splits(options.splits, protocol.splits))
     out = Path(options.out)
     print(f"{settings.dataset}, protocol {protocol.name}: {protocol.rules}")
     records = run_benchmark(settings, out, say=show_progress)
@@ -83,7 +84,9 @@ def _list(was_asked: bool) -> int:
     if not was_asked:
         raise InputError(f"benchmark needs the name of a data set: {', '.join(DATASETS)}.")
     for name, module in DATASETS.items():
-        print(f"{name}: {(module.__doc__ or '').splitlines()[0]}")
+        # Formulas are written for a page of documentation; on a terminal their marks are in the way.
+        summary = re.sub(r":math:`([^`]*)`", r"\1", (module.__doc__ or "").splitlines()[0])
+        print(f"{name}: {summary}")
         for key, protocol in module.PROTOCOLS.items():
             print(f"    --protocol {key}: splits {', '.join(map(str, protocol.splits))}; {protocol.average} averages")
     print(f"models: {', '.join(MODELS)}")
