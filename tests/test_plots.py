@@ -8,7 +8,7 @@ import pytest
 from matplotlib.dates import num2date
 
 from latentode.errors import InputError
-from latentode.plots import plot_by_horizon, plot_calibration, plot_forecast, plot_leaderboard, plot_overview
+from latentode.plots import plot_forecast, plot_leaderboard, plot_overview, plot_scores
 
 
 def frames(times, after, n_series=2):
@@ -85,27 +85,22 @@ def scores(mse=1.0):
     return {"calibration": calibration, "bins": bins}
 
 
-def test_calibration_shows_coverage_of_model_and_baselines_and_the_density_of_the_pit():
-    figure = plot_calibration({**scores(), "baselines": {"last_value": scores(), "blend": scores()}}, title="t")
-    left, right = figure.axes
-    assert [text.get_text() for text in left.get_legend().get_texts()] == [
-        "calibrated",
-        "last value",
-        "blend",
-        "this model",
-    ]
-    assert np.allclose(left.lines[-1].get_ydata(), [0, 0.2, 0.4, 0.7, 1.0])
-    heights = [bar.get_height() for bar in right.patches]
+def test_scores_show_error_by_lead_time_coverage_and_the_density_of_the_pit():
+    figure = plot_scores({**scores(2.0), "baselines": {"last_value": scores(), "blend": scores()}}, title="t")
+    error, coverage, pit = figure.axes
+    assert np.allclose(error.lines[-1].get_xdata(), [0.25, 0.75])
+    assert np.allclose(error.lines[-1].get_ydata(), [2.0, 3.0])
+    assert np.allclose(error.lines[0].get_ydata(), [1.0, 1.5])
+    labels = [text.get_text() for text in coverage.get_legend().get_texts()]
+    assert labels == ["calibrated", "last value", "blend", "this model"]
+    assert np.allclose(coverage.lines[-1].get_ydata(), [0, 0.2, 0.4, 0.7, 1.0])
+    heights = [bar.get_height() for bar in pit.patches]
     assert np.mean(heights) == pytest.approx(1.0)
     assert heights[0] == pytest.approx(4 / 16 * 8)
 
 
-def test_error_by_horizon_stands_at_the_middle_of_each_bin():
-    figure = plot_by_horizon({**scores(2.0), "baselines": {"blend": scores()}})
-    blend, own = figure.axes[0].lines
-    assert np.allclose(own.get_xdata(), [0.25, 0.75])
-    assert np.allclose(own.get_ydata(), [2.0, 3.0])
-    assert np.allclose(blend.get_ydata(), [1.0, 1.5])
+def test_scores_without_the_metric_show_the_calibration_alone():
+    assert len(plot_scores({**scores(), "baselines": {}}, metric="crps").axes) == 2
 
 
 def test_a_leaderboard_has_the_lowest_error_on_top_and_leaves_out_what_has_none():
