@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
@@ -18,9 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from latentode.errors import InputError
+from latentode.files import write_whole
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
 BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.28))
+PICTURES = (".png", ".pdf", ".svg")
 STROKES = ("-", "--", "-.")
 MAX_SERIES, MAX_CHANNELS, MAX_BARS = 3, 4, 40
 
@@ -306,7 +309,8 @@ def _draw_pit(axis: Axes, counts: Sequence[int]) -> None:
 def _line(name: str, i: int) -> dict[str, Any]:
     """Give the style of a model's line: its own stands out, a baseline has a stroke by its number."""
     if name == "this model":
-        return {"color": BLUE, "lw": 2, "label": name}
+        # Wide and beneath: where it coincides with a baseline both are seen.
+        return {"color": BLUE, "lw": 3, "alpha": 0.8, "zorder": 1.5, "label": name}
     return {"color": GREY, "lw": 1, "ls": STROKES[i % 3], "alpha": 0.7, "label": name}
 
 
@@ -323,14 +327,18 @@ def plot_leaderboard(records: Sequence[dict[str, Any]], *, metric: str = "mse", 
     figure = Figure(figsize=(6.6, 1.2 + 0.36 * max(len(known), 2)), layout="constrained")
     axis = figure.subplots()
     mean = [record["metrics"][metric]["mean"] for record in known]
-    spread = [record["metrics"][metric]["sd"] or 0.0 for record in known]
+    # A single run has no spread: no bar is drawn.
+    spread = [
+        np.nan if record["metrics"][metric]["sd"] is None else record["metrics"][metric]["sd"] for record in known
+    ]
     place = range(len(known))
     axis.errorbar(mean, place, xerr=spread, fmt="o", color=BLUE, ecolor=BLUE, capsize=3, ms=5)
     axis.set_yticks(place, [record["model"].replace("_", " ") for record in known])
     axis.set_ylim(len(known) - 0.5, -0.5)
     if known:
         axis.axvline(mean[0], color=GREY, lw=0.6, ls=":")
-    axis.set_xlabel(f"{metric} on the test part (± 1 sd over runs); lower is better", fontsize=9)
+    single = "; without a bar: a single run" if np.isnan(spread).any() else ""
+    axis.set_xlabel(f"{metric} on the test part (± 1 sd over runs{single}); lower is better", fontsize=9)
     _finish(figure, title)
     return figure
 
@@ -350,8 +358,19 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         InputError: matplotlib does not know the suffix.
     """
-    try:
-        # Without a date in the file the same figure gives the same bytes.
-        figure.savefig(path, dpi=140)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; name a picture that ends in .png, .pdf or .svg.") from error
+    check_picture(path)
+    form = path.suffix[1:].lower()
+    # Without a date in the file, and with ids that do not depend on chance, the same figure gives the same bytes.
+    metadata: dict[str, Any] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[form]
+    with rc_context({"svg.hashsalt": "latentode"}):
+        write_whole(path, lambda part: figure.savefig(part, dpi=140, format=form, metadata=metadata))
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture that cannot be written, before anything is computed for it.
+
+    Raises:
+        InputError: the suffix is none of .png, .pdf and .svg.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise InputError(f"{path} has no suffix of a picture; name a picture that ends in .png, .pdf or .svg.")

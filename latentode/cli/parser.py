@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,15 +61,35 @@ def add_device(parser: Parser) -> None:
 
 
 def number(text: str, name: str) -> float:
-    """Read a number.
+    """Read a finite number.
 
     Raises:
         InputError: it is none; the message names the option.
     """
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise InputError(f"{name} is '{text}', which is no number.") from error
+    if not math.isfinite(value):
+        raise InputError(f"{name} is '{text}'; give a finite number.")
+    return value
+
+
+def count(text: str, name: str, *, least: int = 1) -> int:
+    """Read a whole number from `least` up.
+
+    Raises:
+        InputError: it is none; the message names the option.
+    """
+    value = number(text, name)
+    if value < least or value != int(value):
+        raise InputError(f"{name} is '{text}'; give a whole number from {least} up.")
+    return int(value)
+
+
+def words(text: str | None) -> list[str] | None:
+    """Read a list with commas; None where nothing was given."""
+    return None if text is None else [word.strip() for word in text.split(",")]
 
 
 def choose_device(name: str) -> str:
@@ -84,11 +105,28 @@ def choose_device(name: str) -> str:
     raise InputError(f"device is '{name}', which this machine does not have; choose cpu.")
 
 
-def check_folders(*paths: str | None) -> None:
-    """Refuse an output whose folder is not there before anything is computed."""
-    for path in paths:
+def check_outputs(*paths: str | None, report: str | None = None, picture: str | None = None) -> None:
+    """Refuse, before anything is computed, an output that could not be written in the end.
+
+    Args:
+        paths: of any form.
+        report: a JSON file, beside which others of its name go.
+        picture: a picture.
+
+    Raises:
+        InputError: its folder does not exist, it is a folder itself, or its suffix is none of its form.
+    """
+    for path in (*paths, report, picture):
+        if path and Path(path).is_dir():
+            raise InputError(f"{path} is a folder; name a file.")
         if path and not Path(path).resolve().parent.is_dir():
             raise InputError(f"the folder of {path} does not exist; make it first.")
+    if report and Path(report).suffix != ".json":
+        raise InputError(f"{report} is to hold JSON; name a file that ends in .json.")
+    if picture:
+        from latentode.plots import check_picture
+
+        check_picture(Path(picture))
 
 
 def say(notes: Sequence[str]) -> None:

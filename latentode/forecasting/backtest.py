@@ -22,6 +22,7 @@ from latentode.data.tables import Table
 from latentode.data.times import format_duration, parse_duration
 from latentode.data.windows import TEST, Rows, Windows, make_split
 from latentode.errors import DataError, InputError
+from latentode.forecasting.report import scores_frame
 from latentode.metrics import PitCounts, Totals, check_metrics
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import from_plain, to_plain
@@ -90,7 +91,7 @@ def backtest(
             continue
         say(f"origin {back} {'horizons' if back > 1 else 'horizon'} before the end: {len(windows):,} windows")
         scorer = _refit(fitted, table, span, back, fit or {}) if refit else fitted
-        sums[back] = _score(scorer, fitted, table, windows, names, device)
+        sums[back] = _score(scorer, fitted, table, windows, names, device, span)
     if not sums:
         raise DataError(
             f"{table.source}: no origin is left to score; give fewer or shorter horizons"
@@ -109,7 +110,15 @@ def backtest(
 
 
 def rolling_origins(table: Table, span: float, back: int) -> np.ndarray:
-    """Give, for each series, the time `back` horizons before its last row, dtype of `Table.time`, `(S,)`."""
+    """Give, for each series, the time `back` horizons before its last row, dtype of `Table.time`, `(S,)`.
+
+    Raises:
+        InputError: that lies before any date that nanoseconds can tell.
+    """
+    if table.time.dtype == np.int64 and back * float(span) > float(table.time.min()) - np.iinfo(np.int64).min:
+        raise InputError(
+            f"{back} horizons back lies before all that dates can tell; give fewer origins or a shorter horizon."
+        )
     return table.time[table.starts[1:] - 1] - back * np.asarray(span, dtype=table.time.dtype)
 
 
@@ -178,11 +187,12 @@ def _score(
     windows: Windows,
     names: Sequence[str],
     device: torch.device | str,
+    span: float,
 ) -> Sums:
     """Give the sums of one origin, in the deviations of `fitted`, so that those of several origins add up."""
     scorer.network.to(device).eval()
     scorer.baselines.to(device)
-    totals, pit = scorer.totals(table, windows, names, device=device, per_series=True)
+    totals, pit = scorer.totals(table, windows, names, device=device, per_series=True, horizon=span)
     if scorer is fitted:
         return totals, pit
     naive_error = None if fitted.naive_error is None else torch.tensor(fitted.naive_error, dtype=torch.float64)
@@ -198,18 +208,6 @@ def _plus(one: Sums, other: Sums) -> Sums:
 
 
 def backtest_frame(report: dict[str, Any]) -> pd.DataFrame:
-    """Give a backtest as a table: a row per origin ("all" too), model and channel ("macro" and "pooled" too), a column per metric."""
-    rows = []
-    for origin in ({"origin": "all", **report}, *report["origins"]):
-        for model, figures in {"model": origin, **origin["baselines"]}.items():
-            rows += _rows({"origin": origin["origin"], "model": model}, figures)
-    return pd.DataFrame(rows)
-
-
-def _rows(key: dict[str, Any], figures: dict[str, Any]) -> list[dict[str, Any]]:
-    names = [name.removesuffix("_macro") for name in figures if name.endswith("_macro")]
-    averages = [
-        {**key, "channel": average, "n_values": figures["n_values"], **{n: figures[f"{n}_{average}"] for n in names}}
-        for average in ("macro", "pooled")
-    ]
-    return averages + [{**key, "channel": channel, **values} for channel, values in figures["channels"].items()]
+    """Give a backtest as a table: `scores_frame` for each origin, and for "all" of them."""
+    parts = [scores_frame(one, origin=one["origin"]) for one in report["origins"]]
+    return pd.concat([scores_frame(report, origin="all"), *parts], ignore_index=True)

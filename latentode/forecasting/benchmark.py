@@ -7,11 +7,13 @@ back instead of computed again when the same command is given once more.
 from __future__ import annotations
 
 import json
+import math
+import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ from latentode import __version__
 from latentode.data.datasets import protocols_of
 from latentode.data.protocols import Protocol, Task
 from latentode.data.settings import DataSettings
-from latentode.errors import InputError, did_you_mean
+from latentode.errors import InputError, LatentODEError, did_you_mean
 from latentode.files import write_json
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import MODELS, make_model
 
 SCORED = ("mse", "mae", "mae_mean", "crps", "nll", "coverage_80", "coverage_95")
 MIB = 2**20
+TINY = 1e-300  # below any error, so that nothing is divided by 0
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,19 @@ class BenchmarkSettings:
 
     dataset: str
     protocol: str | None = None
-    models: tuple[str, ...] = ("constant", "last_value", "blend", "latent_ode")
+    models: tuple[str, ...] = ("constant", "last_value", "blend", "gradient_boosting", "latent_ode")
     seeds: tuple[int, ...] = (0, 1, 2)
     splits: tuple[int, ...] | None = None
     data_dir: Path | None = None
     observing: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        # What is named twice is run once: a second copy of a run would pass for agreement between runs.
+        for name in ("models", "seeds", "splits"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(dict.fromkeys(value)))
 
     def at_splits(self, splits: tuple[int, ...]) -> BenchmarkSettings:
         """Give the same on other splits."""
@@ -121,7 +130,11 @@ def run_benchmark(
                         say(f"{settings.dataset}, {protocol.name}, split {split}: reading")
                         task = protocol.build(settings.data_dir, split)
                     start = time.perf_counter()
-                    found = run_once(settings, protocol, task, model, split, seed, folder, wanted)
+                    try:
+                        found = run_once(settings, protocol, task, model, split, seed, folder, wanted)
+                    except LatentODEError as error:
+                        # One model that breaks down must not cost the others their figures; it is tried again next time.
+                        found = _failed(settings, protocol, model, split, seed, error)
                     took = f"{time.perf_counter() - start:.0f} s"
                 else:
                     n_reused += 1
@@ -176,6 +189,21 @@ def run_once(
     return record
 
 
+def _failed(
+    settings: BenchmarkSettings, protocol: Protocol, model: str, split: int, seed: int, error: Exception
+) -> dict[str, Any]:
+    """Give the record of a run that broke down: no figure, and the reason as a note."""
+    return {
+        "dataset": settings.dataset,
+        "protocol": protocol.name,
+        "model": model,
+        "split": split,
+        "seed": seed,
+        "metrics": {},
+        "notes": [f"{model}, split {split}, seed {seed} failed: {error}"],
+    }
+
+
 def score_task(fitted: FittedModel, task: Task) -> dict[str, Any]:
     """Give the figures of the model, under the name "", and of the baselines on the test windows, in the protocol's units."""
     totals, _ = fitted.totals(task.table, task.test, SCORED)
@@ -191,7 +219,7 @@ def score_task(fitted: FittedModel, task: Task) -> dict[str, Any]:
 def _with_headline(own: dict[str, float], blend: dict[str, float], protocol: Protocol) -> dict[str, float]:
     """Put the figures that the protocol reports first: errors in its own average, and their ratios to the blend's."""
     mse, mae = ("mse_macro", "mae_median") if protocol.average == "macro" else ("mse_pooled", "mae_pooled")
-    ratios = {f"ratio_to_blend{end}": own[key] / max(blend[key], 1e-300) for end, key in (("", mse), ("_mae", mae))}
+    ratios = {f"ratio_to_blend{end}": own[key] / max(blend[key], TINY) for end, key in (("", mse), ("_mae", mae))}
     return {"mse": own[mse], "mae": own[mae], **own, **ratios}
 
 
@@ -199,59 +227,80 @@ def summarise(runs: Sequence[dict[str, Any]], protocol: Protocol) -> list[dict[s
     """Give one record per model: mean and standard deviation over its runs of every figure, the lowest mean `mse` first.
 
     Returns:
-        Dicts of `dataset, protocol, average, model, n_seeds, n_runs, split, seeds, metrics: {name: {mean, sd}}, n_parameters,
-        seconds_per_epoch, peak_mb, n_test, notes`; `sd` is over seeds and splits together, None of a single run.
+        Dicts of `dataset, protocol, average, model, n_seeds, n_runs, n_failed, split, seeds, metrics: {name: {mean, sd}}, n_parameters,
+        seconds_per_epoch, peak_mb, n_test, notes`; `sd` is over seeds and splits together, None of a single run. A figure that one of
+        the runs does not have is None: no run is left out of a mean.
     """
-    records = []
-    for model in dict.fromkeys(run["model"] for run in runs):
-        own = [run for run in runs if run["model"] == model]
-        names = own[0]["metrics"]
-        seeds = sorted({run["seed"] for run in own})
-        records.append(
-            {
-                **{key: own[0][key] for key in ("dataset", "protocol")},
-                "average": protocol.average,
-                "model": model,
-                "n_seeds": len(seeds),
-                "n_runs": len(own),
-                "split": sorted({run["split"] for run in own}),
-                "seeds": seeds,
-                "metrics": {name: _mean_and_sd([run["metrics"][name] for run in own]) for name in names},
-                "n_parameters": own[0]["n_parameters"],
-                "seconds_per_epoch": statistics.fmean(run["seconds_per_epoch"] for run in own),
-                "seconds": statistics.fmean(run["seconds"] for run in own),
-                "peak_mb": max(run["peak_mb"] for run in own),
-                "n_test": own[0]["n_test"],
-                "notes": own[0]["notes"],
-                "source": protocol.source,
-            }
-        )
-    return sorted(records, key=lambda record: _sort_key(record["metrics"]["mse"]["mean"]))
+    models = dict.fromkeys(run["model"] for run in runs)
+    records = [_record([run for run in runs if run["model"] == model], protocol) for model in models]
+    return sorted(records, key=lambda record: _sort_key(_mean(record, "mse")))
 
 
-def _mean_and_sd(values: Iterable[float | None]) -> dict[str, float | None]:
-    known = [value for value in values if value is not None]
-    mean = statistics.fmean(known) if known else None
-    return {"mean": mean, "sd": statistics.stdev(known) if len(known) > 1 else None}
+def _record(own: Sequence[dict[str, Any]], protocol: Protocol) -> dict[str, Any]:
+    """Give the record of one model from its runs."""
+
+    def over_runs(key: str, function: Callable[[list[Any]], Any]) -> Any:
+        known = [run[key] for run in own if key in run]
+        return function(known) if known else None
+
+    seeds = sorted({run["seed"] for run in own})
+    names = dict.fromkeys(("mse", "mae", *(name for run in own for name in run["metrics"])))
+    return {
+        **{key: own[0][key] for key in ("dataset", "protocol", "model")},
+        "average": protocol.average,
+        "n_seeds": len(seeds),
+        "n_runs": len(own),
+        "n_failed": sum(not _is_finite(run["metrics"].get("mse")) for run in own),
+        "split": sorted({run["split"] for run in own}),
+        "seeds": seeds,
+        "metrics": {name: _mean_and_sd([run["metrics"].get(name) for run in own]) for name in names},
+        "n_parameters": over_runs("n_parameters", max),
+        "seconds_per_epoch": over_runs("seconds_per_epoch", statistics.fmean),
+        "seconds": over_runs("seconds", statistics.fmean),
+        "peak_mb": over_runs("peak_mb", max),
+        "n_test": over_runs("n_test", sum),
+        "notes": list(dict.fromkeys(note for run in own for note in run["notes"])),
+        "source": protocol.source,
+    }
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _mean_and_sd(values: Sequence[float | None]) -> dict[str, float | None]:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < len(values):
+        return {"mean": None, "sd": None}
+    return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else None}
+
+
+def _mean(record: dict[str, Any], name: str) -> float | None:
+    return record["metrics"].get(name, {"mean": None})["mean"]
 
 
 def _sort_key(value: float | None) -> float:
-    return float("inf") if value is None else value
+    return math.inf if value is None else value
 
 
 def _headline(run: dict[str, Any]) -> str:
-    metrics = run["metrics"]
-    shown = {
-        name: "-" if metrics[name] is None else f"{metrics[name]:.4g}" for name in ("mse", "mae", "ratio_to_blend")
-    }
+    if not run["metrics"]:
+        return run["notes"][0]
+    figures = {name: run["metrics"][name] for name in ("mse", "mae", "ratio_to_blend")}
+    shown = {name: _number(value, ".4g") for name, value in figures.items()}
     return f"mse {shown['mse']}, mae {shown['mae']}, mse to blend {shown['ratio_to_blend']}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _fingerprint(settings: BenchmarkSettings, protocol: Protocol, model: str, split: int, seed: int) -> dict[str, Any]:
     """Give what a kept run must have been made with to stand for this one."""
     chosen = asdict(settings)
     kept = {key: chosen[key] for key in ("dataset", "observing", "fit", "batch_size")}
-    folder = None if settings.data_dir is None else str(Path(settings.data_dir).resolve())
+    chosen_folder = settings.data_dir or os.environ.get("LATENTODE_DATA")
+    folder = None if chosen_folder is None else str(Path(chosen_folder).resolve())
     kept |= {"protocol": protocol.name, "model": model, "split": split, "seed": seed, "data_dir": folder}
     return {**kept, "version": __version__}
 
@@ -275,7 +324,9 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Give the largest resident size of the process since `reset_peak_memory`, in bytes."""
+    """Give the most memory since `reset_peak_memory` in bytes: of the GPU where one was used, else the process's resident size."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
@@ -291,7 +342,7 @@ def leaderboard(records: Sequence[dict[str, Any]]) -> str:
     lines = [
         f"# {first['dataset']}, protocol {first['protocol']}",
         "",
-        f"Headline errors are {first['average']} averages in the protocol's units, mean ± sd over runs; {first['n_test']:,} test values; "
+        f"Headline errors are {first['average']} averages in the protocol's units, mean ± sd over runs; "
         f"splits {', '.join(map(str, first['split']))}. Source of the rules: {first['source']}",
         "",
         "| model | mse | mae | mse to blend | crps | nll | in 80 % band | parameters | s per epoch | peak MB | runs |",
@@ -299,33 +350,45 @@ def leaderboard(records: Sequence[dict[str, Any]]) -> str:
     ]
     for record in records:
         cells = [_cell(record, name) for name in ("mse", "mae", "ratio_to_blend", "crps", "nll")]
-        cells.append(_cell(record, "coverage_80", scale=100, digits=3))
-        lines.append(
-            f"| {record['model']} | {' | '.join(cells)} | {record['n_parameters']:,} | "
-            f"{record['seconds_per_epoch']:.3g} | {record['peak_mb']:.0f} | {record['n_runs']} |"
-        )
+        cells += [_cell(record, "coverage_80", scale=100, digits=3), _number(record["n_parameters"], ",")]
+        cells += [_number(record["seconds_per_epoch"], ".3g"), _number(record["peak_mb"], ".0f")]
+        cells.append(f"{record['n_runs']}" + (f" ({record['n_failed']} failed)" if record["n_failed"] else ""))
+        lines.append(f"| {record['model']} | {' | '.join(cells)} |")
     lines += ["", *(f"- {text}" for text in losses(records)), ""]
     lines += [f"- {note}" for note in dict.fromkeys(note for record in records for note in record["notes"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def losses(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Say how every trained model stands to the best of those that gradients do not train."""
-    plain = [record for record in records if not MODELS[record["model"]].is_trained]
+    """Say how every trained model stands to the best of those that gradients do not train; where there is none, to the blend."""
+    plain = [one for one in records if not MODELS[one["model"]].is_trained and _mean(one, "mse") is not None]
     found = []
-    for name in ("mse", "mae") if plain else ():
-        best = min(plain, key=lambda record: _sort_key(_mean(record, name)))
+    for name, ratio_name in (("mse", "ratio_to_blend"), ("mae", "ratio_to_blend_mae")):
+        rival = _lowest(plain, name) if plain else None
         for record in records:
-            own, other = _mean(record, name), _mean(best, name)
-            if record not in plain and own is not None and other is not None:
-                verb = "loses to" if own > other else "beats"
-                ratio = own / max(other, 1e-300)
-                found.append(f"{record['model']} {verb} {best['model']} on {name} (ratio {ratio:.3f})")
+            if not MODELS[record["model"]].is_trained:
+                continue
+            own, title = _mean(record, name), "blend"
+            if rival is None:
+                ratio = _mean(record, ratio_name)
+            else:
+                title, ratio = rival["model"], None if own is None else own / max(_mean(rival, name) or 0.0, TINY)
+            found.append(f"{record['model']} {_stands(ratio)} {title} on {name}{_in_brackets(ratio)}")
     return found
 
 
-def _mean(record: dict[str, Any], name: str) -> float | None:
-    return record["metrics"][name]["mean"]
+def _lowest(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return min(records, key=lambda record: _sort_key(_mean(record, name)))
+
+
+def _stands(ratio: float | None) -> str:
+    if ratio is None or ratio > 1:
+        return "loses to"
+    return "beats" if ratio < 1 else "ties with"
+
+
+def _in_brackets(ratio: float | None) -> str:
+    return " (a run has no such figure)" if ratio is None else f" (ratio {ratio:.3f})"
 
 
 def _cell(record: dict[str, Any], name: str, *, scale: float = 1.0, digits: int = 4) -> str:

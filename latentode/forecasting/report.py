@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from latentode.metrics import METRICS
 
 AVERAGES = {"macro": "mean over channels", "pooled": "mean over values"}
 MAX_COLUMNS = 7
+WIDTH = 120
 MAX_DETAILS = 5
 # A baseline that is scored as the model itself differs from its twin by rounding at most.
 ROUNDING = 1e-6
@@ -25,7 +28,7 @@ def print_scores(scores: dict[str, Any], *, console: Console | None = None) -> N
         scores: what `FittedModel.score` gave.
         console: where to print.
     """
-    console = console or Console(highlight=False)
+    console = console or _console()
     names = _columns(scores)
     rows = {"this model": scores, **{name.replace("_", " "): row for name, row in scores["baselines"].items()}}
     grid = _grid("held-out error", names)
@@ -46,7 +49,7 @@ def print_details(scores: dict[str, Any], *, console: Console | None = None) -> 
         scores: what `FittedModel.score` gave.
         console: where to print.
     """
-    console = console or Console(highlight=False)
+    console = console or _console()
     names = _columns(scores)[:MAX_DETAILS]
     blend = scores["baselines"].get("blend", {})
     bins = scores.get("bins", [])
@@ -59,6 +62,12 @@ def print_details(scores: dict[str, Any], *, console: Console | None = None) -> 
         _add_detail(grid, channel, names, row, blend.get("channels", {}).get(channel, {}))
     console.print(grid)
     console.print("of this model; to blend: its squared error over the blend's", style="dim")
+
+
+def _console() -> Console:
+    """Give a console that is wide enough for numbers where nobody sees how wide it is."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def verdict(scores: dict[str, Any]) -> str:
@@ -75,6 +84,42 @@ def verdict(scores: dict[str, Any]) -> str:
     if not parts:
         return f"loses to no baseline on {', '.join(names)} (macro and pooled)"
     return f"loses {'; '.join(parts)}"
+
+
+def scores_frame(scores: dict[str, Any], **key: Any) -> pd.DataFrame:
+    """Give scores as a table: a row per model, bin of lead time and channel, a column per metric.
+
+    Args:
+        scores: what `FittedModel.score` gave.
+        key: further columns, the same in every row.
+
+    Returns:
+        Columns of `key`; `model` ("model" or a baseline); `after`, `until`: the bin, in horizons, empty for all of it; `channel`: its
+        name, or "macro" and "pooled"; `unit`: "scaled" (training deviations) or "own" (the user's); `n_values`; the metrics.
+    """
+    rows = []
+    for model, figures in {"model": scores, **scores["baselines"]}.items():
+        for part in (figures, *figures.get("bins", ())):
+            span = {"after": part.get("after"), "until": part.get("until")}
+            rows += _rows({**key, "model": model, **span}, part)
+    return pd.DataFrame(rows)
+
+
+def _rows(key: dict[str, Any], figures: dict[str, Any]) -> list[dict[str, Any]]:
+    names = [name.removesuffix("_macro") for name in figures if name.endswith("_macro")]
+    n_values = figures["n_values"]
+    averages = [
+        {
+            **key,
+            "channel": average,
+            "unit": "scaled",
+            "n_values": n_values,
+            **{n: figures[f"{n}_{average}"] for n in names},
+        }
+        for average in AVERAGES
+    ]
+    channels = [{**key, "channel": name, "unit": "own", **values} for name, values in figures["channels"].items()]
+    return averages + channels
 
 
 def losses(scores: dict[str, Any], baseline: str, names: Sequence[str]) -> list[str]:
@@ -94,9 +139,16 @@ def losses(scores: dict[str, Any], baseline: str, names: Sequence[str]) -> list[
             margin = _margin(name, scores[f"{name}_{average}"], row[f"{name}_{average}"])
             if margin:
                 drawn = scores.get("against", {}).get(baseline, {}).get(name, {}).get(average)
-                noise = ", within noise" if drawn and drawn["difference"]["low"] <= 0 else ""
+                noise = _noise(drawn["difference"]["low"]) if drawn else ""
                 found.append(f"{'' if average == 'macro' else 'pooled '}{name} ({margin}{noise})")
     return found
+
+
+def _noise(low: float | None) -> str:
+    """Say what the bootstrap thinks of a loss whose interval begins at `low`; of a single series it has nothing to say."""
+    if low is None or math.isnan(low):
+        return ", one series: no interval"
+    return ", within noise" if low <= 0 else ""
 
 
 def _margin(name: str, figure: float, other: float) -> str | None:
@@ -142,14 +194,15 @@ def _grid(title: str, names: Sequence[str], *further: str) -> Grid:
     grid = Grid(box=None, pad_edge=True)
     grid.add_column(title, no_wrap=True)
     for heading in (*(METRICS[name].heading for name in names), *further):
-        grid.add_column(heading, justify="right")
+        # A number that is cut loses its exponent.
+        grid.add_column(heading, justify="right", min_width=9)
     return grid
 
 
 def _add_detail(grid: Grid, title: str, names: Sequence[str], row: dict[str, Any], other: dict[str, Any]) -> None:
     ratio = row["mse"] / other["mse"] if "mse" in row and other.get("mse") else math.nan
-    cells = [f"{row[name]:.1%}" if _is_share(name) else f"{row[name]:.4g}" for name in names]
-    grid.add_row(title, *cells, "" if math.isnan(ratio) else f"{ratio:.2f}", f"{row['n_values']:,}")
+    cells = [f"{row[name]:.1%}" if _is_share(name) else f"{row[name]:.3g}" for name in names]
+    grid.add_row(escape(title), *cells, "" if math.isnan(ratio) else f"{ratio:.2f}", f"{row['n_values']:,}")
 
 
 def _is_share(name: str) -> bool:
@@ -161,6 +214,6 @@ def _cell(name: str, value: float, column: Sequence[float]) -> str:
         return "-"
     if _is_share(name):
         return f"{value:.1%}"
-    text = f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
+    text = f"{value:.4f}" if abs(value) < 1e3 else f"{value:.3g}"
     is_best = METRICS[name].is_error and value <= min(figure for figure in column if not math.isnan(figure))
     return f"[bold]{text}[/bold]" if is_best else text

@@ -148,21 +148,25 @@ class FittedModel:
         *,
         device: torch.device | str = "cpu",
         per_series: bool = False,
+        horizon: float | None = None,
     ) -> tuple[dict[str, Totals], dict[str, PitCounts]]:
         """Give the sums of scores and the PIT counts of the model, under the name "", and of the baselines.
 
         Args:
             table, windows, names, device: as for `score`.
             per_series: whether the sums of the headline errors are kept per series, too.
+            horizon: in table time, of which the bins of lead time are parts; None: that of the fit.
         """
         models: dict[str, Any] = {"": self.network, **dict(self.baselines.items())}
         headline = [name for name in names if METRICS[name].is_headline and METRICS[name].is_error]
         n_series = table.n_series if per_series and headline else 0
         totals = {name: self._no_totals(names, n_series, headline) for name in models}
         pit = {name: PitCounts.zero(len(self.schema.channels)) for name in models}
+        # Model time is in fitted horizons.
+        per_horizon = self.spans.horizon / (horizon or self.spans.horizon)
         for batch in read_batches(self.reader(table), windows):
             batch = batch.to(device)
-            lead = batch.query_time.gather(1, batch.target_row)
+            lead = batch.query_time.gather(1, batch.target_row) * per_horizon
             targets = (batch.target_value, batch.target_channel, batch.target_observed)
             with torch.no_grad():
                 for name, model in models.items():

@@ -108,6 +108,29 @@ def test_a_longer_horizon_than_the_fit_knew_is_said(fitted):
     assert report["horizon"] == 6.0
 
 
+def test_bins_of_lead_time_are_parts_of_the_backtests_own_horizon(fitted):
+    table = other_table()
+    report = backtest(fitted, table, origins=2, horizon=0.9, n_draws=0)
+    assert [one["until"] for one in report["bins"]] == [0.25, 0.5, 0.75, 1.0]
+    assert all(one["n_values"] > 0 for one in report["bins"])
+    # By hand: how many targets lie in the first quarter of 0.9.
+    parts = [rolling_windows(table, fitted, 0.9, back) for back in (2, 1)]
+    expected = 0
+    for part in parts:
+        origin = np.full(table.n_series, np.inf)
+        origin[part.series] = part.origin
+        lead = table.time - origin[table.row_series]
+        is_first = (lead > 0) & (lead <= 0.225 * (1 + 1e-6))
+        expected += int((~np.isnan(table.values[is_first])).sum())
+    assert report["bins"][0]["n_values"] == expected
+
+
+def test_origins_before_all_dates_are_refused():
+    table = make_table(n_series=2, n_rows=40, datetimes=True)
+    with pytest.raises(InputError, match="dates"):
+        rolling_origins(table, 365 * 86_400e9, 400)
+
+
 def test_totals_rescaled_are_those_of_values_in_the_new_unit():
     from torch.distributions import Normal
 

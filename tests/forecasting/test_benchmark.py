@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from latentode.data.datasets import DATASETS, protocols_of, van_der_pol
-from latentode.errors import InputError
+from latentode.errors import InputError, SolveError
 from latentode.forecasting import benchmark
 from latentode.forecasting.benchmark import BenchmarkSettings, leaderboard, losses, run_benchmark, summarise
 
@@ -156,7 +156,45 @@ def test_means_and_deviations_are_over_all_runs_of_a_model():
     ]
     (record,) = summarise(runs, protocols_of("lotka_volterra")["half"])
     assert record["metrics"]["mse"] == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
-    assert record["metrics"]["nll"] == {"mean": 2.0, "sd": None}
+    # No run is left out of a mean.
+    assert record["metrics"]["nll"] == {"mean": None, "sd": None}
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), None])
+def test_a_run_without_a_figure_leaves_its_model_without_one_last_and_losing(broken):
+    runs = [_run("latent_ode", 0, 0.5), _run("latent_ode", 1, broken), _run("blend", 0, 1.0)]
+    records = summarise(runs, protocols_of("lotka_volterra")["half"])
+    assert [record["model"] for record in records] == ["blend", "latent_ode"]
+    assert records[1]["n_failed"] == 1
+    assert losses(records)[0].startswith("latent_ode loses to blend on mse")
+    assert "(1 failed)" in leaderboard(records)
+
+
+def test_a_model_that_breaks_down_costs_the_others_nothing(tmp_path, monkeypatch):
+    once = benchmark.run_once
+
+    def failing(chosen, protocol, task, model, *rest):
+        if model == "latent_ode":
+            raise SolveError("the state ran off")
+        return once(chosen, protocol, task, model, *rest)
+
+    monkeypatch.setattr(benchmark, "run_once", failing)
+    chosen = settings(models=("latent_ode", "constant", "constant"))
+    records = run_benchmark(chosen, tmp_path / "r.json", say=lambda _: None)
+    assert [record["model"] for record in records] == ["constant", "latent_ode"]
+    assert records[0]["n_runs"] == 1  # what is named twice is run once
+    assert records[1]["n_failed"] == records[1]["n_runs"] == 2
+    assert any("the state ran off" in note for note in records[1]["notes"])
+
+
+def test_a_model_alone_is_compared_with_the_blend_of_its_own_run():
+    run = _run("latent_ode", 0, 0.5)
+    run["metrics"] |= {"ratio_to_blend": 1.0, "ratio_to_blend_mae": 1.25}
+    records = summarise([run], protocols_of("lotka_volterra")["half"])
+    assert losses(records) == [
+        "latent_ode ties with blend on mse (ratio 1.000)",
+        "latent_ode loses to blend on mae (ratio 1.250)",
+    ]
 
 
 def _run(model, seed, mse=1.0):

@@ -10,12 +10,13 @@ from latentode.cli.parser import (
     OK,
     Parser,
     add_device,
-    check_folders,
+    check_outputs,
     choose_device,
-    number,
+    count,
     say,
     show_progress,
     show_scores,
+    words,
 )
 from latentode.errors import InputError
 from latentode.files import write_frame, write_json
@@ -45,12 +46,15 @@ def run(options: argparse.Namespace) -> int:
     from latentode.forecasting.backtest import backtest, backtest_frame
     from latentode.forecasting.predict import read_history
     from latentode.forecasting.runs import load_run
+    from latentode.metrics import METRICS
 
-    check_folders(options.out, options.plot)
-    origins = number(options.origins, "origins")
-    if origins != int(origins):
-        raise InputError(f"origins is '{options.origins}'; give a whole number from 1 up.")
-    fit: dict[str, Any] = {"max_epochs": int(number(options.max_epochs, "max_epochs"))} if options.max_epochs else {}
+    check_outputs(report=options.out, picture=options.plot)
+    origins = count(options.origins, "origins")
+    fit: dict[str, Any] = {}
+    if options.max_epochs is not None:
+        if not options.refit:
+            raise InputError("max_epochs is of the fits that --refit makes; add --refit or leave it out.")
+        fit["max_epochs"] = count(options.max_epochs, "max_epochs")
     device = choose_device(options.device)
     fit["device"] = "cpu" if device == "cpu" else "gpu"
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
@@ -58,11 +62,11 @@ def run(options: argparse.Namespace) -> int:
     report = backtest(
         fitted,
         table,
-        origins=int(origins),
+        origins=origins,
         horizon=options.horizon,
         refit=options.refit,
         fit=fit,
-        metrics=options.metrics.split(",") if options.metrics else None,
+        metrics=words(options.metrics),
         device=device,
         say=show_progress,
     )
@@ -73,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     show_scores(report, details=True)
     for one in report["origins"]:
         ahead = f"{one['origin']} horizon{'s' if one['origin'] > 1 else ''} before the end"
-        print(f"  {ahead}: " + ", ".join(f"{name} {one[name]:.4g}" for name in ("mse", "mae", "crps") if name in one))
+        print(f"  {ahead}: " + ", ".join(f"{name} {one[name]:.4g}" for name in METRICS if name in one))
     if options.out:
         out = Path(options.out)
         write_json(out, report)

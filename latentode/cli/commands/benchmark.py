@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from latentode.cli.parser import OK, Parser, check_folders, choose_device, number, show_progress
+from latentode.cli.parser import OK, Parser, check_outputs, choose_device, count, number, show_progress, words
 from latentode.errors import InputError
 from latentode.files import write_whole
 
@@ -23,7 +23,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--list", action="store_true", help="show data sets, protocols and models, and exit")
     parser.add_argument("--protocol", help="published rules to follow (left out: the first of the data set)")
     parser.add_argument(
-        "--model", default="constant,last_value,blend,latent_ode", help="names, with commas (%(default)s)"
+        "--model",
+        default="constant,last_value,blend,gradient_boosting,latent_ode",
+        help="names, with commas (%(default)s)",
     )
     parser.add_argument("--seeds", default="3", help="how many, of trained models (%(default)s)")
     parser.add_argument("--splits", help="random states or folds, with commas, or all (left out: the first)")
@@ -49,19 +51,19 @@ def run(options: argparse.Namespace) -> int:
 
     if options.out is None:
         raise InputError("benchmark writes its records into a file; name it with --out results.json.")
-    check_folders(options.out)
+    check_outputs(report=options.out)
     fit: dict[str, Any] = {name: number(getattr(options, name), name) for name in FIT if getattr(options, name)}
-    fit |= {name: int(fit[name]) for name in ("max_epochs", "patience") if name in fit}
+    fit |= {name: count(getattr(options, name), name) for name in ("max_epochs", "patience") if name in fit}
     fit["device"] = "gpu" if choose_device(options.device) != "cpu" else "cpu"
     settings = BenchmarkSettings(
         options.dataset,
         protocol=options.protocol,
-        models=tuple(name.strip() for name in options.model.split(",")),
-        seeds=tuple(range(_count(options.seeds, "seeds"))),
+        models=tuple(words(options.model) or ()),
+        seeds=tuple(range(count(options.seeds, "seeds"))),
         data_dir=None if options.data_dir is None else Path(options.data_dir),
         observing=_observing(options),
         fit=fit,
-        batch_size=_count(options.batch_size, "batch_size"),
+        batch_size=count(options.batch_size, "batch_size"),
     )
     settings = settings.at_splits(_splits(options.splits, choose_protocol(settings).splits))
     protocol = choose_protocol(settings)
@@ -100,7 +102,7 @@ def _observing(options: argparse.Namespace) -> dict[str, Any]:
     if options.sampling is not None:
         found["sampling"] = options.sampling
     if options.n_series is not None:
-        found["n_series"] = _count(options.n_series, "n_series")
+        found["n_series"] = count(options.n_series, "n_series")
     return found
 
 
@@ -109,11 +111,4 @@ def _splits(text: str | None, published: tuple[int, ...]) -> tuple[int, ...]:
         return published[:1]
     if text == "all":
         return published
-    return tuple(int(number(part, "splits")) for part in text.split(","))
-
-
-def _count(text: str, name: str) -> int:
-    value = number(text, name)
-    if value < 1 or value != int(value):
-        raise InputError(f"{name} is '{text}'; give a whole number from 1 up.")
-    return int(value)
+    return tuple(count(part, "splits", least=0) for part in text.split(","))

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from latentode.cli.parser import (
     Parser,
 )
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "fit bundled patient data, write forecast.csv and forecast.png"
 EXAMPLE = "latentode demo --out runs/demo"

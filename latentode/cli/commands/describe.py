@@ -8,12 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentode.cli.parser import (
-    OK,
-    Parser,
-    add_data_settings,
-    number,
-)
+from latentode.cli.parser import OK, Parser, add_data_settings, check_outputs, number
 
 if TYPE_CHECKING:
     from latentode.data.describe import Description
@@ -37,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and give its exit status."""
     from latentode.data.describe import describe
 
+    check_outputs(picture=options.plot)
     table, settings = _read_described(options)
     description = describe(table, settings)
     if options.json:
@@ -85,6 +81,7 @@ def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
 
 def _print_description(d: Description) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as Grid
 
     console = Console(highlight=False)
@@ -105,7 +102,7 @@ def _print_description(d: Description) -> None:
         grid.add_column(name, justify="left" if name == "channel" else "right")
     for c in d.channels:
         figures = ["-" if x is None else f"{x:.4g}" for x in (c.mean, c.std, c.low, c.high)]
-        grid.add_row(c.name, f"{c.n_values:,}", f"{c.share:.0%}", f"{c.n_series:,}", *figures)
+        grid.add_row(escape(c.name), f"{c.n_values:,}", f"{c.share:.0%}", f"{c.n_series:,}", *figures)
     console.print(grid)
     for note in d.notes:
         print(f"note: {note}")

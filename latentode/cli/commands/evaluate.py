@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from latentode.cli.parser import (
-    OK,
-    Parser,
-    add_device,
-    check_folders,
-    choose_device,
-    say,
-    show_scores,
-)
-from latentode.files import write_json
-
-if TYPE_CHECKING:
-    pass
+from latentode.cli.parser import OK, Parser, add_device, check_outputs, choose_device, say, show_scores, words
+from latentode.files import write_frame, write_json
 
 SUMMARY = "score a run and the baselines on held-out windows"
 EXAMPLE = "latentode evaluate runs/mine --data data.csv --metrics mse,mae,coverage --out report.json"
@@ -31,7 +19,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--metrics", help="comma-separated: mse,rmse,mae,mae_mean,mase,crps,nll,pinball,coverage,width (all)"
     )
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", help="JSON file to write; a table goes beside it as .csv")
     parser.add_argument("--plot", help="picture of error by lead time and calibration to write: .png, .pdf or .svg")
     add_device(parser)
 
@@ -40,13 +28,13 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and give its exit status."""
     from latentode.forecasting.evaluate import evaluate
     from latentode.forecasting.predict import read_history
+    from latentode.forecasting.report import scores_frame
     from latentode.forecasting.runs import load_run
 
-    check_folders(options.out, options.plot)
+    check_outputs(report=options.out, picture=options.plot)
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
     table = read_history(fitted, options.data)
-    metrics = options.metrics.split(",") if options.metrics else None
-    report = evaluate(fitted, table, metrics=metrics, device=choose_device(options.device))
+    report = evaluate(fitted, table, metrics=words(options.metrics), device=choose_device(options.device))
     say(table.report.notes)
     which = (
         "the test part of the fitted table" if report["part"] == "test" else "all rows (this is not the fitted table)"
@@ -54,8 +42,10 @@ def run(options: argparse.Namespace) -> int:
     print(f"{options.data}: {which}, {report['n_windows']:,} windows, {report['n_values']:,} values")
     show_scores(report, details=True)
     if options.out:
-        write_json(Path(options.out), report)
-        print(f"{options.out}: all figures")
+        out = Path(options.out)
+        write_json(out, report)
+        write_frame(out.with_suffix(".csv"), scores_frame(report))
+        print(f"{out}: all figures; {out.with_suffix('.csv')}: the same as a table")
     if options.plot:
         from latentode.plots import plot_scores, save_figure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from latentode.cli.parser import (
     OK,
@@ -12,9 +11,6 @@ from latentode.cli.parser import (
     say,
     show_scores,
 )
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "fit a model and leave a run folder"
 EXAMPLE = "latentode fit --config configs/quickstart.yaml --data.path data.csv --data.horizon 7d --run_dir runs/mine"

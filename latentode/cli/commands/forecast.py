@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from latentode.cli.parser import (
     OK,
     Parser,
     add_device,
-    check_folders,
+    check_outputs,
     choose_device,
     number,
     say,
 )
 from latentode.files import write_frame
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "forecast every series of a history"
 EXAMPLE = (
@@ -55,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     levels = QUANTILES
     if options.quantiles:
         levels = tuple(number(part, "quantiles") for part in options.quantiles.split(","))
-    check_folders(options.out, options.plot)
+    check_outputs(options.out, picture=options.plot)
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
     forecast = predict(fitted, options.history, ask, quantiles=levels, device=choose_device(options.device))
     say(forecast.notes)
