@@ -36,8 +36,9 @@ class Forecaster(BaseEstimator):
 
     Args:
         model: a short name in `latentode.models.MODELS`, or a model that is not set up yet.
-        id_column, time_column, channels, target_channels, layout, duplicates, time_zone: how to read a table that is not read yet; see
-            `DataSettings` for these and the following.
+        id_column, time_column, channels, target_channels, static_columns, known_columns, log_channels, layout, duplicates, time_zone: how
+            to read a table that is not read yet; see `DataSettings` for these and the following.
+        scaling: "standard", or "robust" against outliers.
         horizon, history, max_history: what a window holds.
         split, val_fraction, test_fraction, val_from, test_from: what is held out.
         batch_size, windows_per_epoch: size of steps and epochs.
@@ -65,6 +66,10 @@ class Forecaster(BaseEstimator):
         time_column: str = "time",
         channels: list[str] | None = None,
         target_channels: list[str] | None = None,
+        static_columns: list[str] | None = None,
+        known_columns: list[str] | None = None,
+        log_channels: list[str] | None = None,
+        scaling: str = "standard",
         layout: str = "wide",
         duplicates: str = "error",
         time_zone: str | None = None,
@@ -91,6 +96,10 @@ class Forecaster(BaseEstimator):
         self.time_column = time_column
         self.channels = channels
         self.target_channels = target_channels
+        self.static_columns = static_columns
+        self.known_columns = known_columns
+        self.log_channels = log_channels
+        self.scaling = scaling
         self.layout = layout
         self.duplicates = duplicates
         self.time_zone = time_zone
