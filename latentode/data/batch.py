@@ -121,6 +121,10 @@ class Batch:
         """Give the batch in page-locked memory, from which copies to a GPU can overlap."""
         return self._map("pin_memory")
 
+    def error_target(self) -> Tensor:
+        """Give the targets in the units in which errors are told, `(B, M)`."""
+        return self.target_value if self.target_error_units is None else self.target_error_units
+
     def rows(self) -> DenseRows:
         """Give the histories by distinct time stamp."""
         seen, time = self.token_observed, self.token_time
