@@ -1,8 +1,9 @@
 """`Batch`, the one thing that models read, and the reader that makes batches from a table.
 
 Legend: `B` windows, `N` observation tokens, `Q` query times, `M` targets, `T` distinct history stamps, `C` channels, `K` known columns,
-`S` static numbers, `P` static categories. Every window has its own times: nothing is brought to the union of a batch's time stamps. Times are `(t - origin) / time_scale`, subtracted in the table's own
-float64 or int64, so that a date far from 1970 loses nothing; history is at or below 0, queries above.
+`S` static numbers, `P` static categories. Every window has its own times: nothing is brought to the union of a batch's time stamps.
+Times are `(t - origin) / time_scale`, subtracted in the table's own float64 or int64, so that a date far from 1970 loses nothing; history
+is at or below 0, queries above.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from latentode.data.arrow import is_missing_text, is_numeric, is_string, parse_numbers, pc, read_flags, to_numpy
+from latentode.data.arrow import is_missing_text, is_numeric, is_string, parse_numbers, pc, read_flags
 from latentode.data.cells import Cells
 from latentode.data.columns import read_numbers
 from latentode.data.rows import Ids, as_text
@@ -108,13 +108,13 @@ def _read_texts(cells: Cells, name: str) -> tuple[np.ndarray, list[str]]:
         raise DataError(f"{cells.at(0)}: column '{name}' is of type {kind}; write each category as text or a number.")
     encoded = as_text(cells.columns[name]).unify_dictionaries().combine_chunks()
     trimmed = pc.utf8_trim_whitespace(encoded.dictionary)
-    is_missing = to_numpy(pc.fill_null(is_missing_text(trimmed), True))
+    is_missing = is_missing_text(trimmed).to_pylist()
     words = ["" if missing else word for word, missing in zip(trimmed.to_pylist(), is_missing, strict=True)]
     # Texts that differ by blanks around them are one.
     distinct = list(dict.fromkeys(word for word in words if word))
     place = {word: i for i, word in enumerate(distinct)}
     code = np.asarray([*(place.get(word, -1) for word in words), -1], dtype=np.int64)
-    return code[to_numpy(pc.fill_null(encoded.indices, len(words)))], distinct
+    return code[pc.fill_null(encoded.indices, len(words)).to_numpy()], distinct
 
 
 def _one_per_series(

@@ -20,6 +20,7 @@ from latentode.data.windows import Split
 
 LIMIT = 20.0  # median absolute deviations; a value further off is read, and learned from, as if it stood there
 MAD_OF_NORMAL = 1.4826  # makes the median absolute deviation of a normal its standard deviation
+MIN_OTHERS = 5  # so many values have to differ from the median before their deviations count: one may be an outlier
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Spread:
     def robust(cls, values: np.ndarray) -> Spread:
         """Give median and 1.4826 times the median absolute deviation of each column of `(N, n)`, NaN left out.
 
-        Where more than half of the values are one, the deviations are those of the other values.
+        Where more than half of the values are one, the deviations are those of the other values; a column in which next to none differs
+        counts as constant.
         """
         # Column by column: a median sorts, and the columns are of different lengths.
         pairs = [_median_and_deviation(column[~np.isnan(column)]) for column in values.T]
@@ -89,7 +91,7 @@ def _median_and_deviation(values: np.ndarray) -> tuple[float, float]:
     deviation = float(np.median(away))
     if deviation <= 1e-10 * abs(median):
         others = away[away > 1e-10 * abs(median)]
-        deviation = float(np.median(others)) if len(others) else 0.0
+        deviation = float(np.median(others)) if len(others) >= MIN_OTHERS else 0.0
     return median * unit, MAD_OF_NORMAL * deviation * unit
 
 
@@ -147,7 +149,9 @@ class Scaler:
             (~np.isnan(values)).sum(axis=0).astype(np.int64),
             float(horizon),
             _fit_map(table, values, scaling),
-            NO_COLUMNS if table.statics is None else spread_of(table.statics.numbers[np.unique(table.row_series[rows])]),
+            NO_COLUMNS
+            if table.statics is None
+            else spread_of(table.statics.numbers[np.unique(table.row_series[rows])]),
             NO_COLUMNS if table.known is None else spread_of(table.known[rows]),
         )
 

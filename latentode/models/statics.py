@@ -27,10 +27,11 @@ class StaticContext(nn.Module):
     def __init__(self, schema: Schema, context_size: int) -> None:
         super().__init__()
         self.from_numbers = nn.Linear(2 * len(schema.static_numbers), context_size, bias=False)
-        self.from_category = nn.ModuleList(nn.Embedding(len(names) + 1, context_size) for names in schema.categories)
-        for table in self.from_category:
+        tables = [nn.Embedding(len(names) + 1, context_size) for names in schema.categories]
+        for table in tables:
             # Small beside what the history says, whatever the number of columns.
             nn.init.normal_(table.weight, std=0.1)
+        self.from_category = nn.ModuleList(tables)
 
     def forward(self, batch: Batch) -> Tensor:
         """Give the context `(B, E)`."""

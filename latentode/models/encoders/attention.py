@@ -19,8 +19,9 @@ N_FREQUENCIES = 8
 class AttentionEncoder(Encoder):
     """Reads every observed value once, without a grid and without a loop over time.
 
-    A token is `(time, channel, value)` and what the known columns held at that time. Tokens of one channel are pooled by softmax weights over time (one scatter); the channels
-    then attend to each other (Vaswani et al. 2017); their pooled states give the posterior and the contexts.
+    A token is `(time, channel, value)` and what the known columns held at that time. Tokens of one channel are pooled by softmax weights
+    over time (one scatter); the channels then attend to each other (Vaswani et al. 2017); their pooled states give the posterior and the
+    contexts.
 
     Args:
         hidden_size: width of tokens and channels.
