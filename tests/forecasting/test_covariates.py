@@ -172,6 +172,19 @@ def test_one_wild_value_ruins_no_other_forecast_under_robust_scaling(frame, mode
     assert errors["standard"] > 2 * errors["robust"]
 
 
+@pytest.mark.parametrize("model", ["latent_ode", "ridge", "gradient_boosting"])
+def test_one_wild_value_keeps_no_model_from_learning_the_rest_under_robust_scaling(frame, model):
+    wild = frame.copy()
+    wild.loc[200, "y"] = 1e12
+    roles = {"channels": ["y", "lead"], "known_columns": ["dose"], "scaling": "robust"}
+    fitted = Forecaster(model, **roles, **QUICK).fit(wild)
+    history = frame[frame["series_id"] != frame.loc[200, "series_id"]]
+    queries = ask(history, [-1.0, 0.0, 1.0])
+    error = fitted.predict(history, queries=queries).mean[:, 0] - (10 + 3 * queries["dose"])
+    # Without the dose it would be 2 on average.
+    assert np.abs(error).mean() < 1
+
+
 def test_scores_are_in_deviations_of_the_values_whatever_models_see(frame):
     errors = {}
     for name, options in (("plain", {}), ("robust", {"scaling": "robust"}), ("log", {"log_channels": ["y"]})):
