@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -181,8 +181,3 @@ def read_known(cells: Cells, names: Sequence[str]) -> np.ndarray:
     values = np.stack(columns, axis=1)
     check_known(values, names, cells.at)
     return values
-
-
-def keep_categories(schema: Schema, statics: Statics | None, series: np.ndarray) -> Schema:
-    """Give the schema with the categories of these series alone: what a fit may know."""
-    return schema if statics is None else replace(schema, categories=statics.take(series).categories())

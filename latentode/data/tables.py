@@ -11,7 +11,7 @@ import pandas as pd
 
 from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
-from latentode.data.covariates import Statics, check_known, keep_categories, read_known, read_statics
+from latentode.data.covariates import Statics, check_known, read_known, read_statics
 from latentode.data.rows import Ids, Rows, arrange, parse_ids, pivot
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, COLUMN_LISTS, check_choice, check_column_lists
@@ -99,8 +99,10 @@ class Table:
 
     def with_categories_of(self, rows: np.ndarray) -> Table:
         """Give the table whose schema holds the categories of the series of these rows (bool `(N,)`) alone: what a fit may know."""
-        series = np.unique(self.row_series[rows])
-        return replace(self, schema=keep_categories(self.schema, self.statics, series))
+        if self.statics is None:
+            return self
+        categories = self.statics.take(np.unique(self.row_series[rows])).categories()
+        return replace(self, schema=replace(self.schema, categories=categories))
 
     def to_frame(self) -> pd.DataFrame:
         """Give the table as a wide DataFrame in the user's columns, ids and time format."""
@@ -244,6 +246,7 @@ def read_table(
         known, rows = _split_known(rows, len(names))
         series = np.repeat(np.arange(len(ids.names)), np.diff(rows.starts))
         check_known(known, columns.known, lambda row: at(_first(ids.codes == series[row], time == rows.time[row])))
+        notes = (*notes, *note_fillers(columns.known, known, Survey.of(known)))
     survey = Survey.of(rows.values)
     odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values, survey))
     report = validate(

@@ -98,7 +98,8 @@ def predict(
         fitted: the model.
         history: a table, or what `read_table` reads.
         ask: `at`: times for every series; `every` and `horizon`: origin + every, ..., origin + horizon of each series (horizon left out:
-            that of the fit); `queries`: a table of series and times, whose order is kept.
+            that of the fit); `queries`: a table of series, times and the known columns (needed where the model has such), whose order
+            is kept.
         quantiles: levels of the quantiles.
         device: where to compute.
 

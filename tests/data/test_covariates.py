@@ -51,7 +51,9 @@ def test_categories_of_most_series_come_first_and_the_rest_by_name(csv_file):
 )
 def test_a_static_that_changes_is_refused_by_line_column_and_series(csv_file, column, last, words):
     path = csv_file(STATIC + last + "\n")
-    with pytest.raises(DataError, match=rf"data\.csv:6: {words} \(.*data\.csv:3; 1 such row\); .* or make it a channel"):
+    with pytest.raises(
+        DataError, match=rf"data\.csv:6: {words} \(.*data\.csv:3; 1 such row\); .* or make it a channel"
+    ):
         read(path, static_columns=[column], channels=["x"])
 
 
@@ -102,8 +104,17 @@ def test_known_columns_stand_beside_the_rows_and_are_no_channels(csv_file):
 
 def test_a_known_column_holds_numbers_alone(csv_file):
     for cell, words in (("high", "holds 'high', which is not a number"), ("inf", "infinite")):
-        with pytest.raises(DataError, match=rf"data\.csv:4: column 'dose' .*{words}|data\.csv:4: column 'dose' {words}"):
+        with pytest.raises(
+            DataError, match=rf"data\.csv:4: column 'dose' .*{words}|data\.csv:4: column 'dose' {words}"
+        ):
             read(csv_file(KNOWN.replace("b,1,3,", f"b,1,3,{cell}")), known_columns=["dose"])
+
+
+def test_a_filler_in_a_known_column_is_named():
+    frame = make_covariate_frame(n_series=3)
+    frame.loc[frame.index % 10 == 0, "dose"] = -999.0
+    notes = read_table(frame, **ROLES).report.notes
+    assert any("of 'dose'" in note and "-999" in note for note in notes)
 
 
 def test_repeats_are_settled_before_known_columns_are_missed(csv_file):
@@ -141,13 +152,21 @@ def test_a_log_channel_is_positive_and_refused_by_line(csv_file):
     [
         ({"static_columns": ["x"], "channels": ["x"]}, InputError, "'x' is named in channels and in static_columns"),
         ({"static_columns": ["sex"], "known_columns": ["sex"]}, InputError, "'sex' is named in static_columns and in"),
-        ({"target_channels": ["x"], "known_columns": ["x"]}, InputError, "'x' is named in channels and in known_columns"),
+        (
+            {"target_channels": ["x"], "known_columns": ["x"]},
+            InputError,
+            "'x' is named in channels and in known_columns",
+        ),
         ({"static_columns": []}, InputError, "static_columns is an empty list"),
         ({"known_columns": "dose"}, InputError, "known_columns is 'dose'; give a list"),
         ({"static_columns": ["Sex"]}, DataError, "has no column 'Sex' .* did you mean 'sex'"),
         ({"known_columns": ["time"]}, DataError, "'time' is the time and no other thing; correct `known_columns`"),
         ({"static_columns": ["id"]}, DataError, "'id' is the series id and no other thing; correct `static_columns`"),
-        ({"static_columns": ["sex"], "target_channels": ["age"], "channels": ["x"]}, DataError, "not among the channels"),
+        (
+            {"static_columns": ["sex"], "target_channels": ["age"], "channels": ["x"]},
+            DataError,
+            "not among the channels",
+        ),
     ],
 )
 def test_a_column_has_one_role(csv_file, options, error, words):
@@ -158,7 +177,11 @@ def test_a_column_has_one_role(csv_file, options, error, words):
 def test_queries_bring_their_known_columns_in_their_order(csv_file):
     table = read(csv_file(KNOWN.replace("b,1,3,", "b,1,3,30")), known_columns=["dose"])
     queries = read_queries(csv_file("dose,id,time\n1,b,9\n2,a,8\n", "q.csv"), table.schema, table)
-    assert (queries.series.tolist(), queries.time.tolist(), queries.known.tolist()) == ([1, 0], [9.0, 8.0], [[1.0], [2.0]])
+    assert (queries.series.tolist(), queries.time.tolist(), queries.known.tolist()) == (
+        [1, 0],
+        [9.0, 8.0],
+        [[1.0], [2.0]],
+    )
     for text, words in (
         ("id,time\nb,9\n", "has no column 'dose', which the model was told is known in the future"),
         ("id,time,dose\nb,9,1\nb,10,\n", r"q\.csv:3: known column 'dose' is empty"),

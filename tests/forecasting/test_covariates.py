@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 
 from latentode import Forecaster, read_table
+from latentode.data.settings import DataSettings
+from latentode.data.windows import heldout_windows, make_split
 from latentode.errors import DataError, InputError
+from latentode.forecasting.backtest import rows_until
 from tests.data.tables import ROLES, make_covariate_frame
 
 QUICK = {"max_epochs": 6, "windows_per_epoch": 512, "horizon": 3.0, "device": "cpu", "show_progress": False}
@@ -32,7 +35,9 @@ def ask(frame, doses, after=1.0):
 
 
 def test_a_driven_channel_is_forecast_by_what_drives_it(fitted, frame):
-    without = Forecaster(channels=["y", "p", "lead"], target_channels=["y", "p"], log_channels=["p"], **QUICK).fit(frame)
+    without = Forecaster(channels=["y", "p", "lead"], target_channels=["y", "p"], log_channels=["p"], **QUICK).fit(
+        frame
+    )
     told, untold = (f.metrics_["test"]["channels"]["y"]["mse"] for f in (fitted, without))
     # The noise is 0.3, the dose moves `y` by 3: without it nothing better than 9 can be had.
     assert untold > 6
@@ -90,6 +95,16 @@ def test_a_category_that_training_never_saw_is_forecast(fitted, frame):
     assert np.array_equal(forecast.mean, nameless.mean)
 
 
+def test_a_category_of_held_out_series_alone_is_one_that_training_never_saw(frame):
+    settings = DataSettings(split="series", horizon=3.0)
+    plain = frame.assign(kind="A")
+    held_out = np.flatnonzero(make_split(read_table(plain, **ROLES), settings).role > 0)
+    assert len(held_out) > 1
+    kinds = frame["series_id"].map({f"s{i}": "B" for i in held_out}).fillna("A")
+    fitted = Forecaster("ridge", **ROLES, split="series", **QUICK).fit(frame.assign(kind=kinds)).fitted_
+    assert fitted.schema.categories == (("A",),)
+
+
 def test_a_table_read_before_gives_the_same_whatever_categories_it_holds(fitted, frame):
     some = frame[frame["kind"] == "C"]
     queries = ask(some, [0.5])
@@ -117,7 +132,20 @@ def test_what_is_saved_comes_back(fitted, frame, tmp_path):
     one, two = (f.predict(frame, queries=queries) for f in (fitted, again))
     pd.testing.assert_frame_equal(one.to_frame(), two.to_frame())
     pd.testing.assert_frame_equal(one.sample(5), two.sample(5))
-    assert again.score(frame)["mse"] == pytest.approx(fitted.score(frame)["mse"])
+    scores = again.score(frame)
+    assert scores["part"] == "test"
+    assert scores["mse"] == pytest.approx(fitted.metrics_["test"]["mse"])
+
+
+def test_a_table_cut_at_origins_keeps_its_columns_in_step(frame):
+    table = read_table(frame, **ROLES)
+    origin = np.where(np.arange(table.n_series) == 2, -1.0, 10.0)
+    cut = rows_until(table, origin)
+    assert cut.n_series == 11
+    assert cut.statics.texts[:3, 0].tolist() == ["A", "B", "A"]
+    keep = (table.time <= 10) & (table.row_series != 2)
+    assert np.array_equal(cut.known, table.known[keep])
+    assert np.array_equal(cut.values, table.values[keep], equal_nan=True)
 
 
 def test_a_batch_row_is_the_series_alone(fitted, frame):
@@ -163,7 +191,11 @@ def test_one_wild_value_ruins_no_other_forecast_under_robust_scaling(frame, mode
     wild.loc[200, "y"] = 1e12
     others = plain["series_id"] != plain.loc[200, "series_id"]
     errors = {}
-    for name, table, scaling in (("clean", plain, "robust"), ("robust", wild, "robust"), ("standard", wild, "standard")):
+    for name, table, scaling in (
+        ("clean", plain, "robust"),
+        ("robust", wild, "robust"),
+        ("standard", wild, "standard"),
+    ):
         quick = {**QUICK, "max_epochs": 2, "windows_per_epoch": 256}
         forecast = Forecaster(model, scaling=scaling, **quick).fit(table).predict(plain[others], every=1.0)
         errors[name] = float(np.abs(forecast.mean[:, 0] - 10).mean())
@@ -195,6 +227,45 @@ def test_scores_are_in_deviations_of_the_values_whatever_models_see(frame):
         assert figures["channels"]["y"]["mse"] == pytest.approx(figures["mse"] * std**2)
         errors[name] = figures["mse"], figures["mae"], figures["crps"], std
     assert len({round(error[3], 9) for error in errors.values()}) == 1
-    # Mean, median and the mean of the log-normal differ a little; in other units they would differ by far.
+    # Mean, median and the mean of the log-normal differ a little.
     for name in ("robust", "log"):
         assert errors[name][:3] == pytest.approx(errors["plain"][:3], rel=0.3)
+
+
+@pytest.mark.parametrize("scaling", ["standard", "robust"])
+def test_scores_are_those_of_the_forecast_in_the_user_s_units(frame, scaling):
+    columns = frame[["series_id", "time", "y", "p"]]
+    forecaster = Forecaster("ridge", log_channels=["p"], scaling=scaling, **QUICK).fit(columns)
+    fitted, table = forecaster.fitted_, read_table(columns, log_channels=["p"])
+    table_windows = heldout_windows(table, make_split(table, fitted.settings), "test", fitted.spans)
+    squares, naive = [[], []], [[], []]
+    for w in range(len(table_windows)):
+        s, origin, until = (x[w] for x in (table_windows.series, table_windows.origin, table_windows.until))
+        rows = np.arange(table.starts[s], table.starts[s + 1])
+        future = rows[(table.time[rows] > origin) & (table.time[rows] <= until)]
+        asked = pd.DataFrame({"series_id": f"s{s}", "time": table.time[future]})
+        alone = columns[columns["series_id"] == f"s{s}"]
+        forecast = forecaster.predict(alone, queries=asked, origin=float(origin))
+        for c in range(2):
+            squares[c] += ((forecast.mean[:, c] - table.values[future, c]) ** 2).tolist()
+            past = table.values[rows[table.time[rows] <= origin], c]
+            naive[c] += np.abs(past[-1] - table.values[future, c]).tolist()
+    figures = forecaster.metrics_["test"]
+    for c, name in enumerate("yp"):
+        assert figures["channels"][name]["mse"] == pytest.approx(np.mean(squares[c]), rel=1e-3)
+        median = figures["baselines"]["last_value"]["channels"][name]["mae"]
+        assert median == pytest.approx(np.mean(naive[c]), rel=1e-3)
+    train = table.values[make_split(table, fitted.settings).train_rows(table)]
+    scaled = [np.mean(squares[c]) / train[:, c].var() for c in range(2)]
+    assert figures["mse"] == pytest.approx(np.mean(scaled), rel=1e-3)
+
+
+def test_the_naive_error_is_that_of_the_values_whatever_models_see(frame):
+    columns = frame[["series_id", "time", "p"]]
+    # Every history holds a value, so the median of "last value" is the same number in all units.
+    plain, log, robust = (
+        Forecaster("last_value", **options, **QUICK).fit(columns).fitted_.naive_error
+        for options in ({}, {"log_channels": ["p"]}, {"scaling": "robust"})
+    )
+    assert log == pytest.approx(plain, rel=1e-4)
+    assert robust == pytest.approx(plain, rel=1e-4)

@@ -163,7 +163,9 @@ def test_a_level_that_goes_with_a_category_is_known_of_a_series_without_history(
     assert float(error) < 0.1
 
 
-@pytest.mark.parametrize("model", [LatentODE(latent_size=4), Ridge(), GradientBoosting()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "model", [LatentODE(latent_size=4), Ridge(), GradientBoosting()], ids=lambda m: type(m).__name__
+)
 def test_a_model_with_all_columns_comes_back_from_its_file(covariates, tmp_path, model):
     p = covariates
     torch.manual_seed(0)
