@@ -278,6 +278,8 @@ class WindowReader:
 
     def _known_at(self, row: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Give the known columns of table rows `(B, L)`, 0 where padded: `(B, L, K)`."""
+        if self._known.shape[1] == 0:
+            return np.zeros((*row.shape, 0), np.float32)
         return np.where(inside[..., None], self._known[row], np.float32(0))
 
     def _errors_at(self, token: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
