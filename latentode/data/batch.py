@@ -89,17 +89,12 @@ class Batch:
     target_error_units: Tensor | None = None
 
     def __post_init__(self) -> None:
-        nothing = self.query_time[:, :0]
-        left_out = {
-            "token_known": self.token_time[..., None][..., :0],
-            "known": self.query_time[..., None][..., :0],
-            "statics": nothing,
-            "statics_observed": nothing.bool(),
-            "categories": nothing.long(),
-        }
-        for name, empty in left_out.items():
+        for name, of_time in (("token_known", self.token_time), ("known", self.query_time)):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, empty)
+                object.__setattr__(self, name, of_time.new_empty((*of_time.shape, 0)))
+        for name, dtype in (("statics", None), ("statics_observed", torch.bool), ("categories", torch.int64)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.query_time.new_empty((len(self), 0), dtype=dtype))
 
     def __len__(self) -> int:
         return len(self.series)
@@ -229,7 +224,7 @@ class WindowReader:
             target_channel=np.where(targets.inside, self._channel[token], 0),
             target_value=np.where(targets.inside, self._value[token], np.float32(0)),
             target_observed=targets.inside,
-            known=self._known_at(query_row, queries.inside),
+            **self._known_at("known", query_row, queries.inside),
             **self._errors_at(token, targets.inside),
         )
 
@@ -276,11 +271,11 @@ class WindowReader:
         )
         return batch, column
 
-    def _known_at(self, row: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        """Give the known columns of table rows `(B, L)`, 0 where padded: `(B, L, K)`."""
+    def _known_at(self, name: str, row: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+        """Give, under this name, the known columns of table rows `(B, L)`, 0 where padded: `(B, L, K)`; nothing where there are none."""
         if self._known.shape[1] == 0:
-            return np.zeros((*row.shape, 0), np.float32)
-        return np.where(inside[..., None], self._known[row], np.float32(0))
+            return {}
+        return {name: np.where(inside[..., None], self._known[row], np.float32(0))}
 
     def _errors_at(self, token: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
         if self._error_units is None:
@@ -310,7 +305,7 @@ class WindowReader:
             "token_value": tokens.gather(self._value),
             "token_channel": tokens.gather(self._channel),
             "token_observed": tokens.inside,
-            "token_known": self._known_at(row, tokens.inside),
+            **self._known_at("token_known", row, tokens.inside),
             **{name: held[windows.series] for name, held in self._statics.items()},
             **targets,
             "origin": windows.origin,
