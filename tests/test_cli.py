@@ -14,7 +14,7 @@ import torch
 
 from latentode import Forecaster
 from latentode.cli import main
-from tests.data.tables import make_frame
+from tests.data.tables import make_covariate_frame, make_frame
 
 COMMANDS = ["demo", "describe", "fit", "validate", "forecast", "evaluate", "backtest", "benchmark"]
 QUICK = [
@@ -318,6 +318,37 @@ def test_queries_that_cannot_be_answered_are_refused(run, folder, tmp_path):
     assert "positive" in refuse(*common, "--every", "1", "--horizon=-2")
     assert "folder" in refuse(*common[:-1], tmp_path / "no" / "o.csv", "--every", "1")
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_all_kinds_of_columns_go_from_a_csv_to_a_forecast(tmp_path):
+    frame = make_covariate_frame(n_series=6)
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    roles = ["--data.channels=[y,p,lead]", "--data.target_channels=[y,p]", "--data.static_columns=[kind,age]"]
+    roles += ["--data.known_columns=[dose]", "--data.log_channels=[p]", "--data.scaling=robust"]
+    succeed("fit", "--data.path", "data.csv", "--run_dir", "run", *roles, *QUICK, cwd=tmp_path)
+    history = frame.assign(kind=frame["kind"].replace("A", "a ward that training never saw"))
+    history.to_csv(tmp_path / "h.csv", index=False)
+    last = frame.groupby("series_id")["time"].max()
+    queries = pd.DataFrame({"series_id": last.index, "time": last + 1, "dose": 0.5})
+    queries.to_csv(tmp_path / "q.csv", index=False)
+    ask = ["forecast", "run", "--history", "h.csv", "--out", "f.csv"]
+    succeed(*ask, "--queries", "q.csv", "--samples", "4", cwd=tmp_path)
+    out = pd.read_csv(tmp_path / "f.csv")
+    assert (len(out), set(out["channel"])) == (12, {"y", "p"})
+    assert np.isfinite(out.select_dtypes("number")).all(axis=None)
+    p = out[out["channel"] == "p"]
+    assert (p.filter(like="q0") > 0).all(axis=None)
+    assert (p["mean"] > p["q0.5"]).all()
+    draws = pd.read_parquet(tmp_path / "f.csv.samples.parquet")
+    assert (draws.loc[draws["channel"] == "p", "value"] > 0).all()
+    assert "dose" in refuse(*ask, "--every", "1", cwd=tmp_path)
+    queries.drop(columns="dose").to_csv(tmp_path / "q.csv", index=False)
+    assert "has no column 'dose'" in refuse(*ask, "--queries", "q.csv", cwd=tmp_path)
+    queries.assign(dose=[0.5, None, *[0.5] * 4]).to_csv(tmp_path / "q.csv", index=False)
+    assert "q.csv:3: known column 'dose' is empty" in refuse(*ask, "--queries", "q.csv", cwd=tmp_path)
+    assert "p" in succeed("evaluate", "run", "--data", "data.csv", "--metrics", "mse,crps", cwd=tmp_path).stdout
+    described = [part.replace("data.", "") for part in roles]
+    assert "lead" in succeed("describe", "data.csv", *described, cwd=tmp_path).stdout
 
 
 def test_runs_that_are_none_are_refused(run, folder, tmp_path):

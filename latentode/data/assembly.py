@@ -16,7 +16,7 @@ from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
 from latentode.data.schema import IdKind, Schema, Survey, count, validate
 from latentode.data.tables import Table
-from latentode.data.windows import TRAIN, Rows, Split, Windows, bisect_rows
+from latentode.data.windows import Rows, Windows, bisect_rows
 from latentode.errors import DataError
 
 MeanOf = Literal["all", "targets"]
@@ -199,20 +199,11 @@ def fit_scaler(table: Table, train: Windows, time_scale: float, mean_of: MeanOf 
         time_scale: one unit of model time, in the unit of the table's time.
         mean_of: "targets" takes the mean over targets alone (where a channel has any), as a constant forecast would.
     """
-    scaler = _scale_rows(table, rows_of(table, train), time_scale)
+    scaler = Scaler.of_rows(table, rows_of(table, train), time_scale)
     if mean_of == "all":
         return scaler
-    targets = _scale_rows(table, rows_of(table, train, targets_only=True), time_scale)
+    targets = Scaler.of_rows(table, rows_of(table, train, targets_only=True), time_scale)
     return replace(scaler, mean=np.where(targets.n_values > 0, targets.mean, scaler.mean))
-
-
-def _scale_rows(table: Table, is_seen: np.ndarray, time_scale: float) -> Scaler:
-    """Fit a scaler to these rows alone, taken out as one series that is all training."""
-    time = table.time[is_seen]
-    ends = np.array([0, len(time)], np.int64)
-    seen = replace(table, series_ids=table.series_ids[:1], starts=ends, time=time, values=table.values[is_seen])
-    last = np.array([time.max()])
-    return Scaler.fit(seen, Split("series", last, last, np.full(1, TRAIN, np.int8)), time_scale)
 
 
 def assemble(

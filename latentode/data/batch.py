@@ -1,8 +1,9 @@
 """`Batch`, the one thing that models read, and the reader that makes batches from a table.
 
-Legend: `B` windows, `N` observation tokens, `Q` query times, `M` targets, `T` distinct history stamps, `C` channels. Every window has its
-own times: nothing is brought to the union of a batch's time stamps. Times are `(t - origin) / time_scale`, subtracted in the table's own
-float64 or int64, so that a date far from 1970 loses nothing; history is at or below 0, queries above.
+Legend: `B` windows, `N` observation tokens, `Q` query times, `M` targets, `T` distinct history stamps, `C` channels, `K` known columns,
+`S` static numbers, `P` static categories. Every window has its own times: nothing is brought to the union of a batch's time stamps.
+Times are `(t - origin) / time_scale`, subtracted in the table's own float64 or int64, so that a date far from 1970 loses nothing; history
+is at or below 0, queries above.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ class DenseRows:
         value: `(B, T, C)`, 0 where not observed.
         observed: bool `(B, T, C)`.
         row_observed: bool `(B, T)`; False is padding.
+        known: what the known columns held, `(B, T, K)`.
     """
 
     time: Tensor
     value: Tensor
     observed: Tensor
     row_observed: Tensor
+    known: Tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,12 +51,20 @@ class Batch:
         query_observed: bool `(B, Q)`; True is a query.
         target_row: which query time each target stands at, int64 `(B, M)`.
         target_channel: int64 `(B, M)`.
-        target_value: scaled, `(B, M)`; 0 where it is not known.
+        target_value: as models see it, `(B, M)`; 0 where it is not known.
         target_observed: bool `(B, M)`; True is a known value (training) or an asked one (forecasting).
         origin: float64 or int64 `(B,)`, in table time.
         series: int64 `(B,)`.
         n_channels: `C`.
         time_scale: one unit of model time in table time: `origin + time_scale * query_time` is when a query stands in the calendar.
+        token_known: what the known columns held at the time of each token, scaled, `(B, N, K)`. They are features of the tokens and not
+            tokens of their own: a model then reads a value beside what it was due to, and they take up none of `max_history`.
+        known: what they hold at each query time, scaled, `(B, Q, K)`.
+        statics: static numbers, scaled, `(B, S)`; 0 where not known.
+        statics_observed: bool `(B, S)`.
+        categories: int64 `(B, P)`, counted from 1; 0 is one that training never saw, or that is not known.
+        target_error_units: what errors are told of: float64 training deviations around the training mean, `(B, M)`; None where that is
+            `target_value`, as it is unless the scaling is robust or by logarithms.
     """
 
     token_time: Tensor
@@ -70,6 +81,20 @@ class Batch:
     series: Tensor
     n_channels: int
     time_scale: float = 1.0
+    token_known: Tensor = None  # type: ignore[assignment]  (left out: no columns)
+    known: Tensor = None  # type: ignore[assignment]
+    statics: Tensor = None  # type: ignore[assignment]
+    statics_observed: Tensor = None  # type: ignore[assignment]
+    categories: Tensor = None  # type: ignore[assignment]
+    target_error_units: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, of_time in (("token_known", self.token_time), ("known", self.query_time)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, of_time.new_empty((*of_time.shape, 0)))
+        for name, dtype in (("statics", None), ("statics_observed", torch.bool), ("categories", torch.int64)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.query_time.new_empty((len(self), 0), dtype=dtype))
 
     def __len__(self) -> int:
         return len(self.series)
@@ -81,7 +106,7 @@ class Batch:
         )
 
     def _map(self, function: str, *args: object, **kwargs: object) -> Batch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("n_channels", "time_scale")}
+        tensors = {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
         return replace(self, **{name: getattr(x, function)(*args, **kwargs) for name, x in tensors.items()})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -91,6 +116,10 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Give the batch in page-locked memory, from which copies to a GPU can overlap."""
         return self._map("pin_memory")
+
+    def error_target(self) -> Tensor:
+        """Give the targets in the units in which errors are told, `(B, M)`."""
+        return self.target_value if self.target_error_units is None else self.target_error_units
 
     def rows(self) -> DenseRows:
         """Give the histories by distinct time stamp."""
@@ -108,7 +137,10 @@ class Batch:
         stamp = time.new_zeros(n_batch, n_rows + 1).scatter(1, row, time)
         shape = (n_batch, n_rows + 1, n_channels)
         observed = observed.view(shape)[:, :-1]
-        return DenseRows(stamp[:, :-1], value.view(shape)[:, :-1], observed, observed.any(-1))
+        n_known = self.token_known.shape[-1]
+        known = time.new_zeros(n_batch, n_rows + 1, n_known)
+        known = known.scatter(1, row[..., None].expand(-1, -1, n_known), self.token_known)
+        return DenseRows(stamp[:, :-1], value.view(shape)[:, :-1], observed, observed.any(-1), known[:, :-1])
 
 
 @dataclass(frozen=True)
@@ -127,8 +159,9 @@ class _Ragged:
 
     def gather(self, flat: np.ndarray) -> np.ndarray:
         if len(flat) == 0:
-            return np.zeros(self.index.shape, flat.dtype)
-        return np.where(self.inside, flat[self.index], np.zeros((), flat.dtype))
+            return np.zeros((*self.index.shape, *flat.shape[1:]), flat.dtype)
+        inside = self.inside.reshape(*self.inside.shape, *(1 for _ in flat.shape[1:]))
+        return np.where(inside, flat[self.index], np.zeros((), flat.dtype))
 
 
 class WindowReader:
@@ -154,6 +187,12 @@ class WindowReader:
         row, channel = np.nonzero(observed)
         self._row, self._channel = row, channel
         self._value = scaler.transform(table.values[row, channel], channel).astype(np.float32)
+        # float64: beside an outlier in the deviation, all other values are one in float32.
+        self._error_units = (
+            None if scaler.channel_map is None else scaler.error_units(table.values[row, channel], channel)
+        )
+        self._known = _scaled_known(scaler, table.known, table.n_rows)
+        self._statics = _scaled_statics(table, scaler)
         self._token_from = _starts(observed.sum(axis=1))
         is_target = np.zeros(observed.shape[1], dtype=bool)
         is_target[self.target_channels] = True
@@ -185,24 +224,32 @@ class WindowReader:
             target_channel=np.where(targets.inside, self._channel[token], 0),
             target_value=np.where(targets.inside, self._value[token], np.float32(0)),
             target_observed=targets.inside,
+            **self._known_at("known", query_row, queries.inside),
+            **self._errors_at(token, targets.inside),
         )
 
-    def read_queries(self, windows: Windows, row: np.ndarray, time: np.ndarray) -> tuple[Batch, np.ndarray]:
+    def read_queries(
+        self, windows: Windows, row: np.ndarray, time: np.ndarray, known: np.ndarray | None = None
+    ) -> tuple[Batch, np.ndarray]:
         """Make a batch that asks for every target channel at given times.
 
         Args:
             windows: one per batch row.
             row: which window each query belongs to, `(Nq,)`.
             time: the times asked for, `(Nq,)`, in table time; in any order, repeats allowed.
+            known: what the known columns hold there, in the user's units, `(Nq, K)`; None where there are no such columns.
 
         Returns:
             The batch, and for each query its column of `query_time`, `(Nq,)`. Target `(q, i)` of target channel number `i`
             stands at position `q * len(target_channels) + i`.
         """
-        order = np.lexsort((time, row))
-        sorted_row, sorted_time = row[order], time[order]
+        held = _scaled_known(self.scaler, known, len(row))
+        order = np.lexsort((*held.T, time, row))
+        sorted_row, sorted_time, held = row[order], time[order], held[order]
         is_first = np.append(True, sorted_row[1:] != sorted_row[:-1])[: len(row)]
         is_new = is_first | np.append(True, sorted_time[1:] != sorted_time[:-1])[: len(row)]
+        # Asked twice at one time, with other known columns each: two queries.
+        is_new |= np.append(True, (held[1:] != held[:-1]).any(axis=1))[: len(row)]
         n_queries = np.bincount(sorted_row[is_new], minlength=len(windows))
         starts = _starts(n_queries)
         column = np.empty(len(row), dtype=np.int64)
@@ -220,8 +267,21 @@ class WindowReader:
             target_channel=np.broadcast_to(np.tile(self.target_channels, width), shape),
             target_value=np.zeros(shape, np.float32),
             target_observed=np.repeat(queries.inside, n_targets, axis=1),
+            known=queries.gather(held[is_new]),
         )
         return batch, column
+
+    def _known_at(self, name: str, row: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+        """Give, under this name, the known columns of table rows `(B, L)`, 0 where padded: `(B, L, K)`; nothing where there are none."""
+        if self._known.shape[1] == 0:
+            return {}
+        return {name: np.where(inside[..., None], self._known[row], np.float32(0))}
+
+    def _errors_at(self, token: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+        if self._error_units is None:
+            return {}
+        held = self._error_units[token] if len(self._error_units) else np.zeros(token.shape)
+        return {"target_error_units": np.where(inside, held, 0.0)}
 
     def _rows_until(self, windows: Windows, time: np.ndarray) -> np.ndarray:
         return bisect_rows(
@@ -238,12 +298,15 @@ class WindowReader:
 
     def _batch(self, windows: Windows, **targets: np.ndarray) -> Batch:
         tokens = _Ragged.of(*self._history(windows))
-        time = self._model_time(windows, self.table.time[tokens.gather(self._row)])
+        row = tokens.gather(self._row)
+        time = self._model_time(windows, self.table.time[row])
         arrays = {
             "token_time": np.where(tokens.inside, time, np.float32(0)),
             "token_value": tokens.gather(self._value),
             "token_channel": tokens.gather(self._channel),
             "token_observed": tokens.inside,
+            **self._known_at("token_known", row, tokens.inside),
+            **{name: held[windows.series] for name, held in self._statics.items()},
             **targets,
             "origin": windows.origin,
             "series": windows.series,
@@ -256,6 +319,26 @@ def target_positions(table: Table, scaler: Scaler) -> list[int]:
     """Give the positions of the target channels of which training saw at least one value."""
     channels = table.schema.channels
     return [channels.index(name) for name in table.schema.target_channels if scaler.n_values[channels.index(name)] > 0]
+
+
+def _scaled_known(scaler: Scaler, known: np.ndarray | None, n_rows: int) -> np.ndarray:
+    """Give known columns as models see them, float32 `(n_rows, K)`."""
+    if known is None:
+        return np.zeros((n_rows, 0), np.float32)
+    return scaler.known.transform(known, scaler.limit).astype(np.float32)
+
+
+def _scaled_statics(table: Table, scaler: Scaler) -> dict[str, np.ndarray]:
+    """Give the statics of each series as the fields of a batch."""
+    if table.statics is None:
+        return {}
+    numbers = scaler.statics.transform(table.statics.numbers, scaler.limit).astype(np.float32)
+    observed = ~np.isnan(numbers)
+    return {
+        "statics": np.where(observed, numbers, np.float32(0)),
+        "statics_observed": observed,
+        "categories": table.statics.codes(table.schema.categories),
+    }
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:

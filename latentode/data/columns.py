@@ -25,6 +25,7 @@ from latentode.data.schema import Schema, blocks, count, quote_cell, quote_names
 from latentode.errors import DataError
 
 CHANNEL, VALUE = "channel", "value"
+_NO_CHANNEL = "empty the cell if nothing was observed, or leave the channel out with --data.channels (`channels`)"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Columns:
         time: the time column.
         channels: in the wide layout the candidates for channels; in the long one those to keep, empty = all.
         is_chosen: whether the user (or a fitted model) named the channels.
+        static: columns with one value per series.
+        known: columns known in the future too; in the long layout names in the column of channels.
         notes: what is left out.
     """
 
@@ -43,6 +46,8 @@ class Columns:
     time: str
     channels: tuple[str, ...]
     is_chosen: bool
+    static: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -54,6 +59,8 @@ def choose_columns(
     layout: str,
     channels: Sequence[str] | None,
     schema: Schema | None,
+    static_columns: Sequence[str] | None = None,
+    known_columns: Sequence[str] | None = None,
 ) -> Columns:
     """Find the role of every column; see `read_table` for the arguments.
 
@@ -68,6 +75,10 @@ def choose_columns(
             f"{cells.source}: column '{time_column}' cannot be both the series id and the time; name two columns."
         )
     rest = [name for name in names if name not in (found_id, time_column)]
+    static, known = tuple(static_columns or ()), tuple(known_columns or ())
+    for name in (*static, *(known if layout == "wide" else ())):
+        _check_role(cells, name, "static_columns" if name in static else "known_columns", found_id, time_column, rest)
+    rest = [name for name in rest if name not in (*static, *known)]
     if layout == "long":
         for name in (CHANNEL, VALUE):
             if name not in rest:
@@ -76,13 +87,14 @@ def choose_columns(
                     "or choose --data.layout wide (`layout`) where every channel has its own column."
                 )
         notes = _extra_note(rest, (CHANNEL, VALUE))
-        return Columns(found_id, time_column, tuple(channels or ()), is_chosen=channels is not None, notes=notes)
+        chosen = tuple(channels or ())
+        return Columns(found_id, time_column, chosen, channels is not None, static, known, notes)
     if channels is None:
         if not rest:
             raise DataError(
                 f"{cells.source}: has no column of values beside {quote_names(names)}; add at least one channel."
             )
-        return Columns(found_id, time_column, tuple(rest), is_chosen=False)
+        return Columns(found_id, time_column, tuple(rest), False, static, known)
     for name in channels:
         if name in (found_id, time_column):
             what = "time" if name == time_column else "series id"
@@ -91,7 +103,21 @@ def choose_columns(
             )
         if name not in rest:
             raise DataError(_describe_unknown_channel(cells, name, rest, schema))
-    return Columns(found_id, time_column, tuple(channels), is_chosen=True, notes=_extra_note(rest, channels))
+    return Columns(found_id, time_column, tuple(channels), True, static, known, _extra_note(rest, channels))
+
+
+def _check_role(
+    cells: Cells, name: str, option: str, id_column: str | None, time_column: str, rest: Sequence[str]
+) -> None:
+    if name in rest:
+        return
+    if name in (id_column, time_column):
+        what = "time" if name == time_column else "series id"
+        raise DataError(f"{cells.source}: column '{name}' is the {what} and no other thing; correct `{option}`.")
+    raise DataError(
+        f"{cells.source}: has no column '{name}' (it has {quote_names(rest)}); "
+        f"{_nearest(name, list(rest))}correct --data.{option} (`{option}`)."
+    )
 
 
 def _find_id(cells: Cells, id_column: str | None, schema: Schema | None) -> str | None:
@@ -145,7 +171,7 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
     """Read the channels of the wide layout; their cells are given up on the way, so that nothing is in memory twice.
 
     Returns:
-        names of the channels, values float64 `(N, C)` with NaN where not observed, and notes.
+        names of the channels and, behind them, of the known columns, values float64 `(N, C + K)` with NaN where not observed, and notes.
 
     Raises:
         DataError: a cell of a channel is text or infinite, or no column holds numbers.
@@ -170,15 +196,16 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
 def _find_numbers(cells: Cells, columns: Columns) -> tuple[dict[str, pa.ChunkedArray], list[str]]:
     """Take the channels that hold numbers out of the cells; then come notes on the others."""
     found, notes = {}, []
-    for name in columns.channels:
+    for name in (*columns.channels, *columns.known):
         if is_numeric(cells.columns[name].type):
             found[name] = cells.columns[name]
             continue
-        value, note = _read_text_channel(cells, name, is_chosen=columns.is_chosen)
+        is_chosen = columns.is_chosen or name in columns.known
+        value, note = _read_text_channel(cells, name, is_chosen=is_chosen)
         notes += note
         if value is not None:
             found[name] = pa.chunked_array([pa.array(value)])
-    if not found:
+    if len(found) == len(columns.known):
         raise DataError(
             f"{cells.source}: none of the columns {quote_names(columns.channels)} holds numbers; "
             "add a column of values or name it with --data.channels (`channels`)."
@@ -228,14 +255,36 @@ def _read_text_channel(cells: Cells, name: str, *, is_chosen: bool) -> tuple[np.
     return value, []
 
 
-def _refuse_text(cells: Cells, name: str, is_text: np.ndarray) -> None:
+def read_numbers(cells: Cells, name: str, *, remedy: str) -> np.ndarray:
+    """Read a column that has to hold numbers: float64 `(N,)`, NaN where a cell is empty; true and false are 1 and 0.
+
+    Args:
+        cells: the table.
+        name: of the column.
+        remedy: what else than correcting a cell of text can be done.
+
+    Raises:
+        DataError: a cell is text or infinite.
+    """
+    column = cells.columns[name]
+    value = read_flags(column) if is_string(column.type) else None
+    if value is None:
+        value, is_text = parse_numbers(column)
+        if is_text.any():
+            _refuse_text(cells, name, is_text, remedy)
+    infinite = np.flatnonzero(np.isinf(value))
+    if len(infinite):
+        _refuse_infinite(cells, name, int(infinite[0]), len(infinite))
+    return value
+
+
+def _refuse_text(cells: Cells, name: str, is_text: np.ndarray, remedy: str = _NO_CHANNEL) -> None:
     row = int(np.flatnonzero(is_text)[0])
     cell = str(cells.columns[name][row].as_py()).strip()
     such = count(int(is_text.sum()), "such row", "such rows")
     raise DataError(
         f"{cells.at(row)}: column '{name}' holds {quote_cell(cell)}, which is not a number ({such}); "
-        f"{find_notation(cell) or 'correct it'}, empty the cell if nothing was observed, "
-        "or leave the channel out with --data.channels (`channels`)."
+        f"{find_notation(cell) or 'correct it'}, {remedy}."
     )
 
 
@@ -257,8 +306,8 @@ def read_long_channels(
         may_be_absent: whether a chosen channel without a single row is one that was not observed, rather than a misspelt one.
 
     Returns:
-        names of the channels (the chosen ones, else in order of first appearance), position of each row's channel `(L,)`, -1 where it
-        is not among them, value `(L,)`, and notes.
+        names of the channels (the chosen ones, else in order of first appearance) and, behind them, of the known columns, position of
+        each row's channel `(L,)`, -1 where it is not among them, value `(L,)`, and notes.
 
     Raises:
         DataError: a channel has no name or that of the id or time column, a value is text or infinite, or a chosen channel does
@@ -268,7 +317,8 @@ def read_long_channels(
     # Stripped like the names of columns in the wide layout.
     stripped = [text.strip() for text in texts.to_pylist()]
     found = list(dict.fromkeys(stripped))
-    names = columns.channels if columns.is_chosen else tuple(found)
+    names = columns.channels if columns.is_chosen else tuple(name for name in found if name not in columns.known)
+    names = (*names, *columns.known)
     for name in names:
         if name in (columns.id, columns.time):
             raise DataError(f"{cells.source}: a channel is named '{name}' like a column of the table; rename it.")

@@ -91,7 +91,7 @@ def encode_text(cells: Cells, column: str, what: str) -> tuple[np.ndarray, pa.Ar
         raise DataError(
             f"{cells.at(0)}: column '{column}' is of type {kind}; write each {what} as text or a whole number."
         )
-    encoded = _as_text(cells.columns[column]).unify_dictionaries().combine_chunks()
+    encoded = as_text(cells.columns[column]).unify_dictionaries().combine_chunks()
     is_blank = pc.equal(pc.utf8_trim_whitespace(encoded.dictionary), "")
     if encoded.null_count or pc.any(is_blank).as_py():
         rows = np.flatnonzero(pc.fill_null(is_blank.take(encoded.indices), True).to_numpy(zero_copy_only=False))
@@ -102,8 +102,8 @@ def encode_text(cells: Cells, column: str, what: str) -> tuple[np.ndarray, pa.Ar
     return encoded.indices.to_numpy(), encoded.dictionary
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Give a column as numbered text."""
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Give a column as numbered text; a float that is a whole number is written as one."""
     if pa.types.is_dictionary(column.type):
         return column
     if pa.types.is_floating(column.type):

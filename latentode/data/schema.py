@@ -26,6 +26,11 @@ class Schema:
         id_kind: what a series id is: "text", "integer", or "none" without an id column.
         time_kind: "number" (any unit) or "datetime".
         time_zone: "UTC", a fixed offset such as "+02:00", or an IANA name; None for numbers and for naive datetimes.
+        static_numbers: columns of one number per series.
+        static_categories: columns of one text per series.
+        categories: texts of each of `static_categories` that training saw (before a fit: the table), those of most series first.
+        known_columns: columns whose values are known in the future too; never forecast, and no channels.
+        log_channels: the channels that models see by their logarithm; their values are positive.
     """
 
     id_column: str | None
@@ -35,16 +40,33 @@ class Schema:
     id_kind: IdKind
     time_kind: TimeKind
     time_zone: str | None
+    static_numbers: tuple[str, ...] = ()
+    static_categories: tuple[str, ...] = ()
+    categories: tuple[tuple[str, ...], ...] = ()
+    known_columns: tuple[str, ...] = ()
+    log_channels: tuple[str, ...] = ()
+
+    @property
+    def static_columns(self) -> tuple[str, ...]:
+        """Names of all columns with one value per series."""
+        return (*self.static_numbers, *self.static_categories)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the schema as plain values, fit for JSON and for a checkpoint."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: _as_lists(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Schema:
         """Rebuild a schema from what `to_dict` gave."""
-        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in d.items()}
-        return cls(**fields)
+        return cls(**{key: _as_tuples(value) for key, value in d.items()})
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
 from latentode.errors import InputError, did_you_mean
 
-READING = ("id_column", "time_column", "channels", "target_channels", "layout", "duplicates", "time_zone")
-CHOICES = {"layout": ("wide", "long"), "duplicates": ("error", "mean", "last"), "split": ("time", "series")}
+# Settings that are lists of columns; a column has one role, so the last three and `channels` have none in common.
+COLUMN_LISTS = ("channels", "target_channels", "log_channels", "static_columns", "known_columns")
+READING = ("id_column", "time_column", *COLUMN_LISTS, "layout", "duplicates", "time_zone")
+CHOICES = {
+    "layout": ("wide", "long"),
+    "duplicates": ("error", "mean", "last"),
+    "split": ("time", "series"),
+    "scaling": ("standard", "robust"),
+}
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -35,6 +42,19 @@ class DataSettings:
         None, "columns of observed values, as [a,b] (left out: every remaining numeric column)"
     )
     target_channels: list[str] | None = _setting(None, "channels that are forecast, as [a,b] (left out: all)")
+    static_columns: list[str] | None = _setting(
+        None, "columns with one value per series, numbers or categories, as [a,b]; empty where it is not known"
+    )
+    known_columns: list[str] | None = _setting(
+        None, "columns of numbers known in the future too, as [a,b]; a forecast takes them from its query table"
+    )
+    log_channels: list[str] | None = _setting(
+        None, "channels of positive values that models see by their logarithm, as [a,b]"
+    )
+    scaling: str = _setting(
+        "standard",
+        "standard (mean and deviation of a channel) or robust (median and median deviation: outliers do no harm)",
+    )
     layout: str = _setting("wide", "wide (one column per channel) or long (columns channel and value)")
     duplicates: str = _setting("error", "what to do with two rows of one series and time: error, mean or last")
     time_zone: str | None = _setting(None, "IANA zone to read times in, needed only where a column mixes offsets")
@@ -68,8 +88,7 @@ class DataSettings:
             )
         for name in ("horizon", "history"):
             _check_positive(name, getattr(self, name))
-        for name in ("channels", "target_channels"):
-            check_columns(name, getattr(self, name))
+        check_column_lists({name: getattr(self, name) for name in COLUMN_LISTS})
 
     def reading(self) -> dict[str, Any]:
         """Give those settings that are keywords of `read_table`."""
@@ -108,6 +127,25 @@ def _check_positive(name: str, value: Any) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise InputError(f'{name} is {value!r}; give a positive number or a duration such as "7d".')
+
+
+def check_column_lists(lists: Mapping[str, Any]) -> None:
+    """Refuse lists of columns that are none, and a column that stands in two lists of other roles.
+
+    Args:
+        lists: by the names in `COLUMN_LISTS`.
+
+    Raises:
+        InputError: see above.
+    """
+    role_of: dict[str, str] = {}
+    for name in COLUMN_LISTS:
+        check_columns(name, lists[name])
+        # Targets and logarithms are chosen among the channels.
+        role = "channels" if name in ("target_channels", "log_channels") else name
+        for column in lists[name] or ():
+            if role_of.setdefault(column, role) != role:
+                raise InputError(f"column '{column}' is named in {role_of[column]} and in {name}; give it one role.")
 
 
 def check_columns(name: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +11,10 @@ import pandas as pd
 
 from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
-from latentode.data.rows import Ids, arrange, parse_ids, pivot
+from latentode.data.covariates import Statics, check_known, read_known, read_statics
+from latentode.data.rows import Ids, Rows, arrange, parse_ids, pivot
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
-from latentode.data.settings import CHOICES, check_choice, check_columns
+from latentode.data.settings import CHOICES, COLUMN_LISTS, check_choice, check_column_lists
 from latentode.data.suspicious import note_epoch, note_fillers
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
 from latentode.errors import DataError
@@ -31,6 +32,8 @@ class Table:
         values: float64 `(N, C)` in the user's units; NaN = not observed.
         report: counts and notes of the reading.
         source: the path, or "DataFrame".
+        statics: one value per series of each of `schema.static_columns`; None where there are none.
+        known: float64 `(N, K)`, the values of `schema.known_columns`, none missing; None where there are none.
     """
 
     schema: Schema
@@ -40,6 +43,8 @@ class Table:
     values: np.ndarray
     report: Report
     source: str
+    statics: Statics | None = None
+    known: np.ndarray | None = None
 
     @property
     def n_series(self) -> int:
@@ -57,7 +62,7 @@ class Table:
         return np.repeat(np.arange(self.n_series), np.diff(self.starts))
 
     def digest(self) -> str:
-        """Give a SHA-256 of ids, times, values and channels; the order of rows and series does not matter."""
+        """Give a SHA-256 of ids, times, values, channels and other columns; the order of rows and series does not matter."""
         names = np.asarray([str(name) for name in self.series_ids])
         table = self.select(np.argsort(names, kind="stable"))
         observed = ~np.isnan(table.values)
@@ -65,6 +70,12 @@ class Table:
         # The place of each value and the values: bit patterns of NaN, which differ between readers, stay out. Adding 0 turns -0 into 0.
         for array in (table.starts, table.time + 0, np.packbits(observed), table.values[observed] + 0):
             digest.update(np.ascontiguousarray(array).data)
+        if table.known is not None:
+            digest.update(repr(self.schema.known_columns).encode())
+            digest.update(np.ascontiguousarray(table.known + 0).data)
+        if table.statics is not None:
+            held = (self.schema.static_columns, table.statics.numbers.tolist(), table.statics.texts.tolist())
+            digest.update(repr(held).encode())
         return digest.hexdigest()
 
     def select(self, series: Sequence[int] | np.ndarray) -> Table:
@@ -82,7 +93,16 @@ class Table:
             time=self.time[rows],
             values=values,
             report=report,
+            statics=None if self.statics is None else self.statics.take(positions),
+            known=None if self.known is None else self.known[rows],
         )
+
+    def with_categories_of(self, rows: np.ndarray) -> Table:
+        """Give the table whose schema holds the categories of the series of these rows (bool `(N,)`) alone: what a fit may know."""
+        if self.statics is None:
+            return self
+        categories = self.statics.take(np.unique(self.row_series[rows])).categories()
+        return replace(self, schema=replace(self.schema, categories=categories))
 
     def to_frame(self) -> pd.DataFrame:
         """Give the table as a wide DataFrame in the user's columns, ids and time format."""
@@ -92,7 +112,14 @@ class Table:
             columns[self.schema.id_column] = ids[self.row_series]
         columns[self.schema.time_column] = format_times(self.time, self.schema)
         frame = pd.DataFrame(columns)
-        return pd.concat([frame, pd.DataFrame(self.values, columns=list(self.schema.channels))], axis=1)
+        parts = [frame, pd.DataFrame(self.values, columns=list(self.schema.channels))]
+        if self.known is not None:
+            parts.append(pd.DataFrame(self.known, columns=list(self.schema.known_columns)))
+        if self.statics is not None:
+            held = self.statics.take(self.row_series)
+            parts.append(pd.DataFrame(held.numbers, columns=list(self.schema.static_numbers)))
+            parts.append(pd.DataFrame(held.texts, columns=list(self.schema.static_categories)))
+        return pd.concat(parts, axis=1)
 
 
 @dataclass(frozen=True)
@@ -103,11 +130,13 @@ class Queries:
         series: positions into `Table.series_ids`, int64 `(Nq,)`.
         time: times `(Nq,)`, of the same kind as `Table.time`.
         notes: what was assumed or left out, one sentence each.
+        known: float64 `(Nq, K)`, the values of the known columns; None where there are none.
     """
 
     series: np.ndarray
     time: np.ndarray
     notes: tuple[str, ...] = ()
+    known: np.ndarray | None = None
 
 
 def read_table(
@@ -117,6 +146,9 @@ def read_table(
     time_column: str = "time",
     channels: Sequence[str] | None = None,
     target_channels: Sequence[str] | None = None,
+    log_channels: Sequence[str] | None = None,
+    static_columns: Sequence[str] | None = None,
+    known_columns: Sequence[str] | None = None,
     layout: str = "wide",
     duplicates: str = "error",
     time_zone: str | None = None,
@@ -131,6 +163,9 @@ def read_table(
         time_column: column of the times: numbers in any unit, or ISO 8601 datetimes.
         channels: columns of observed values; left out, every remaining numeric column.
         target_channels: those channels that are forecast; left out, all.
+        log_channels: those channels that models see by their logarithm; all of their values are positive.
+        static_columns: columns with one value per series, numbers or categories; empty where it is not known.
+        known_columns: columns of numbers known in the future too, never empty; in the long layout named in the column `channel`.
         layout: "wide" (a column per channel) or "long" (columns `channel` and `value`).
         duplicates: what becomes of rows of the same series and time: "error", "mean" or "last".
         time_zone: IANA zone to give times back in; needed only where a column mixes offsets.
@@ -143,17 +178,29 @@ def read_table(
     """
     check_choice("layout", layout, CHOICES["layout"])
     check_choice("duplicates", duplicates, CHOICES["duplicates"])
-    check_columns("channels", channels)
-    check_columns("target_channels", target_channels)
+    lists = (channels, target_channels, log_channels, static_columns, known_columns)
+    check_column_lists(dict(zip(COLUMN_LISTS, lists, strict=True)))
+    text_columns = {"channel"} if layout == "long" else set()
     if schema is not None:
         id_column, time_column = schema.id_column or "series_id", schema.time_column
-        channels, target_channels = schema.channels, schema.target_channels
-    text_columns = ({id_column} if id_column else set()) | ({"channel"} if layout == "long" else set())
+        channels, target_channels, log_channels = schema.channels, schema.target_channels, schema.log_channels
+        static_columns, known_columns = schema.static_columns, schema.known_columns
+        text_columns |= {*schema.static_categories}
+    if id_column:
+        text_columns.add(id_column)
     cells = read_cells(source, text_columns=text_columns, time_column=time_column, role=role)
     columns = choose_columns(
-        cells, id_column=id_column, time_column=time_column, layout=layout, channels=channels, schema=schema
+        cells,
+        id_column=id_column,
+        time_column=time_column,
+        layout=layout,
+        channels=channels,
+        schema=schema,
+        static_columns=static_columns,
+        known_columns=known_columns,
     )
     ids = parse_ids(cells, columns.id)
+    statics, number_names, category_names = read_statics(cells, columns.static, ids, schema)
     cells.columns.pop(columns.id or "", None)
     times = parse_times(
         cells.columns.pop(columns.time),
@@ -166,26 +213,40 @@ def read_table(
     _check_span(times, cells, columns)
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
+        _check_positive(log_channels, names, lambda i: values[:, i], cells)
         time, at = times.value, cells.at
     else:
         names, channel, value, notes = read_long_channels(cells, columns, may_be_absent=schema is not None)
+        _check_positive(log_channels, names, lambda i: np.where(channel == i, value, np.nan), cells)
         ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
         at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
     cells.release()
+    names = names[: len(names) - len(columns.known)]
     found = Schema(
         columns.id,
         columns.time,
         names,
-        _targets(target_channels, names, cells.source),
+        _among("target", target_channels, names, cells.source),
         ids.kind,
         times.kind,
         times.zone,
+        number_names,
+        category_names,
+        statics.categories() if schema is None else schema.categories,
+        columns.known,
+        _among("log", log_channels or (), names, cells.source),
     )
 
     def show_time(row: int) -> str:
         return str(format_times(time[row : row + 1], found)[0])
 
     rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
+    known = None
+    if columns.known:
+        known, rows = _split_known(rows, len(names))
+        series = np.repeat(np.arange(len(ids.names)), np.diff(rows.starts))
+        check_known(known, columns.known, lambda row: at(_first(ids.codes == series[row], time == rows.time[row])))
+        notes = (*notes, *note_fillers(columns.known, known, Survey.of(known)))
     survey = Survey.of(rows.values)
     odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values, survey))
     report = validate(
@@ -198,7 +259,34 @@ def read_table(
         n_repeats=rows.n_repeats,
     )
     report = replace(report, notes=(*report.notes, *odd))
-    return Table(found, ids.names, rows.starts, rows.time, rows.values, report, cells.source)
+    held = statics if columns.static else None
+    return Table(found, ids.names, rows.starts, rows.time, rows.values, report, cells.source, held, known)
+
+
+def _split_known(rows: Rows, n_channels: int) -> tuple[np.ndarray, Rows]:
+    """Give the known columns, which stand behind the channels, and the rows without them."""
+    known, observed = rows.values[:, n_channels:], rows.values[:, :n_channels]
+    return np.ascontiguousarray(known), replace(rows, values=np.ascontiguousarray(observed))
+
+
+def _first(*conditions: np.ndarray) -> int:
+    """Give the first row that fulfils all conditions."""
+    return int(np.flatnonzero(np.logical_and.reduce(conditions))[0])
+
+
+def _check_positive(
+    log_channels: Sequence[str] | None, names: Sequence[str], values: Callable[[int], np.ndarray], cells: Cells
+) -> None:
+    """Refuse values without a logarithm; `values` gives the column of a channel in the order of the file."""
+    for name in set(log_channels or ()) & set(names):
+        value = values(names.index(name))
+        bad = np.flatnonzero(value <= 0)
+        if len(bad):
+            such = count(len(bad), "such row", "such rows")
+            raise DataError(
+                f"{cells.at(int(bad[0]))}: channel '{name}' holds {value[bad[0]]:g}, which has no logarithm ({such}); "
+                "correct it, empty the cell if nothing was observed, or take the channel out of --data.log_channels (`log_channels`)."
+            )
 
 
 def _note_numbers(times: Times) -> tuple[str, ...]:
@@ -229,24 +317,24 @@ def _check_span(times: Times, cells: Cells, columns: Columns) -> None:
         )
 
 
-def _targets(target_channels: Sequence[str] | None, names: tuple[str, ...], source: str) -> tuple[str, ...]:
-    if target_channels is None:
+def _among(what: str, chosen: Sequence[str] | None, names: tuple[str, ...], source: str) -> tuple[str, ...]:
+    """Give the chosen channels in the order of the channels; all where none are chosen."""
+    if chosen is None:
         return names
-    unknown = [name for name in target_channels if name not in names]
+    unknown = [name for name in chosen if name not in names]
     if unknown:
         raise DataError(
-            f"{source}: target channel '{unknown[0]}' is not among the channels {quote_names(names)}; "
-            "correct --data.target_channels (`target_channels`)."
+            f"{source}: {what} channel '{unknown[0]}' is not among the channels {quote_names(names)}; "
+            f"correct --data.{what}_channels (`{what}_channels`)."
         )
-    chosen = set(target_channels)
-    return tuple(name for name in names if name in chosen)
+    return tuple(name for name in names if name in set(chosen))
 
 
 def read_queries(source: Source, schema: Schema, table: Table) -> Queries:
     """Read a query table, one row per asked series and time, keeping its order.
 
     Args:
-        source: CSV, Parquet or DataFrame with the id and time columns of `schema`; other columns are left out, with a note.
+        source: CSV, Parquet or DataFrame with the id, time and known columns of `schema`; others are left out, with a note.
         schema: of the history, or of the fitted model; names the columns.
         table: the history; every queried series must be in it.
 
@@ -254,7 +342,7 @@ def read_queries(source: Source, schema: Schema, table: Table) -> Queries:
         DataError: a column is missing, a series is not in the history, a time cannot be read or is of another kind.
     """
     id_column = table.schema.id_column
-    names = {schema.time_column} | ({id_column} if id_column else set())
+    names = {schema.time_column} | ({id_column} if id_column else set()) | {*schema.known_columns}
     cells = read_cells(
         source, text_columns={id_column} if id_column else set(), time_column=schema.time_column, role="query"
     )
@@ -280,7 +368,8 @@ def read_queries(source: Source, schema: Schema, table: Table) -> Queries:
         notes.append(
             f"{cells.source}: {count(len(extra), 'column was', 'columns were')} left out: {quote_names(extra)}."
         )
-    return Queries(_positions(ids, table, cells), time, tuple(notes))
+    known = read_known(cells, schema.known_columns) if schema.known_columns else None
+    return Queries(_positions(ids, table, cells), time, tuple(notes), known)
 
 
 def _positions(ids: Ids, table: Table, cells: Cells) -> np.ndarray:

@@ -137,7 +137,8 @@ def rows_until(table: Table, origin: np.ndarray) -> Table:
     keep = table.time <= origin[table.row_series]
     lengths = np.bincount(table.row_series[keep], minlength=table.n_series)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    cut = replace(table, starts=starts, time=table.time[keep], values=table.values[keep])
+    known = None if table.known is None else table.known[keep]
+    cut = replace(table, starts=starts, time=table.time[keep], values=table.values[keep], known=known)
     return cut.select(np.flatnonzero(lengths > 0))
 
 

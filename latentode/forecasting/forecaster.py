@@ -13,6 +13,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
+from latentode.data.schema import quote_names
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
 from latentode.errors import InputError
@@ -36,8 +37,9 @@ class Forecaster(BaseEstimator):
 
     Args:
         model: a short name in `latentode.models.MODELS`, or a model that is not set up yet.
-        id_column, time_column, channels, target_channels, layout, duplicates, time_zone: how to read a table that is not read yet; see
-            `DataSettings` for these and the following.
+        id_column, time_column, channels, target_channels, static_columns, known_columns, log_channels, layout, duplicates, time_zone: how
+            to read a table that is not read yet; see `DataSettings` for these and the following.
+        scaling: "standard", or "robust" against outliers.
         horizon, history, max_history: what a window holds.
         split, val_fraction, test_fraction, val_from, test_from: what is held out.
         batch_size, windows_per_epoch: size of steps and epochs.
@@ -65,6 +67,10 @@ class Forecaster(BaseEstimator):
         time_column: str = "time",
         channels: list[str] | None = None,
         target_channels: list[str] | None = None,
+        static_columns: list[str] | None = None,
+        known_columns: list[str] | None = None,
+        log_channels: list[str] | None = None,
+        scaling: str = "standard",
         layout: str = "wide",
         duplicates: str = "error",
         time_zone: str | None = None,
@@ -91,6 +97,10 @@ class Forecaster(BaseEstimator):
         self.time_column = time_column
         self.channels = channels
         self.target_channels = target_channels
+        self.static_columns = static_columns
+        self.known_columns = known_columns
+        self.log_channels = log_channels
+        self.scaling = scaling
         self.layout = layout
         self.duplicates = duplicates
         self.time_zone = time_zone
@@ -120,7 +130,7 @@ class Forecaster(BaseEstimator):
 
         Raises:
             DataError: nothing trainable remains.
-            InputError: a setting is outside what it allows.
+            InputError: a setting is outside what it allows, or a table that was read before was read without columns that are named.
         """
         from latentode.training.fitting import FitSettings, fit_network
 
@@ -129,6 +139,7 @@ class Forecaster(BaseEstimator):
         # A copy: the model that was passed stays as it was, and can be fitted again.
         network = make_model(self.model) if isinstance(self.model, str) else copy.deepcopy(self.model)
         read = table if isinstance(table, Table) else read_table(table, **settings.reading())
+        _check_read(read, settings)
         with tempfile.TemporaryDirectory(prefix="latentode-") as name:
             folder = Path(name)
             self.fitted_, self.metrics_ = fit_network(
@@ -234,3 +245,14 @@ class Forecaster(BaseEstimator):
         if self.device not in ("auto", "gpu", "cuda"):
             raise InputError(f"device is '{self.device}'; choose auto, cpu or gpu.")
         return "cuda"
+
+
+def _check_read(table: Table, settings: DataSettings) -> None:
+    """Refuse a table that was read before and without the columns that the settings name: they would be passed over in silence."""
+    for name in ("static_columns", "known_columns", "log_channels"):
+        missing = [column for column in getattr(settings, name) or () if column not in getattr(table.schema, name)]
+        if missing:
+            raise InputError(
+                f"{table.source}: the table was read without {name} {quote_names(missing)}; "
+                f"give them to `read_table`, or give `fit` what it reads."
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ import pandas as pd
 import torch
 
 from latentode.data.batch import Batch
-from latentode.data.schema import count, quote_names
+from latentode.data.scaling import Scaler
+from latentode.data.schema import Schema, count, quote_names
 from latentode.data.tables import Queries, Table, read_queries, read_table
 from latentode.data.times import format_duration, format_times, parse_duration, parse_time_list, zone_note
 from latentode.data.windows import Windows, forecast_windows
 from latentode.errors import DataError, InputError, SolveError
 from latentode.forecasting.forecast import QUANTILES, Forecast, check_levels
+from latentode.metrics.quantiles import quantile
 from latentode.models.fitted import READ_AT_ONCE, FittedModel
+from latentode.models.units import in_user_units
 
 MAX_QUERIES = 2**18  # targets per forward pass, which bounds the memory of long lists of times
 
@@ -38,7 +41,7 @@ def read_history(fitted: FittedModel, source: str | Path | pd.DataFrame | Table)
     """Read a history by the columns that the model was fitted on.
 
     Raises:
-        DataError: a column is missing, or a table that was read before has other channels.
+        DataError: a column is missing, or a table that was read before has other channels or other columns beside them.
     """
     if isinstance(source, Table):
         same = source.schema.channels == fitted.schema.channels and source.schema.time_kind == fitted.schema.time_kind
@@ -47,7 +50,9 @@ def read_history(fitted: FittedModel, source: str | Path | pd.DataFrame | Table)
                 f"{source.source}: has the channels {quote_names(source.schema.channels)}, but the model was fitted on "
                 f"{quote_names(fitted.schema.channels)}; read the table with these."
             )
-        return source
+        check_roles(source, fitted.schema)
+        # Categories have the numbers that they had in training.
+        return replace(source, schema=replace(source.schema, categories=fitted.schema.categories))
     settings = fitted.settings
     return read_table(
         source,
@@ -57,6 +62,24 @@ def read_history(fitted: FittedModel, source: str | Path | pd.DataFrame | Table)
         time_zone=settings.time_zone,
         role="history",
     )
+
+
+ROLES = ("static_numbers", "static_categories", "known_columns", "log_channels")
+
+
+def check_roles(table: Table, schema: Schema) -> None:
+    """Refuse a table that was read with other static, known or log columns than those of a schema.
+
+    Raises:
+        DataError: see above; the message names the columns.
+    """
+    for role in ROLES:
+        found, wanted = getattr(table.schema, role), getattr(schema, role)
+        if set(found) != set(wanted):
+            raise DataError(
+                f"{table.source}: was read with {role} {quote_names(found) or 'none'}, but the model was fitted with "
+                f"{quote_names(wanted) or 'none'}; read the table as the model's was (`read_table`)."
+            )
 
 
 def predict(
@@ -75,7 +98,8 @@ def predict(
         fitted: the model.
         history: a table, or what `read_table` reads.
         ask: `at`: times for every series; `every` and `horizon`: origin + every, ..., origin + horizon of each series (horizon left out:
-            that of the fit); `queries`: a table of series and times, whose order is kept.
+            that of the fit); `queries`: a table of series, times and the known columns (needed where the model has such), whose order
+            is kept.
         quantiles: levels of the quantiles.
         device: where to compute.
 
@@ -85,6 +109,7 @@ def predict(
         SolveError: the forecast is not finite.
     """
     levels = check_levels(quantiles)
+    _check_known_asked(fitted, ask)
     table = read_history(fitted, history)
     notes = list(table.report.notes)
     windows = _windows(fitted, table, ask, notes)
@@ -92,8 +117,9 @@ def predict(
     notes += queries.notes
     _check_after_origin(table, windows, queries)
     _note_far_queries(fitted, table, windows, queries, notes)
-    mean, std, quantile, channels = _compute(fitted, table, windows, queries, levels, device)
+    mean, std, found, channels = _compute(fitted, table, windows, queries, levels, device)
     names = [table.schema.channels[i] for i in channels]
+    logged = tuple(name for name in names if name in table.schema.log_channels)
     left_out = [name for name in table.schema.target_channels if name not in names]
     if left_out:
         notes.append(
@@ -101,8 +127,18 @@ def predict(
             f"{'is' if len(left_out) == 1 else 'are'} not forecast: {quote_names(left_out)}."
         )
     return Forecast(
-        table.schema, queries.series, queries.time, tuple(names), mean, std, levels, quantile, table, tuple(notes)
+        table.schema, queries.series, queries.time, tuple(names), mean, std, levels, found, table, tuple(notes), logged
     )
+
+
+def _check_known_asked(fitted: FittedModel, ask: Ask) -> None:
+    names = fitted.schema.known_columns
+    given = [name for name in ("at", "every") if getattr(ask, name) is not None]
+    if names and given:
+        raise InputError(
+            f"the model takes {quote_names(names)}, known in the future too, which {given[0]} does not tell; "
+            f"give --queries (`queries`): a table with {quote_names(names)} beside series and time."
+        )
 
 
 def _windows(fitted: FittedModel, table: Table, ask: Ask, notes: list[str]) -> Windows:
@@ -197,20 +233,18 @@ def _compute(
     network = fitted.network.to(device).eval()
     channels = reader.target_channels
     shape = (len(queries.time), len(channels))
-    mean, std, quantile = np.empty(shape), np.empty(shape), np.empty((*shape, len(levels)))
+    mean, std, quantiles = np.empty(shape), np.empty(shape), np.empty((*shape, len(levels)))
     order = np.argsort(queries.series, kind="stable")
     asked, n_asked = np.unique(queries.series, return_counts=True)
     for part in _chunks(n_asked, len(channels)):
         here = order[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
         row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
-        batch, column = reader.read_queries(windows.take(asked[part]), row, queries.time[here])
-        parts = _forward(network, batch.to(device), levels, len(channels))
-        mean[here], std[here], quantile[here] = (figure[row, column] for figure in parts)
-    scale = fitted.scaler.std[channels]
-    mean, std = fitted.scaler.inverse(mean, channels), std * scale
-    quantile = fitted.scaler.inverse(quantile, channels[:, None])
-    _check_finite(table, queries, mean, std, quantile)
-    return mean, std, quantile, channels
+        known = None if queries.known is None else queries.known[here]
+        batch, column = reader.read_queries(windows.take(asked[part]), row, queries.time[here], known)
+        parts = _forward(network, fitted.scaler, batch.to(device), levels, len(channels))
+        mean[here], std[here], quantiles[here] = (figure[row, column] for figure in parts)
+    _check_finite(table, queries, mean, std, quantiles)
+    return mean, std, quantiles, channels
 
 
 def _chunks(n_asked: np.ndarray, n_channels: int) -> list[slice]:
@@ -221,15 +255,13 @@ def _chunks(n_asked: np.ndarray, n_channels: int) -> list[slice]:
 
 
 def _forward(
-    network: torch.nn.Module, batch: Batch, levels: tuple[float, ...], n_channels: int
+    network: torch.nn.Module, scaler: Scaler, batch: Batch, levels: tuple[float, ...], n_channels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give mean, deviation `(B, Q, K)` and quantiles `(B, Q, K, L)` of a batch, scaled."""
+    """Give mean, deviation `(B, Q, K)` and quantiles `(B, Q, K, L)` of a batch, in the user's units."""
     with torch.no_grad():
-        distribution = network(batch)
-        mean = distribution.mean.double()
-        level = torch.as_tensor(levels, dtype=distribution.mean.dtype, device=mean.device)
-        quantile = torch.stack([distribution.icdf(one) for one in level], -1).double()
-        figures = (mean, distribution.stddev.double(), quantile)
+        distribution = in_user_units(network(batch), batch.target_channel, scaler)
+        found = torch.stack([quantile(distribution, level) for level in levels], -1)
+        figures = (distribution.mean, distribution.stddev, found)
     shape = (len(batch), -1, n_channels)
     return tuple(x.reshape(*shape, *x.shape[2:]).cpu().numpy() for x in figures)  # type: ignore[return-value]
 

@@ -18,10 +18,14 @@ N_LEVELS = 100
 def crps(forecast: Distribution, value: Tensor) -> Tensor:
     """Give the continuous ranked probability score (Gneiting and Raftery 2007, equation 20), in the unit of the value.
 
-    In closed form for a normal, a mixture of normals and a Student t; else as twice the mean quantile loss at 100 levels.
+    In closed form for a normal, a mixture of normals, a Student t and what has a method `crps`; else as twice the mean quantile loss at
+    100 levels.
     """
     if isinstance(forecast, Normal):
         return crps_normal(forecast, value)
+    own = getattr(forecast, "crps", None)
+    if own is not None:
+        return own(value)
     if isinstance(forecast, StudentT):
         return crps_student_t(forecast, value)
     if isinstance(forecast, MixtureSameFamily) and isinstance(forecast.component_distribution, Normal):

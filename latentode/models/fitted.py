@@ -27,6 +27,7 @@ from latentode.files import write_whole
 from latentode.metrics import METRICS, PitCounts, Totals, horizon_edges, skill_summary
 from latentode.models.interfaces import ForecastModel
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
+from latentode.models.units import in_error_units
 
 FORMAT = 1
 READ_AT_ONCE = 256  # windows per batch where nothing is learned
@@ -84,7 +85,8 @@ class FittedModel:
         totals = Totals.zero(len(self.schema.channels), ("mae",))
         with torch.no_grad():
             for batch in training:
-                totals.add(last_value(batch), batch.target_value, batch.target_channel, batch.target_observed)
+                forecast = in_error_units(last_value(batch), batch.target_channel, self.scaler)
+                totals.add(forecast, batch.error_target(), batch.target_channel, batch.target_observed)
         self.naive_error = tuple(totals.per_channel("mae").tolist())
 
     def calibrate(self, validation: Sequence[Batch]) -> None:
@@ -167,10 +169,10 @@ class FittedModel:
         for batch in read_batches(self.reader(table), windows):
             batch = batch.to(device)
             lead = batch.query_time.gather(1, batch.target_row) * per_horizon
-            targets = (batch.target_value, batch.target_channel, batch.target_observed)
+            targets = (batch.error_target(), batch.target_channel, batch.target_observed)
             with torch.no_grad():
                 for name, model in models.items():
-                    forecast = model(batch)
+                    forecast = in_error_units(model(batch), batch.target_channel, self.scaler)
                     totals[name].add(forecast, *targets, lead=lead, series=batch.series)
                     pit[name].add(forecast, *targets)
         return totals, pit

@@ -56,6 +56,34 @@ def summarise(batch: Batch) -> HistorySummary:
     )
 
 
+def known_features(batch: Batch) -> Tensor:
+    """Give what the known columns hold at each target, at the latest value of its channel, and on average over those, `(B, M, 3 K)`.
+
+    What a known column does to a channel shows in the difference: the last value was due to what it held then. Where the channel was
+    not seen, the columns' training means, 0, stand for both.
+    """
+    at_query = pick(batch.known, batch.target_row)
+    n_known = batch.known.shape[-1]
+    if n_known == 0:
+        return at_query
+    n_series, n_tokens = batch.token_channel.shape
+    slot = torch.where(batch.token_observed, batch.token_channel, batch.n_channels)
+    empty = batch.token_value.new_zeros(n_series, batch.n_channels + 1, n_known)
+    total = empty.scatter_add(1, slot[..., None].expand(-1, -1, n_known), batch.token_known)[:, :-1]
+    count = empty[..., 0].scatter_add(1, slot, batch.token_observed.to(total.dtype))[:, :-1]
+    position = torch.arange(n_tokens, device=slot.device).expand(n_series, -1)
+    latest = torch.full_like(slot[:, :1], -1).expand(-1, batch.n_channels + 1)
+    latest = latest.scatter_reduce(1, slot, position, "amax")[:, :-1]
+    last = torch.where((latest >= 0)[..., None], pick(batch.token_known, latest.clamp(min=0)), 0.0)
+    mean = total / count.clamp(min=1)[..., None]
+    return torch.cat([at_query, *(pick(x, batch.target_channel) for x in (last, mean))], -1)
+
+
+def pick(x_BKH: Tensor, index_BM: Tensor) -> Tensor:
+    """Pick rows of the second axis, `(B, M, H)`."""
+    return x_BKH.gather(1, index_BM[..., None].expand(-1, -1, x_BKH.shape[-1]))
+
+
 def at_targets(per_channel_BC: Tensor, batch: Batch) -> Tensor:
     """Pick, for every target `(B, M)`, the figure of its channel."""
     return per_channel_BC.gather(1, batch.target_channel)

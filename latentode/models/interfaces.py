@@ -1,7 +1,8 @@
 """What the parts of a model promise each other.
 
 Shapes: `B` series, `N` observation tokens, `Q` query times, `M` targets, `C` channels, `D` latent state, `E` context.
-Values are in units of the training standard deviation of their channel, times in units of the horizon, 0 at the forecast origin.
+Values are as the scaler lets models see them (by default training deviations around the training mean; `units.py` brings forecasts to the
+user's units and to those of errors), times in units of the horizon, 0 at the forecast origin.
 
 A part is built in two moves: its constructor only stores settings, `setup` makes the parameters once the data has told how many
 channels there are. So a part can be written in YAML, stored as plain values and built again from them.
@@ -106,7 +107,7 @@ class ForecastModel(Part):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Distribution:
-        """Forecast every target of the batch: a distribution with batch shape `(B, M)`, in scaled units."""
+        """Forecast every target of the batch: a distribution with batch shape `(B, M)`, in the units of `Batch.target_value`."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, ForecastModel, Posterior
 from latentode.models.objectives import beta_nll, elbo, gaussian_nll, kl_to_standard_normal, weighted_mean
+from latentode.models.statics import StaticContext
 from latentode.models.validation import choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
@@ -91,6 +93,10 @@ class LatentODE(ForecastModel):
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("std_factor", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
+        # Made last, and only where there are such columns: the weights of the parts are the same with and without.
+        self.has_statics = bool(schema.static_columns)
+        if self.has_statics:
+            self.statics = StaticContext(schema, self.context_size)
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
@@ -113,12 +119,24 @@ class LatentODE(ForecastModel):
 
     def forward(self, batch: Batch) -> Normal:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
-        posterior = self.encoder(batch)
+        posterior = self.encode(batch)
         residual = self.decode(posterior.mean, posterior, batch)
         channel = batch.target_channel
         unit = self.unit[channel]
         mean = self.base_mean(batch) + unit * self.residual_weight[channel] * residual.mean
         return Normal(mean, unit * self.std_factor[channel] * residual.stddev, validate_args=False)
+
+    def encode(self, batch: Batch) -> Posterior:
+        """Encode every history; what is constant per series joins both contexts, whichever encoder reads the history."""
+        posterior = self.encoder(batch)
+        if not self.has_statics:
+            return posterior
+        context_BE = self.statics(batch)
+        return replace(
+            posterior,
+            series_context=posterior.series_context + context_BE,
+            channel_context=posterior.channel_context + context_BE[:, None],
+        )
 
     def base_mean(self, batch: Batch) -> Tensor:
         """Give the base's forecast of every target `(B, M)`."""
@@ -131,7 +149,7 @@ class LatentODE(ForecastModel):
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves."""
-        posterior = self.encoder(batch)
+        posterior = self.encode(batch)
         channel = batch.target_channel
         target = (batch.target_value - self.base_mean(batch)) / self.unit[channel]
         weight = self.loss_weight[channel]

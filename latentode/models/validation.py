@@ -44,7 +44,7 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     kept = []
     for batch in validation:
         with torch.no_grad():
-            posterior = model.encoder(batch)
+            posterior = model.encode(batch)
             residual = model.decode(posterior.mean, posterior, batch)
         unit = model.unit[batch.target_channel]
         features = torch.cat([base_features(batch), (unit * residual.mean)[..., None]], -1)

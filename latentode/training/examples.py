@@ -47,12 +47,14 @@ class Examples:
     def of_table(cls, table: Table, settings: DataSettings) -> Examples:
         """Cut a table by its settings."""
         spans, split, rows = Spans.of(table, settings), make_split(table, settings), Rows.of(table)
+        table = table.with_categories_of(split.train_rows(table))
 
         def draw(rng: np.random.Generator) -> Windows:
             return training_windows(table, split, spans, rng, settings.windows_per_epoch, rows=rows)
 
         validation, test = (heldout_windows(table, split, part, spans) for part in ("val", "test"))
-        return cls(table, settings, spans, Scaler.fit(table, split, spans.horizon), draw, validation, test)
+        scaler = Scaler.fit(table, split, spans.horizon, scaling=settings.scaling)
+        return cls(table, settings, spans, scaler, draw, validation, test)
 
     @classmethod
     def of_task(cls, task: Task, settings: DataSettings) -> Examples:

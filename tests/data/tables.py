@@ -32,3 +32,35 @@ def make_frame(n_series=4, n_rows=30, n_channels=2, *, seed=0, share=0.7, unit=1
 
 def make_table(*args, **kwargs):
     return read_table(make_frame(*args, **kwargs))
+
+
+ROLES = {
+    "channels": ["y", "p", "lead"],
+    "static_columns": ["kind", "age"],
+    "known_columns": ["dose"],
+    "log_channels": ["p"],
+}
+
+
+def make_covariate_frame(n_series=8, n_rows=40, *, seed=0):
+    """`y` is `dose` plus noise, `p` is positive, `lead` is what `y` was due to before; `kind` and `age` hold for a series."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for i in range(n_series):
+        time = np.cumsum(np.round(rng.exponential(1.0, n_rows) + 0.05, 3))
+        dose = rng.normal(size=n_rows)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "series_id": f"s{i}",
+                    "time": time,
+                    "y": 3 * dose + 0.3 * rng.normal(size=n_rows) + 10,
+                    "p": np.exp(np.sin(time) + 0.2 * rng.normal(size=n_rows)),
+                    "lead": rng.normal(size=n_rows),
+                    "dose": dose,
+                    "kind": "ABC"[i % 3],
+                    "age": 40.0 + 5 * i,
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)

@@ -14,7 +14,7 @@ from latentode.data.scaling import Scaler
 from latentode.data.settings import DataSettings
 from latentode.data.tables import read_table
 from latentode.data.windows import Spans, forecast_windows, make_split, training_windows
-from tests.data.tables import make_frame, make_table
+from tests.data.tables import ROLES, make_covariate_frame, make_frame, make_table
 
 
 def prepare(table, *, max_history=512, n=40, **kwargs):
@@ -142,3 +142,96 @@ def test_rows_hold_each_stamp_once():
 def test_a_batch_says_its_size_and_not_its_numbers():
     reader, windows, _ = prepare(make_table())
     assert repr(reader.read(windows)).startswith("Batch(B=40, N=")
+
+
+def covariates(**options):
+    table = read_table(make_covariate_frame(), **{**ROLES, **options})
+    split, spans = make_split(table, DataSettings(horizon=3.0)), Spans.of(table, DataSettings(horizon=3.0))
+    scaler = Scaler.fit(table, split, 3.0)
+    windows = training_windows(table, split, spans, np.random.default_rng(1), 40)
+    return WindowReader(table, scaler, max_history=60), windows, scaler
+
+
+def test_batches_carry_statics_and_what_the_known_columns_hold_at_tokens_and_queries():
+    reader, windows, scaler = covariates()
+    table, batch = reader.table, reader.read(windows)
+    assert (batch.statics.shape, batch.categories.shape, batch.known.shape[2]) == ((40, 1), (40, 1), 1)
+    for w in range(len(windows)):
+        s = windows.series[w]
+        rows = slice(table.starts[s], table.starts[s + 1])
+        dose = dict(zip(table.time[rows].tolist(), scaler.known.transform(table.known[rows])[:, 0], strict=True))
+        for time, known, seen in (
+            (batch.query_time[w], batch.known[w, :, 0], batch.query_observed[w]),
+            (batch.token_time[w], batch.token_known[w, :, 0], batch.token_observed[w]),
+        ):
+            stamps = windows.origin[w] + time[seen].double().numpy() * scaler.time_scale
+            place = [min(dose, key=lambda at, stamp=stamp: abs(at - stamp)) for stamp in stamps]
+            assert np.allclose(known[seen], [dose[at] for at in place], atol=1e-5)
+            assert (known[~seen] == 0).all()
+        assert float(batch.statics[w]) == pytest.approx(
+            float((40 + 5 * s - scaler.statics.centre[0]) / scaler.statics.size[0]), abs=1e-5
+        )
+        assert int(batch.categories[w]) == 1 + int(s) % 3
+    dense = batch.rows()
+    where = dense.row_observed
+    assert torch.equal(dense.known[where][:, 0] != 0, torch.ones(int(where.sum()), dtype=torch.bool))
+
+
+def test_a_missing_static_is_0_and_said_to_be_missing():
+    frame = make_covariate_frame()
+    frame.loc[frame["series_id"] == "s1", "age"] = np.nan
+    frame.loc[frame["series_id"] == "s1", "kind"] = None
+    table = read_table(frame, **ROLES)
+    scaler = Scaler.fit(table, make_split(table, DataSettings(horizon=3.0)), 3.0)
+    batch, _ = WindowReader(table, scaler, max_history=9).read_queries(
+        forecast_windows(table), np.arange(8), np.full(8, 99.0), np.zeros((8, 1))
+    )
+    assert batch.statics_observed[:, 0].tolist() == [True, False, *[True] * 6]
+    assert batch.statics[1, 0] == 0
+    assert batch.categories[1, 0] == 0
+    assert (batch.categories[[0, *range(2, 8)], 0] > 0).all()
+
+
+def test_a_batch_row_with_all_columns_is_the_window_read_alone():
+    reader, windows, _ = covariates()
+    batch = reader.read(windows)
+    assert batch.target_error_units is not None
+    for w in (0, 7, 21):
+        alone = reader.read(windows.take(np.asarray([w])))
+        for name in ("token_known", "known", "statics", "statics_observed", "categories", "target_error_units"):
+            one, many = getattr(alone, name)[0], getattr(batch, name)[w]
+            assert torch.equal(one, many[: len(one)]), name
+
+
+def test_one_time_with_two_values_of_a_known_column_is_two_queries():
+    reader, _, scaler = covariates()
+    windows = forecast_windows(reader.table)
+    row, after = np.asarray([0, 1, 0, 0]), np.asarray([1.0, 1.0, 1.0, 1.0])
+    dose = np.asarray([[2.0], [0.0], [-2.0], [2.0]])
+    batch, column = reader.read_queries(windows, row, windows.origin[row] + after, dose)
+    assert batch.query_observed.sum(1).tolist() == [2, 1, *[0] * 6]
+    assert column[0] == column[3] != column[2]
+    assert np.allclose(batch.known.numpy()[row, column], scaler.known.transform(dose), atol=1e-6)
+
+
+def test_errors_are_told_of_the_values_and_not_of_their_logarithms():
+    reader, windows, scaler = covariates()
+    batch = reader.read(windows)
+    seen = batch.target_observed
+    value = scaler.inverse(batch.target_value[seen].double().numpy(), batch.target_channel[seen].numpy())
+    expected = scaler.error_units(value, batch.target_channel[seen].numpy())
+    assert batch.error_target().dtype == torch.float64
+    assert np.allclose(batch.error_target()[seen], expected, atol=1e-5)
+    plain, windows, _ = covariates(log_channels=None)
+    batch = plain.read(windows)
+    assert batch.error_target() is batch.target_value
+    assert batch.to("cpu").target_error_units is None
+
+
+def test_a_batch_of_a_table_without_such_columns_has_them_with_no_width():
+    reader, windows, _ = prepare(make_table())
+    batch = reader.read(windows).to("cpu")
+    for name in ("statics", "statics_observed", "categories"):
+        assert getattr(batch, name).shape == (40, 0)
+    assert batch.known.shape == (*batch.query_time.shape, 0)
+    assert batch.token_known.shape == (*batch.token_time.shape, 0)

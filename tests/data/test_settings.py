@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from latentode.data.settings import CHOICES, DataSettings
+from latentode.data.settings import CHOICES, COLUMN_LISTS, DataSettings
 from latentode.errors import InputError
 
 
@@ -56,7 +56,7 @@ def test_durations_as_numbers_are_positive(name, value):
         DataSettings(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["channels", "target_channels"])
+@pytest.mark.parametrize("name", COLUMN_LISTS)
 @pytest.mark.parametrize(
     ("value", "what"),
     [

@@ -63,12 +63,12 @@ def _plot_overview(table: Table, path: Path) -> None:
 
 
 def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
-    from latentode.data.settings import DataSettings
+    from latentode.data.settings import COLUMN_LISTS, DataSettings
     from latentode.data.tables import read_table
 
     given = {name: getattr(options, name, None) for name in DataSettings.help_texts()}
     given = {name: value for name, value in given.items() if value is not None}
-    for name in ("channels", "target_channels"):
+    for name in COLUMN_LISTS:
         if name in given:
             # With or without the brackets that `fit` takes.
             given[name] = [part.strip() for part in given[name].removeprefix("[").removesuffix("]").split(",")]

@@ -29,7 +29,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--at", help="times, comma-separated, for every series")
     parser.add_argument("--every", help='step from the origin: a duration such as "6h", or a number')
     parser.add_argument("--horizon", help="how far --every goes (left out: the horizon of the fit)")
-    parser.add_argument("--queries", help="table with series_id and time of every wanted forecast")
+    parser.add_argument("--queries", help="table with series_id, time and the known columns of every wanted forecast")
     parser.add_argument("--origin", help="forecast every series from this time; later rows are not read")
     parser.add_argument("--quantiles", help="levels, comma-separated (0.025,0.05,0.1,...,0.95,0.975)")
     parser.add_argument("--layout", default="long", choices=("long", "wide"), help="of the output (%(default)s)")

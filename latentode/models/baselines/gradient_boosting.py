@@ -18,7 +18,8 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time, own_std
 from latentode.models.baselines.trees import Forest
-from latentode.models.history import extremes, most_seen, summarise
+from latentode.models.history import extremes, known_features, most_seen, summarise
+from latentode.models.statics import static_features
 
 DEPTH = 6  # of every tree: 63 nodes
 MAX_OTHERS = 64  # channels whose last value every tree may read: those seen most in training
@@ -30,8 +31,9 @@ class Features:
     """What the trees read.
 
     Attributes:
-        own: of each target's channel: lead time, last value, time since, mean, min, max, count, `(B, M, 7)`.
-        others: last values of the channels that are read across, `(B, J)`.
+        own: of each target's channel: lead time, last value, time since, mean, min, max, count, and the known columns there and then,
+            `(B, M, 7 + 3 K)`.
+        others: last values of the channels that are read across, and the static columns, `(B, J)`.
     """
 
     own: Tensor
@@ -71,6 +73,7 @@ class GradientBoosting(ShrunkBaseline):
         """Make the buffers; those of the trees are empty, and take the size of what is fitted or loaded."""
         super().setup(schema)
         n_channels = len(schema.channels)
+        self.schema = schema
         self._store(Forest.empty(DEPTH))
         self.register_buffer("offset", torch.zeros(n_channels + 1, dtype=torch.int64))
         self.register_buffer("n_kept", torch.zeros(n_channels, dtype=torch.int64))
@@ -164,14 +167,16 @@ class GradientBoosting(ShrunkBaseline):
         last, mean, low, high = per_channel.gather(1, index.expand(-1, -1, 4)).split(1, -1)
         at = torch.stack([summary.age, summary.count], -1).gather(1, index.expand(-1, -1, 2))
         age, count = at.split(1, -1)
-        return Features(torch.cat([time, last, age + time, mean, low, high, count], -1), per_channel[:, self.inputs, 0])
+        own = torch.cat([time, last, age + time, mean, low, high, count, known_features(batch)], -1)
+        others = torch.cat([per_channel[:, self.inputs, 0], static_features(batch, self.schema)], -1)
+        return Features(own, others)
 
 
 @dataclass(frozen=True)
 class _Targets:
     """The known targets of many batches, flat: what they read, and what is to be said of them."""
 
-    own: Tensor  # (P, 7)
+    own: Tensor  # (P, 7 + 3 K)
     others: Tensor  # (W, J), one row per window
     window: Tensor  # (P,), row of `others`
     channel: Tensor  # (P,)

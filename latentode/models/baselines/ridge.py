@@ -1,4 +1,4 @@
-r"""Ridge regression, per channel, on summaries of the history of all channels and on the query time.
+r"""Ridge regression, per channel, on summaries of the history of all channels, on the query time, and on static and known columns.
 
 It learns what the blend leaves, so that a heavy penalty means the blend. With `X` the features of a channel's training targets and `r`
 what the blend leaves of them, the weights are :math:`(X^T X + \lambda n I)^{-1} X^T r` (Hoerl and Kennard 1970, equation 2.1), from sums
@@ -17,7 +17,8 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.baselines.linear import Moments
 from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time, own_std, sum_moments
-from latentode.models.history import at_targets, most_seen, summarise
+from latentode.models.history import at_targets, known_features, most_seen, summarise
+from latentode.models.statics import count_features, static_features
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # per training target, features being of order one
 MAX_INPUTS = 48  # channels whose summaries every channel reads: those seen most in training
@@ -37,7 +38,8 @@ class Ridge(ShrunkBaseline):
         super().setup(schema)
         n_channels = len(schema.channels)
         n_inputs = min(n_channels, MAX_INPUTS)
-        n_features = N_SHARED + N_PER_INPUT * n_inputs + N_OWN
+        self.schema = schema
+        n_features = N_SHARED + N_PER_INPUT * n_inputs + N_OWN + count_features(schema) + 3 * len(schema.known_columns)
         self.register_buffer("inputs", torch.arange(n_inputs))
         self.register_buffer("candidates", torch.zeros(len(PENALTIES), n_channels, n_features))
         self.register_buffer("weight", torch.zeros(n_channels, n_features))
@@ -66,12 +68,12 @@ class Ridge(ShrunkBaseline):
         return own_std(self.trained_blend(batch) + said)
 
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give what all targets of a window read, `(B, K - 6)`, and what only each target reads, `(B, M, 6)`."""
+        """Give what all targets of a window read, `(B, F)`, and what only each target reads, `(B, M, G)`."""
         summary = summarise(batch)
         last, mean = summary.last.clamp(-FAR, FAR), summary.mean.clamp(-FAR, FAR)
         recency, count = torch.exp(-summary.age), summary.count.log1p() / 4
         parts = [x[:, self.inputs] for x in (last, mean, recency, count)]
-        shared = torch.cat([torch.ones_like(last[:, :1]), *parts], -1)
+        shared = torch.cat([torch.ones_like(last[:, :1]), *parts, static_features(batch, self.schema)], -1)
         time = (lead_time(batch) / (1 + lead_time(batch))) * 2 - 1
         own_last, own_mean = at_targets(last, batch), at_targets(mean, batch)
         own_recency = at_targets(recency, batch)
@@ -83,7 +85,7 @@ class Ridge(ShrunkBaseline):
             own_recency * own_last,
             own_recency * own_mean,
         ]
-        return shared, torch.stack(columns, -1)
+        return shared, torch.cat([torch.stack(columns, -1), known_features(batch).clamp(-FAR, FAR)], -1)
 
     def _moments(self, batches: Sequence[Batch]) -> Moments:
         """Sum the products of features and of what the blend leaves."""

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
-from latentode.models.history import at_targets, summarise
+from latentode.models.history import at_targets, known_features, pick, summarise
 from latentode.models.interfaces import Decoder
 
 N_FREQUENCIES = 8
@@ -48,16 +48,22 @@ class GaussianDecoder(Decoder):
         with torch.no_grad():
             # softplus(0.5413) = 1: the untrained deviation is one residual deviation.
             self.output.bias.copy_(torch.tensor([0.0, 0.5413 - self.min_std]))
+        # Made last, and only where there are such columns: the weights of the others are the same with and without.
+        self.has_known = bool(schema.known_columns)
+        if self.has_known:
+            self.from_known = nn.Linear(3 * len(schema.known_columns), self.hidden_size, bias=False)
 
     def forward(self, z_BQD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> Normal:
         """Give the distribution of every target `(B, M)`."""
-        hidden_state = _pick(self.from_state(z_BQD), batch.target_row)
-        hidden_channel = _pick(self.from_context(channel_context_BCE), batch.target_channel)
+        hidden_state = pick(self.from_state(z_BQD), batch.target_row)
+        hidden_channel = pick(self.from_context(channel_context_BCE), batch.target_channel)
         time_BM = batch.query_time.gather(1, batch.target_row)
         angle = time_BM[..., None] * self.frequency
         hidden = hidden_state + hidden_channel + self.from_summary(_summary(batch, time_BM))
         swings = torch.cat([angle.sin(), angle.cos()], -1) / (1 + (self.frequency / 15).square()).repeat(2)
         hidden = hidden + self.from_swings(swings)
+        if self.has_known:
+            hidden = hidden + self.from_known(known_features(batch).clamp(-5, 5))
         mean, width = self.output(self.layers(hidden)).unbind(-1)
         return Normal(mean, nn.functional.softplus(width) + self.min_std, validate_args=False)
 
@@ -73,7 +79,3 @@ def _summary(batch: Batch, time_BM: Tensor) -> Tensor:
         time_BM,
     ]
     return torch.stack(features, -1)
-
-
-def _pick(x_BKH: Tensor, index_BM: Tensor) -> Tensor:
-    return x_BKH.gather(1, index_BM[..., None].expand(-1, -1, x_BKH.shape[-1]))

@@ -19,8 +19,9 @@ N_FREQUENCIES = 8
 class AttentionEncoder(Encoder):
     """Reads every observed value once, without a grid and without a loop over time.
 
-    A token is `(time, channel, value)`. Tokens of one channel are pooled by softmax weights over time (one scatter); the channels
-    then attend to each other (Vaswani et al. 2017); their pooled states give the posterior and the contexts.
+    A token is `(time, channel, value)` and what the known columns held at that time. Tokens of one channel are pooled by softmax weights
+    over time (one scatter); the channels then attend to each other (Vaswani et al. 2017); their pooled states give the posterior and the
+    contexts.
 
     Args:
         hidden_size: width of tokens and channels.
@@ -56,6 +57,9 @@ class AttentionEncoder(Encoder):
         self.to_posterior = nn.Linear(width, 2 * latent_size)
         self.to_series_context = nn.Linear(width, context_size)
         self.to_channel_context = nn.Linear(width, context_size)
+        self.has_known = bool(schema.known_columns)
+        if self.has_known:
+            self.from_known = nn.Linear(len(schema.known_columns), width, bias=False)
 
     def forward(self, batch: Batch) -> Posterior:
         """Encode every history of the batch."""
@@ -80,6 +84,8 @@ class AttentionEncoder(Encoder):
         age = (-batch.token_time).clamp(min=0).log1p()
         features = torch.cat([value[..., None], age[..., None], angle.sin(), angle.cos()], -1)
         token_BNH = self.token(features) + self.channel(batch.token_channel)
+        if self.has_known:
+            token_BNH = token_BNH + self.from_known(batch.token_known.clamp(-CLAMP, CLAMP))
         token_BNH = torch.relu(token_BNH)
         seen = batch.token_observed
         score_BNK = self.score(token_BNH).masked_fill(~seen[..., None], -math.inf)

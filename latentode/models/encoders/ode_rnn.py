@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.encoders.attention import CLAMP
+from latentode.models.history import pick
 from latentode.models.interfaces import Encoder, Posterior
 from latentode.ode import FixedStep, solve
 
@@ -41,7 +42,7 @@ class ODERNNEncoder(Encoder):
         self.field = nn.Sequential(
             nn.Linear(self.hidden_size, self.field_size), nn.Tanh(), nn.Linear(self.field_size, self.hidden_size)
         )
-        self.update = nn.GRUCell(2 * n_channels + 1, self.hidden_size)
+        self.update = nn.GRUCell(2 * n_channels + 1 + len(schema.known_columns), self.hidden_size)
         self.to_posterior = nn.Sequential(
             nn.Linear(self.hidden_size, self.hidden_size), nn.Tanh(), nn.Linear(self.hidden_size, 2 * latent_size)
         )
@@ -56,13 +57,15 @@ class ODERNNEncoder(Encoder):
         index_BTC = latest_BT[..., None].expand(-1, -1, batch.n_channels)
         value, observed = rows.value.gather(1, index_BTC), rows.observed.gather(1, index_BTC)
         value = value.clamp(-CLAMP, CLAMP)
+        known = pick(rows.known, latest_BT).clamp(-CLAMP, CLAMP)
         hidden = value.new_zeros(len(batch), self.hidden_size)
         now = time_BT[:, 0]
         for i in range(time_BT.shape[1]):
             # A padded stamp rests: no time passes and nothing is read.
             then = torch.where(real_BT[:, i], time_BT[:, i], now)
             hidden = self._carry(hidden, now, then)
-            features = torch.cat([value[:, i], observed[:, i].to(value.dtype), (then - now)[:, None]], -1)
+            seen = observed[:, i].to(value.dtype)
+            features = torch.cat([value[:, i], seen, (then - now)[:, None], known[:, i]], -1)
             hidden = torch.where(real_BT[:, i, None], self.update(features, hidden), hidden)
             now = then
         hidden = self._carry(hidden, now, torch.zeros_like(now))
