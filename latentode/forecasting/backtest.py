@@ -54,7 +54,7 @@ def backtest(
         origins: how many per series.
         horizon: how far to forecast from each, a duration or a number; None: the horizon of the fit.
         refit: whether to fit the model anew at every origin, from the oldest to the newest, on the rows up to there.
-        fit: settings of those fits that differ from the defaults (`max_epochs`, `learning_rate`, ...).
+        fit: settings of those fits that differ from those of the given one (`max_epochs`, `learning_rate`, ...).
         metrics: names in `latentode.metrics.METRICS`; left out, all.
         device: where to compute.
         n_draws: of the bootstrap over series; 0: no intervals.
@@ -178,7 +178,9 @@ def _refit(fitted: FittedModel, table: Table, span: float, back: int, fit: dict[
     network = from_plain(to_plain(fitted.network))
     known = rows_until(table, rolling_origins(table, span, back))
     with tempfile.TemporaryDirectory(prefix="latentode-") as folder:
-        return fit_network(network, settings, FitSettings(**{"seed": fitted.seed, **fit}), Path(folder), data=known)[0]
+        return fit_network(
+            network, settings, FitSettings(**{"seed": fitted.seed, **fitted.fit, **fit}), Path(folder), data=known
+        )[0]
 
 
 def _score(

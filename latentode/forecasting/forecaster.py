@@ -220,7 +220,9 @@ class Forecaster(BaseEstimator):
         """
         fitted = load_run(path, allow_modules=allow_modules)
         names = {f.name for f in fields(DataSettings)} - {"path"}
-        forecaster = cls(**{name: getattr(fitted.settings, name) for name in names}, seed=fitted.seed)
+        # Where it was fitted need not be there where it is loaded.
+        fit = {name: value for name, value in fitted.fit.items() if name != "device"}
+        forecaster = cls(**{name: getattr(fitted.settings, name) for name in names}, **{"seed": fitted.seed, **fit})
         forecaster.model = fitted.network
         forecaster.fitted_ = fitted
         folder = Path(path)

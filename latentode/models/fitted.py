@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +45,7 @@ class FittedModel:
         seed: of the fit.
         naive_error: of "last value" on training windows, scaled, per channel: the unit of `mase`; None where it was not measured.
         target_channels: positions of the channels that are forecast; None: those that training saw.
+        fit: settings of the fit (`max_epochs`, `learning_rate`, ...), so that a backtest can make the same fit again.
     """
 
     network: ForecastModel
@@ -57,6 +58,7 @@ class FittedModel:
     seed: int
     naive_error: tuple[float, ...] | None = None
     target_channels: tuple[int, ...] | None = None
+    fit: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def new(
@@ -199,6 +201,7 @@ class FittedModel:
             "digest": self.digest,
             "seed": self.seed,
             "naive_error": None if self.naive_error is None else list(self.naive_error),
+            "fit": self.fit,
             "target_channels": None if self.target_channels is None else list(self.target_channels),
         }
 
@@ -256,7 +259,7 @@ class FittedModel:
         network.eval()
         baselines.eval()
         settings, scaler = DataSettings(**plain["settings"]), Scaler.from_dict(plain["scaler"])
-        # A run of an older version has neither.
+        # A run of an older version has none of these.
         naive_error, targets = plain.get("naive_error"), plain.get("target_channels")
         return cls(
             network,
@@ -269,6 +272,7 @@ class FittedModel:
             plain["seed"],
             None if naive_error is None else tuple(naive_error),
             None if targets is None else tuple(targets),
+            plain.get("fit", {}),
         )
 
 

@@ -70,13 +70,25 @@ class ForecastingCLI(LightningCLI):
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
         self.trainer = self.trainer_class(**trainer)
 
+    def _fit_settings(self) -> dict[str, Any]:
+        """Give what `FitSettings` holds, as this command line has it."""
+        trainer = self.config["trainer"]
+        return {
+            "max_epochs": trainer["max_epochs"] or TRAINER_DEFAULTS["max_epochs"],
+            "patience": self.config["patience"],
+            "learning_rate": self.model.learning_rate,
+            "weight_decay": self.model.weight_decay,
+            "seed": self.config["seed_everything"],
+            "device": trainer["accelerator"] if isinstance(trainer["accelerator"], str) else "auto",
+        }
+
     def fit(self) -> dict[str, Any]:
         """Train, keep the best weights, leave the run folder."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         config = self.parser.dump(self.config, skip_none=False)
         write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
         start = time.perf_counter()
-        self.model.build(self.datamodule)
+        self.model.build(self.datamodule, self._fit_settings())
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])
         return finish(self.model, self.datamodule, self.run_dir, seconds=time.perf_counter() - start)[1]
 
@@ -87,7 +99,7 @@ class ForecastingCLI(LightningCLI):
             raise InputError("validate needs weights; give them with --ckpt_path RUN/best.ckpt.")
         if not Path(path).is_file():
             raise InputError(f"{path} does not exist; give a checkpoint with --ckpt_path RUN/best.ckpt.")
-        self.model.build(self.datamodule)
+        self.model.build(self.datamodule, self._fit_settings())
         return dict(self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0])
 
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def fit_network(
             callbacks=run_callbacks(run_dir, fit.patience, show_progress=show_progress),
         )
         start = time.perf_counter()
-        task.build(module)
+        task.build(module, asdict(fit))
         trainer.fit(task, datamodule=module)
         return finish(task, module, run_dir, seconds=time.perf_counter() - start)
 

@@ -34,8 +34,8 @@ class ForecastingTask(pl.LightningModule):
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
 
-    def build(self, data: ForecastingDataModule) -> None:
-        """Make the network's parameters for the data at hand, and fit its base.
+    def build(self, data: ForecastingDataModule, fit: dict[str, Any]) -> None:
+        """Make the network's parameters for the data at hand, and fit its base; `fit` holds the settings of the fit, to be kept.
 
         Before the trainer starts, and not in `setup`: the callback that averages weights copies the module before its `setup` is called.
         """
@@ -52,6 +52,7 @@ class ForecastingTask(pl.LightningModule):
             seed,
             target_channels=data.examples.target_channels,
         )
+        self.fitted.fit = fit
         self.error = ForecastError(len(data.examples.table.schema.channels))
         self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())

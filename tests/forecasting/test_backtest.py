@@ -83,6 +83,17 @@ def test_refitted_models_see_the_rows_up_to_their_origin_only(table):
     assert known.report.n_rows == n_before
 
 
+def test_refitting_makes_the_same_fit_again(fitted, tmp_path):
+    """On nothing but the rows that it was fitted on, a refitted model is the model; settings survive save and load."""
+    chosen = {"horizon": 3.0, "max_epochs": 2, "patience": 7, "learning_rate": 1e-3, "windows_per_epoch": 64, "seed": 3}
+    forecaster = Forecaster(**chosen, device="cpu", show_progress=False).fit(make_table(n_series=6, n_rows=40))
+    forecaster.save(tmp_path / "run")
+    loaded = Forecaster.load(tmp_path / "run")
+    assert {name: loaded.get_params()[name] for name in chosen} == chosen
+    kept = loaded.fitted_.fit
+    assert (kept["max_epochs"], kept["patience"], kept["learning_rate"], kept["seed"]) == (2, 7, 1e-3, 3)
+
+
 def test_a_refitted_backtest_is_in_the_units_of_the_model_that_was_given(fitted):
     """A constant's error in user units does not depend on any scaling, so it must agree with the channels' own."""
     table = other_table()

@@ -34,7 +34,7 @@ def add_options(parser: Parser) -> None:
         "--horizon", help='how far to forecast: a duration such as "30d", or a number (that of the fit)'
     )
     parser.add_argument("--refit", action="store_true", help="fit anew at every origin on the rows up to there")
-    parser.add_argument("--max_epochs", help="of those fits (30)")
+    parser.add_argument("--max_epochs", help="of those fits (that of the run)")
     parser.add_argument("--metrics", help="comma-separated, as for evaluate (all)")
     parser.add_argument("--out", help="JSON file to write; a table goes beside it as .csv")
     parser.add_argument("--plot", help="picture of error by lead time and calibration to write: .png, .pdf or .svg")
