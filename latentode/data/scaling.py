@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from latentode.data.moments import ChannelMoments
+from latentode.data.schema import blocks
 from latentode.data.tables import Table
 from latentode.data.windows import Split
 
@@ -30,19 +32,17 @@ class Scaler:
     @classmethod
     def fit(cls, table: Table, split: Split, horizon: float) -> Scaler:
         """Take mean and deviation from the training rows of `table`."""
-        values = table.values[split.train_rows(table)]
-        seen = ~np.isnan(values)
-        n_values = seen.sum(axis=0)
-        # In units of the largest value, so that squares of values near 1e300 do not overflow.
-        largest = np.where(seen, np.abs(values), 0.0).max(axis=0, initial=0.0)
-        size = np.where(largest > 0, largest, 1.0)
-        values = np.where(seen, values / size, 0.0)
-        mean = values.sum(axis=0) / np.maximum(n_values, 1)
-        variance = np.where(seen, (values - mean) ** 2, 0.0).sum(axis=0) / np.maximum(n_values, 1)
-        mean, std = mean * size, np.sqrt(variance) * size
+        is_seen, moments = split.train_rows(table), ChannelMoments.zero(table.values.shape[1])
+        for rows in blocks(table.values, size=1 << 22):
+            moments += ChannelMoments.of(table.values[rows][is_seen[rows]])
+        return cls.of_moments(moments, horizon)
+
+    @classmethod
+    def of_moments(cls, moments: ChannelMoments, horizon: float) -> Scaler:
+        """Take mean and deviation of the training rows as they are."""
         # Rounding leaves a constant channel a deviation of some 1e-16 of its size, by which nobody may divide.
-        is_flat = std <= 1e-10 * np.maximum(np.abs(mean), np.finfo(np.float64).tiny)
-        return cls(mean, np.where(is_flat, 1.0, std), n_values.astype(np.int64), float(horizon))
+        is_flat = moments.std <= 1e-10 * np.maximum(np.abs(moments.mean), np.finfo(np.float64).tiny)
+        return cls(moments.mean, np.where(is_flat, 1.0, moments.std), moments.n_values, float(horizon))
 
     def transform(self, values: np.ndarray, channel: np.ndarray) -> np.ndarray:
         """Bring values of channels `channel` (same shape) to training deviations around the training mean."""

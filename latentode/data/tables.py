@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
+from latentode.data.fingerprint import Fingerprint
 from latentode.data.rows import Ids, arrange, parse_ids, pivot
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, check_choice, check_columns
@@ -58,14 +58,11 @@ class Table:
 
     def digest(self) -> str:
         """Give a SHA-256 of ids, times, values and channels; the order of rows and series does not matter."""
-        names = np.asarray([str(name) for name in self.series_ids])
-        table = self.select(np.argsort(names, kind="stable"))
-        observed = ~np.isnan(table.values)
-        digest = hashlib.sha256(repr((self.schema.channels, sorted(names.tolist()))).encode())
-        # The place of each value and the values: bit patterns of NaN, which differ between readers, stay out. Adding 0 turns -0 into 0.
-        for array in (table.starts, table.time + 0, np.packbits(observed), table.values[observed] + 0):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return self.fingerprint().hexdigest()
+
+    def fingerprint(self) -> Fingerprint:
+        """Give what `digest` is made of; those of the parts of a table add up."""
+        return Fingerprint.of(self.schema.channels, self.series_ids, self.starts, self.time, self.values)
 
     def select(self, series: Sequence[int] | np.ndarray) -> Table:
         """Give the sub-table of the series at these positions, in this order."""
