@@ -21,6 +21,7 @@ from latentode.errors import InputError
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
 BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.28))
+STROKES = ("-", "--", "-.")
 MAX_SERIES, MAX_CHANNELS, MAX_BARS = 3, 4, 40
 
 
@@ -160,7 +161,7 @@ def plot_overview(
     height = 1.4 + max(0.24 * len(lines), 1.4 + 0.24 * min(len(shares), MAX_BARS), 3.2)
     figure = Figure(figsize=(11, height), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1), height_ratios=(1, max(1.0, min(len(shares), MAX_BARS) / 8)))
-    _draw_marks(figure.add_subplot(grid[:, 0]), marks, lines, time_label)
+    _draw_marks(figure.add_subplot(grid[:, 0]), marks, lines, height, time_label)
     _draw_gaps(figure.add_subplot(grid[0, 1]), gaps, gap_unit)
     _draw_shares(figure.add_subplot(grid[1, 1]), shares)
     for axis in figure.axes:
@@ -171,21 +172,20 @@ def plot_overview(
     return figure
 
 
-def _draw_marks(axis: Axes, marks: pd.DataFrame, lines: list[Any], time_label: str) -> None:
+def _draw_marks(axis: Axes, marks: pd.DataFrame, lines: list[Any], height: float, time_label: str) -> None:
     # What is darkest is drawn last, so that it shows where marks meet.
     marks = marks.sort_values(by="share", kind="stable")
     place = pd.Series(range(len(lines)), index=lines)
     depth = 0.3 + 0.7 * marks["share"].to_numpy()[:, None]
     colour = depth * np.asarray(to_rgb(BLUE)) + (1 - depth)
-    assert axis.figure is not None
-    points = 72 * axis.figure.get_figheight() / (len(lines) + 2)
+    points = 72 * height / (len(lines) + 2)
     axis.scatter(
         marks["time"], place.loc[list(marks["line"])], c=colour, marker="|", s=min(0.5 * points, 18) ** 2, lw=0.8
     )
     axis.set_yticks(range(len(lines)), [_shorten(line) for line in lines])
     axis.set_ylim(len(lines) - 0.4, -0.6)
     axis.set_xlabel(time_label, fontsize=9)
-    shade = " (darker: more channels)" if marks["share"].nunique() > 1 else ""
+    shade = " (darker: more channels)" if len(np.unique(depth)) > 1 else ""
     axis.set_title(f"when it is observed{shade}", fontsize=10, loc="left")
     axis.grid(axis="x", alpha=0.25, lw=0.5)
     if pd.api.types.is_datetime64_any_dtype(marks["time"]):
@@ -234,8 +234,10 @@ def _draw_shares(axis: Axes, shares: pd.Series) -> None:
     axis.barh(range(len(shown)), shown.to_numpy(), color=BLUE, alpha=0.8, height=0.7)
     for i, share in enumerate(shown):
         text = "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
-        inside = {"ha": "right", "color": "white"} if share > 0.85 else {"color": GREY}
-        axis.text(share - 0.01 if share > 0.85 else share + 0.01, i, text, va="center", fontsize=7, **inside)
+        if share > 0.85:
+            axis.text(share - 0.01, i, text, va="center", ha="right", fontsize=7, color="white")
+        else:
+            axis.text(share + 0.01, i, text, va="center", fontsize=7, color=GREY)
     axis.set_yticks(range(len(shown)), [_shorten(name) for name in shown.index])
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.set_xlim(0, 1.08)
@@ -247,6 +249,101 @@ def _shorten(name: object, limit: int = 24) -> str:
     # A dollar sign would begin a formula.
     text = str(name).replace("$", r"\$")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def plot_calibration(scores: dict[str, Any], *, title: str | None = None) -> Figure:
+    """Draw how often values fall into the central intervals, and where in their forecasts they fall.
+
+    Args:
+        scores: with `calibration` (`nominal`, `actual`, `pit_counts`), and the same for each of `baselines`, as `FittedModel.score`
+            gives them.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":", label="calibrated")
+    for i, (name, row) in enumerate(scores["baselines"].items()):
+        left.plot(*_reliability(row["calibration"]), **_line(i), label=name.replace("_", " "))
+    left.plot(*_reliability(scores["calibration"]), color=BLUE, lw=2, marker="o", ms=3.5, label="this model")
+    left.set_xlabel("stated share of the central interval", fontsize=9)
+    left.set_ylabel("share of values inside", fontsize=9)
+    left.set_title("intervals: below the diagonal they are too narrow", fontsize=10, loc="left")
+    left.legend(frameon=False, fontsize=8)
+    counts = np.asarray(scores["calibration"]["pit_counts"], dtype=np.float64)
+    density = counts / max(counts.sum(), 1) * len(counts)
+    right.bar((np.arange(len(counts)) + 0.5) / len(counts), density, width=0.92 / len(counts), color=BLUE, alpha=0.75)
+    right.axhline(1.0, color=GREY, lw=0.8, ls=":")
+    right.set_xlabel("probability that the forecast gave to less than what came", fontsize=9)
+    right.set_ylabel("density", fontsize=9)
+    right.set_title("PIT: flat where forecasts are honest", fontsize=10, loc="left")
+    _finish(figure, title)
+    return figure
+
+
+def _line(i: int | None) -> dict[str, Any]:
+    """Give the style of a baseline's line, by its number, or of the model's own."""
+    return {"color": BLUE, "lw": 2} if i is None else {"color": GREY, "lw": 1, "ls": STROKES[i % 3], "alpha": 0.7}
+
+
+def _reliability(calibration: dict[str, Any]) -> tuple[list[float], list[float]]:
+    return [0.0, *calibration["nominal"]], [0.0, *calibration["actual"]]
+
+
+def plot_by_horizon(scores: dict[str, Any], *, metric: str = "mse", title: str | None = None) -> Figure:
+    """Draw an error by lead time, the model's beside the baselines'.
+
+    Args:
+        scores: with `bins` (`after`, `until`, `<metric>_macro`), and the same for each of `baselines`.
+        metric: which error.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(6.2, 3.9), layout="constrained")
+    axis = figure.subplots()
+    rows = {**{name.replace("_", " "): row for name, row in scores["baselines"].items()}, "this model": scores}
+    for i, (name, row) in enumerate(rows.items()):
+        middle = [0.5 * (part["after"] + part["until"]) for part in row["bins"]]
+        error = [part[f"{metric}_macro"] for part in row["bins"]]
+        axis.plot(middle, error, marker="o", ms=3.5, label=name, **_line(None if name == "this model" else i))
+    axis.set_xlabel("time after the origin, in horizons", fontsize=9)
+    axis.set_ylabel(f"{metric}, mean over channels, scaled", fontsize=9)
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8)
+    _finish(figure, title)
+    return figure
+
+
+def plot_leaderboard(records: Sequence[dict[str, Any]], *, metric: str = "mse", title: str | None = None) -> Figure:
+    """Draw an error of every model, the lowest on top, with one standard deviation over runs.
+
+    Args:
+        records: dicts of `model` and `metrics: {name: {mean, sd}}`; a model without the figure is left out.
+        metric: which figure.
+        title: of the figure.
+    """
+    known = [record for record in records if record["metrics"][metric]["mean"] is not None]
+    known = sorted(known, key=lambda record: record["metrics"][metric]["mean"])
+    figure = Figure(figsize=(6.6, 1.2 + 0.36 * max(len(known), 2)), layout="constrained")
+    axis = figure.subplots()
+    mean = [record["metrics"][metric]["mean"] for record in known]
+    spread = [record["metrics"][metric]["sd"] or 0.0 for record in known]
+    place = range(len(known))
+    axis.errorbar(mean, place, xerr=spread, fmt="o", color=BLUE, ecolor=BLUE, capsize=3, ms=5)
+    axis.set_yticks(place, [record["model"].replace("_", " ") for record in known])
+    axis.set_ylim(len(known) - 0.5, -0.5)
+    if known:
+        axis.axvline(mean[0], color=GREY, lw=0.6, ls=":")
+    axis.set_xlabel(f"{metric} on the test part (± 1 sd over runs); lower is better", fontsize=9)
+    _finish(figure, title)
+    return figure
+
+
+def _finish(figure: Figure, title: str | None) -> None:
+    for axis in figure.axes:
+        axis.grid(alpha=0.25, lw=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -97,6 +97,11 @@ def say(notes: Sequence[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
+def show_progress(line: str) -> None:
+    """Print one line of progress at once, to the standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def show_scores(scores: dict[str, Any], *, details: bool = False) -> None:
     """Print scores beside the baselines', with `details` by lead time and channel too."""
     from latentode.forecasting.report import print_details, print_scores

@@ -14,7 +14,7 @@ import numpy as np
 
 from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
-from latentode.data.schema import IdKind, Schema, count, validate
+from latentode.data.schema import IdKind, Schema, Survey, count, validate
 from latentode.data.tables import Table
 from latentode.data.windows import TRAIN, Rows, Split, Windows, bisect_rows
 from latentode.errors import DataError
@@ -69,7 +69,7 @@ def table_of(
         time_zone=None,
     )
     starts = np.searchsorted(codes, np.arange(len(present) + 1)).astype(np.int64)
-    report = validate(schema, names, starts, values, source=source, notes=notes)
+    report = validate(schema, names, starts, Survey.of(values), source=source, notes=notes)
     return Table(schema=schema, series_ids=names, starts=starts, time=time, values=values, report=report, source=source)
 
 

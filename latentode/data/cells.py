@@ -87,6 +87,8 @@ def read_cells(
             if is_parquet:
                 return _read_parquet(path, text_columns)
             columns, at = read_csv(str(path), _open(path), text_columns=text_columns, time_column=time_column)
+            # What the parser needed on the way.
+            pa.default_memory_pool().release_unused()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: no such {role} file; check the path.") from error
     except DataError:

@@ -150,6 +150,25 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
     Raises:
         DataError: a cell of a channel is text or infinite, or no column holds numbers.
     """
+    found, notes = _find_numbers(cells, columns)
+    names, values = tuple(found), np.empty((cells.n_rows, len(found)))
+    n_large, n_infinite, first_infinite = (np.zeros(len(names), dtype=np.int64) for _ in range(3))
+    for rows in _fill(values, [found.pop(name).chunks for name in names]):
+        size = np.abs(values[rows])
+        if np.fmax.reduce(size, axis=None) >= 2**53:
+            # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
+            n_large += ((size >= 2**53) & (size < 1e20)).sum(axis=0)
+            is_infinite = np.isinf(size)
+            first_infinite = np.where(n_infinite == 0, rows.start + is_infinite.argmax(axis=0), first_infinite)
+            n_infinite += is_infinite.sum(axis=0)
+    for i in np.flatnonzero(n_infinite):
+        _refuse_infinite(cells, names[i], int(first_infinite[i]), int(n_infinite[i]))
+    notes += [_describe_large(name, int(n)) for name, n in zip(names, n_large, strict=True) if n]
+    return names, values, tuple(notes)
+
+
+def _find_numbers(cells: Cells, columns: Columns) -> tuple[dict[str, pa.ChunkedArray], list[str]]:
+    """Take the channels that hold numbers out of the cells; then come notes on the others."""
     found, notes = {}, []
     for name in columns.channels:
         if is_numeric(cells.columns[name].type):
@@ -166,22 +185,7 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
         )
     for name in found:
         del cells.columns[name]
-    names, values = tuple(found), np.empty((cells.n_rows, len(found)))
-    n_large, n_infinite = np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=np.int64)
-    first_infinite = np.zeros(len(names), dtype=np.int64)
-    parts = [found.pop(name).chunks for name in names]
-    for rows in _fill(values, parts):
-        size = np.abs(values[rows])
-        if np.fmax.reduce(size, axis=None) >= 2**53:
-            # Beyond 20 digits nobody writes whole numbers any more, but measures such as 6.02e23.
-            n_large += ((size >= 2**53) & (size < 1e20)).sum(axis=0)
-            is_infinite = np.isinf(size)
-            first_infinite = np.where(n_infinite == 0, rows.start + is_infinite.argmax(axis=0), first_infinite)
-            n_infinite += is_infinite.sum(axis=0)
-    for i in np.flatnonzero(n_infinite):
-        _refuse_infinite(cells, names[i], int(first_infinite[i]), int(n_infinite[i]))
-    notes += [_describe_large(name, int(n)) for name, n in zip(names, n_large, strict=True) if n]
-    return names, values, tuple(notes)
+    return found, notes
 
 
 def _fill(values: np.ndarray, parts: list[list[pa.Array]]) -> Iterator[slice]:
@@ -200,7 +204,7 @@ def _fill(values: np.ndarray, parts: list[list[pa.Array]]) -> Iterator[slice]:
                     column[-1] = column[-1][n:]
             row += n
         yield block
-        if block.stop % (16 * (block.stop - block.start)) == 0:
+        if block.stop % (4 * (block.stop - block.start)) == 0:
             pa.default_memory_pool().release_unused()
 
 

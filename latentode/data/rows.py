@@ -149,7 +149,7 @@ def arrange(
     order = None
     out_of_order = _count_out_of_order(codes, time)
     if out_of_order:
-        order = _sorting(codes, time)
+        order = sorting(codes, time)
         codes, time, values = codes[order], time[order], values.take(order, axis=0)
         rows = count(out_of_order, "row comes", "rows come")
         notes.append(f"{rows} before the row above in series or time; the table was sorted.")
@@ -173,7 +173,7 @@ def _count_out_of_order(codes: np.ndarray, time: np.ndarray) -> int:
     return int(np.count_nonzero((codes[1:] < codes[:-1]) | (is_same & is_back)))
 
 
-def _sorting(codes: np.ndarray, time: np.ndarray) -> np.ndarray:
+def sorting(codes: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Give the order by series, then time; equal stamps keep the order of the file, which "last" relies on.
 
     The same as `np.lexsort((time, codes))` in a quarter of its time: 16 bits after 16 bits, the lowest first, each by numpy's stable sort,

@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ class BenchmarkSettings:
     observing: dict[str, Any] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 64
+
+    def at_splits(self, splits: tuple[int, ...]) -> BenchmarkSettings:
+        """Give the same on other splits."""
+        return replace(self, splits=splits)
 
 
 def choose_protocol(settings: BenchmarkSettings) -> Protocol:

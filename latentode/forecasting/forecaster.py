@@ -124,7 +124,7 @@ class Forecaster(BaseEstimator):
         """
         from latentode.training.fitting import FitSettings, fit_network
 
-        settings = self._data_settings(None if isinstance(table, Table | pd.DataFrame) else str(table))
+        settings = self._data_settings(str(table) if isinstance(table, str | Path) else None)
         fit = FitSettings(**{f.name: getattr(self, f.name) for f in fields(FitSettings)})
         # A copy: the model that was passed stays as it was, and can be fitted again.
         network = make_model(self.model) if isinstance(self.model, str) else copy.deepcopy(self.model)

@@ -187,7 +187,9 @@ class Totals:
     def _at_scale(self, name: str, sums: Tensor, count: Tensor, ratio: Tensor) -> Tensor:
         metric = METRICS[name]
         ratio = ratio.to(sums)
-        return sums * ratio**metric.unit_power + (count * ratio.log() if metric.shifts_with_unit else 0.0)
+        # What is averaged in units of the naive error is summed as a plain error.
+        power = 1 if metric.per_naive_error else metric.unit_power
+        return sums * ratio**power + (count * ratio.log() if metric.shifts_with_unit else 0.0)
 
     def at_bin(self, i: int) -> Totals:
         """Give the totals of one bin of lead time, without series."""

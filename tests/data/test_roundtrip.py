@@ -91,7 +91,7 @@ def to_columns(rows, channels, offset, layout, *, typed):
     elif offset is None:
         columns["time"] = pa.array(columns["time"], pa.timestamp("us"))
     elif offset:
-        shift = datetime.timedelta(microseconds=offset_ns(name_zone(offset)) // 1000)
+        shift = datetime.timedelta(microseconds=(offset_ns(name_zone(offset)) or 0) // 1000)
         columns["time"] = pa.array([at - shift for at in columns["time"]], pa.timestamp("us", name_zone(offset)))
     for name in heads[-1:] if layout == "long" else heads[2:]:
         columns[name] = (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentode.data.cells import read_cells
-from latentode.data.rows import Ids, arrange, parse_ids, pivot
+from latentode.data.rows import Ids, arrange, parse_ids, pivot, sorting
 from latentode.errors import DataError
 
 NAN = np.nan
@@ -194,3 +194,25 @@ def test_channels_that_are_left_out_leave_their_time_stamps_only():
     )
     assert time.tolist() == [1, 2]
     np.testing.assert_array_equal(values, [[5], [NAN]])
+
+
+# --- The order -----------------------------------------------------------------------------------------------------------------------
+
+clocks = st.sampled_from(
+    [
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.sampled_from([0.0, -0.0, 1.5, -1.5, 5e-324, 1e308, -1e308]),
+        st.integers(-(2**62), 2**62 - 1),
+        st.integers(0, 3).map(lambda n: n * 10**9),
+        st.sampled_from([-(2**62), 2**62 - 1, 0]),
+    ]
+)
+
+
+@given(st.data(), clocks, st.sampled_from([1, 3, 10**6]))
+def test_order_is_by_series_then_time_and_equal_stamps_stay_as_they_were(data, clock, n_series):
+    time = np.asarray(data.draw(st.lists(clock, min_size=1, max_size=40)))
+    codes = np.asarray(
+        data.draw(st.lists(st.integers(0, n_series - 1), min_size=len(time), max_size=len(time))), np.int32
+    )
+    np.testing.assert_array_equal(sorting(codes, time), np.lexsort((time, codes)))

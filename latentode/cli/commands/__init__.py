@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import demo, describe, evaluate, fit, forecast, validate
+from . import backtest, benchmark, demo, describe, evaluate, fit, forecast, validate
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -16,4 +16,6 @@ COMMANDS: dict[str, ModuleType] = {
     "validate": validate,
     "forecast": forecast,
     "evaluate": evaluate,
+    "backtest": backtest,
+    "benchmark": benchmark,
 }

@@ -32,6 +32,7 @@ def add_options(parser: Parser) -> None:
         "--metrics", help="comma-separated: mse,rmse,mae,mae_mean,mase,crps,nll,pinball,coverage,width (all)"
     )
     parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--plot", help="picture of the calibration to write: .png, .pdf or .svg")
     add_device(parser)
 
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from latentode.forecasting.predict import read_history
     from latentode.forecasting.runs import load_run
 
-    check_folders(options.out)
+    check_folders(options.out, options.plot)
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
     table = read_history(fitted, options.data)
     metrics = options.metrics.split(",") if options.metrics else None
@@ -55,4 +56,9 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         write_json(Path(options.out), report)
         print(f"{options.out}: all figures")
+    if options.plot:
+        from latentode.plots import plot_calibration, save_figure
+
+        save_figure(plot_calibration(report, title=f"calibration, {which}"), Path(options.plot))
+        print(f"{options.plot}: picture")
     return OK

@@ -1,0 +1,177 @@
+"""Benchmarks: the protocol's figures, records that survive a kill, and nothing that leaks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from latentode.data.datasets import protocols_of
+from latentode.errors import InputError
+from latentode.forecasting import benchmark
+from latentode.forecasting.benchmark import BenchmarkSettings, leaderboard, losses, run_benchmark, summarise
+
+SMALL = {"n_series": 30, "n_observations": 30}
+QUICK = {"max_epochs": 2, "device": "cpu"}
+
+
+def settings(**changes):
+    given = {"dataset": "lotka_volterra", "models": ("constant", "latent_ode"), "seeds": (0, 1)}
+    return BenchmarkSettings(**{**given, "observing": SMALL, "fit": QUICK, **changes})
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmark") / "results.json"
+    lines: list[str] = []
+    return out, run_benchmark(settings(), out, say=lines.append), lines
+
+
+def test_a_record_holds_what_the_design_promises(ran):
+    out, records, _ = ran
+    assert json.loads(out.read_text()) == records
+    by_model = {record["model"]: record for record in records}
+    assert by_model["constant"]["n_seeds"] == 1  # nothing is drawn
+    assert by_model["latent_ode"]["n_seeds"] == 2
+    for record in records:
+        for key in ("dataset", "protocol", "split", "seeds", "n_parameters", "seconds_per_epoch", "peak_mb"):
+            assert record[key] is not None
+        for name in (
+            "mse",
+            "mae",
+            "mse_macro",
+            "mse_pooled",
+            "mae_mean",
+            "mae_median",
+            "crps",
+            "nll",
+            "ratio_to_blend",
+        ):
+            assert set(record["metrics"][name]) == {"mean", "sd"}
+    assert by_model["constant"]["metrics"]["mse"]["sd"] is None
+    assert by_model["latent_ode"]["metrics"]["mse"]["sd"] >= 0
+    assert 50 < by_model["constant"]["peak_mb"] < 20_000
+
+
+def test_the_constant_has_the_error_that_the_protocols_definition_gives(ran):
+    """By hand: the mean over channels of the squared distance from the scaler's mean, over the protocol's unit."""
+    _, records, _ = ran
+    task = protocols_of("lotka_volterra", **SMALL)["half"].build(None, 0)
+    table, test = task.table, task.test
+    series = table.row_series
+    origin = np.full(table.n_series, np.inf)
+    until = np.full(table.n_series, -np.inf)
+    origin[test.series], until[test.series] = test.origin, test.until
+    is_target = (table.time > origin[series]) & (table.time <= until[series])
+    error = ((table.values[is_target] - task.scaler.mean) / task.unit) ** 2
+    expected = np.nanmean(error, axis=0).mean()
+    constant = next(record for record in records if record["model"] == "constant")
+    assert constant["metrics"]["mse"]["mean"] == pytest.approx(expected, rel=1e-5)
+    assert constant["n_test"] == int((~np.isnan(error)).sum())
+
+
+def test_a_finished_run_is_read_back_and_one_of_other_settings_is_not(ran, monkeypatch):
+    out, records, _ = ran
+    calls: list[str] = []
+    once = benchmark.run_once
+
+    def counted(*args):
+        calls.append(args[3])
+        return once(*args)
+
+    monkeypatch.setattr(benchmark, "run_once", counted)
+    lines: list[str] = []
+    assert run_benchmark(settings(), out, say=lines.append) == records
+    assert calls == []
+    assert any("3 of 3 runs were there already" in line for line in lines)
+    run_benchmark(settings(seeds=(0, 1, 2)), out, say=lines.append)
+    assert calls == ["latent_ode"]
+    run_benchmark(settings(models=("constant",), batch_size=32), out, say=lines.append)
+    assert calls == ["latent_ode", "constant"]
+
+
+def test_what_was_finished_before_a_failure_is_kept(tmp_path, monkeypatch):
+    once = benchmark.run_once
+
+    def failing(chosen, protocol, task, model, *rest):
+        if model == "blend":
+            raise KeyboardInterrupt
+        return once(chosen, protocol, task, model, *rest)
+
+    monkeypatch.setattr(benchmark, "run_once", failing)
+    out = tmp_path / "results.json"
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(settings(models=("constant", "blend")), out, say=lambda _: None)
+    assert [record["model"] for record in json.loads(out.read_text())] == ["constant"]
+
+
+def test_nothing_before_the_test_depends_on_what_is_held_out(tmp_path, monkeypatch):
+    """The held-out future is changed; weights, calibration and validation figures may not be."""
+    protocol = protocols_of("lotka_volterra", **SMALL)["half"]
+
+    def run(folder, spoil):
+        task = protocol.build(None, 0)
+        if spoil:
+            series = task.table.row_series
+            origin = np.full(task.table.n_series, np.inf)
+            origin[task.test.series] = task.test.origin
+            task.table.values[task.table.time > origin[series]] *= -7.0
+        folder.mkdir()
+        record = benchmark.run_once(settings(), protocol, task, "latent_ode", 0, 0, folder, {})
+        content = torch.load(folder / "best.ckpt", weights_only=True)
+        return record, content, json.loads((folder / "metrics.json").read_text())
+
+    honest, spoilt = run(tmp_path / "honest", spoil=False), run(tmp_path / "spoilt", spoil=True)
+    for key, value in honest[1]["state_dict"].items():
+        assert torch.equal(value, spoilt[1]["state_dict"][key]), key
+    for key, value in honest[1]["baselines"].items():
+        assert torch.equal(value, spoilt[1]["baselines"][key]), key
+    assert honest[2]["validation"] == spoilt[2]["validation"]
+    assert honest[2]["best_epoch"] == spoilt[2]["best_epoch"]
+    assert honest[0]["metrics"]["mse"] < spoilt[0]["metrics"]["mse"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "lotka"}, "lotka_volterra"),
+        ({"protocol": "hlaf"}, "half"),
+        ({"models": ("latentode",)}, "latent_ode"),
+        ({"splits": (99,)}, "published ones"),
+    ],
+)
+def test_what_does_not_exist_is_refused_in_a_sentence(changes, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        run_benchmark(settings(**changes), tmp_path / "x.json", say=lambda _: None)
+
+
+def test_means_and_deviations_are_over_all_runs_of_a_model():
+    runs = [
+        {**_run("latent_ode", seed), "metrics": {"mse": mse, "nll": nll}}
+        for seed, mse, nll in ((0, 1.0, None), (1, 3.0, 2.0))
+    ]
+    (record,) = summarise(runs, protocols_of("lotka_volterra")["half"])
+    assert record["metrics"]["mse"] == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
+    assert record["metrics"]["nll"] == {"mean": 2.0, "sd": None}
+
+
+def _run(model, seed, mse=1.0):
+    fixed = {"dataset": "d", "protocol": "p", "split": 0, "n_parameters": 1, "seconds_per_epoch": 1.0, "seconds": 1.0}
+    metrics = {"mse": mse, "mae": mse}
+    return {**fixed, "model": model, "seed": seed, "peak_mb": 1.0, "n_test": 9, "notes": [], "metrics": metrics}
+
+
+def test_a_model_that_loses_to_a_baseline_is_said_to_lose(ran):
+    protocol = protocols_of("lotka_volterra")["half"]
+    records = summarise([_run("latent_ode", 0, 1.2), _run("blend", 0, 1.0), _run("constant", 0, 2.0)], protocol)
+    assert losses(records) == [
+        "latent_ode loses to blend on mse (ratio 1.200)",
+        "latent_ode loses to blend on mae (ratio 1.200)",
+    ]
+    records = summarise([_run("latent_ode", 0, 0.9), _run("blend", 0, 1.0)], protocol)
+    assert losses(records)[0] == "latent_ode beats blend on mse (ratio 0.900)"
+    text = leaderboard(ran[1])
+    assert text.index("| constant |") > 0
+    assert "mean ± sd" in text
