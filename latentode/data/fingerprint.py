@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from pandas.util import hash_array
 
 from latentode.data.schema import blocks
 
@@ -32,7 +32,7 @@ class Fingerprint:
         cls, channels: Sequence[str], series_ids: np.ndarray, starts: np.ndarray, time: np.ndarray, values: np.ndarray
     ) -> Fingerprint:
         """Hash the rows of a table, block by block; the arguments are attributes of `Table`."""
-        names = pd.util.hash_array(np.asarray([str(name) for name in series_ids], dtype=object), categorize=False)
+        names = hash_array(np.asarray([str(name) for name in series_ids], dtype=object), categorize=False)
         total = 0
         for rows in blocks(values):
             series = np.searchsorted(starts, np.arange(rows.start, rows.stop), side="right") - 1

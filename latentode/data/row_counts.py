@@ -64,7 +64,7 @@ def index_type(n: int) -> type[np.integer[Any]]:
     return np.int32 if n < 2**31 else np.int64
 
 
-def running_count(values: np.ndarray, count: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def running_count(values: np.ndarray, count: Callable[[np.ndarray], Any]) -> np.ndarray:
     """Sum up, over the rows of values `(N, C)`, what `count` gives for the observed cells of a block `(n, C)`: `(N + 1,)`, from 0."""
     total = np.zeros(len(values) + 1, dtype=index_type(values.size))
     for rows in blocks(values):

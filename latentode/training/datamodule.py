@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from latentode.models.fitted import READ_AT_ONCE, read_batches
 from latentode.training.examples import Examples
 
 POOL = 16  # batches among which windows of like length are sorted together
+KEPT = 16  # validation batches that stay in memory; where there are more, they are made anew every time
 
 
 class EpochBatches:
@@ -56,6 +57,27 @@ def like_lengths(length: np.ndarray, batch_size: int, rng: np.random.Generator) 
         pool = pool[np.argsort(length[pool], kind="stable")]
         batches += np.split(pool, range(batch_size, len(pool), batch_size))
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class HeldoutBatches(Sequence[Batch]):
+    """Batches of held-out windows of like length, in an order that depends on nothing but the windows; few are made once.
+
+    Args:
+        reader: of the table.
+        windows: held out.
+    """
+
+    def __init__(self, reader: WindowReader, windows: Windows) -> None:
+        self.reader = reader
+        order = np.argsort(reader.count_tokens(windows), kind="stable")
+        self.parts = [windows.take(order[i : i + READ_AT_ONCE]) for i in range(0, len(order), READ_AT_ONCE)]
+        self.made = [reader.read(part) for part in self.parts] if len(self.parts) <= KEPT else []
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, i: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]  slices are not asked for
+        return self.made[i] if self.made else self.reader.read(self.parts[i])
 
 
 class ForecastingDataModule(pl.LightningDataModule):
@@ -99,6 +121,7 @@ class ForecastingDataModule(pl.LightningDataModule):
         self.n_batches = -(-len(first) // self.examples.settings.batch_size)
         self.validation = self.examples.validation
         self._note(first)
+        self._heldout = HeldoutBatches(self.reader, self.validation)
 
     def _note(self, first: Windows) -> None:
         """Say what a user would want to know before trusting the fit."""
@@ -124,16 +147,16 @@ class ForecastingDataModule(pl.LightningDataModule):
         """Give the training windows from which a model takes what it fits before training."""
         return read_batches(self.reader, self._draw_first(), READ_AT_ONCE)
 
-    def validation_batches(self) -> list[Batch]:
+    def validation_batches(self) -> Sequence[Batch]:
         """Give all validation windows."""
-        return list(read_batches(self.reader, self.validation, READ_AT_ONCE))
+        return self._heldout
 
     def train_dataloader(self) -> EpochBatches:
         """Give the batches of an epoch."""
         return EpochBatches(self)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Give the validation batches, made once (in a loader, since Lightning reads a list as a list of loaders)."""
+        """Give the validation batches (in a loader, since Lightning reads a list as a list of loaders)."""
         return DataLoader(self.validation_batches(), batch_size=None)  # pyright: ignore[reportArgumentType]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

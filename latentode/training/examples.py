@@ -14,8 +14,12 @@ from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
-from latentode.data.windows import Rows, Spans, Windows, heldout_windows, make_split, training_windows
+from latentode.data.windows import Rows, Spans, TrainingOrigins, Windows, heldout_windows, make_split
 from latentode.errors import DataError
+
+MAX_VALIDATION = (
+    1 << 15
+)  # windows that every epoch is validated on: enough to tell models apart, however long the table
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,16 @@ class Examples:
     @classmethod
     def of_table(cls, table: Table, settings: DataSettings) -> Examples:
         """Cut a table by its settings."""
-        spans, split, rows = Spans.of(table, settings), make_split(table, settings), Rows.of(table)
+        spans, split = Spans.of(table, settings), make_split(table, settings)
+        scaler, rows = Scaler.fit(table, split, spans.horizon), Rows.of(table)
+        origins = TrainingOrigins.of(table, split, spans, rows)
 
         def draw(rng: np.random.Generator) -> Windows:
-            return training_windows(table, split, spans, rng, settings.windows_per_epoch, rows=rows)
+            return origins.draw(rng, settings.windows_per_epoch)
 
-        validation, test = (heldout_windows(table, split, part, spans) for part in ("val", "test"))
-        return cls(table, settings, spans, Scaler.fit(table, split, spans.horizon), draw, validation, test)
+        validation, test = (heldout_windows(table, split, part, spans, rows=rows) for part in ("val", "test"))
+        validation, notes = _at_most(MAX_VALIDATION, validation)
+        return cls(table, settings, spans, scaler, draw, validation, test, notes=notes)
 
     @classmethod
     def of_task(cls, task: Task, settings: DataSettings) -> Examples:
@@ -78,3 +85,11 @@ class Examples:
             task.target_channels,
             task.notes,
         )
+
+
+def _at_most(n: int, windows: Windows) -> tuple[Windows, tuple[str, ...]]:
+    """Give `n` of the windows where there are more, drawn by a constant seed, so that every run on a table is judged on the same ones."""
+    if len(windows) <= n:
+        return windows, ()
+    drawn = np.sort(np.random.default_rng(0).permutation(len(windows))[:n])
+    return windows.take(drawn), (f"Validation is on {n:,} of its {len(windows):,} windows, drawn once for all runs.",)
