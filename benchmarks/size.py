@@ -51,12 +51,18 @@ def main() -> None:
         source = make_table(options)
         # Ids as the machine's integers: what Python objects take above that is part of what is measured.
         table_mb = (options.rows * 8 * (1 + N_CHANNELS) + options.series * 16) / 1e6
-        print(f"{options.rows:,} rows, {options.series:,} series: table {table_mb:.0f} MB, file {size_mb(source):.0f} MB")
+        print(
+            f"{options.rows:,} rows, {options.series:,} series: table {table_mb:.0f} MB, file {size_mb(source):.0f} MB"
+        )
         stages = [measure(stage, source, options) for stage in dict.fromkeys(["import", *options.stages.split(",")])]
     base = stages[0]["peak_mb"]
     for stage in stages:
         stage["times_table"] = round((stage["peak_mb"] - base) / table_mb, 2)
-        print("{stage:11} {seconds:8.1f} s {peak_mb:8.0f} MB peak, {times_table:.2f} x table above the import".format(**stage))
+        print(
+            "{stage:11} {seconds:8.1f} s {peak_mb:8.0f} MB peak, {times_table:.2f} x table above the import".format(
+                **stage
+            )
+        )
     if options.out:
         report = {
             "machine": platform.platform(),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pandas.util import hash_array
+import pandas.util
 
 from latentode.data.schema import blocks
+
+# pandas' stubs do not know it.
+hash_array: Any = pandas.util.hash_array
 
 _ABSENT = np.uint64(0x7FF8_0000_0000_0001)  # in place of all bit patterns of NaN, which differ between readers
 _GOLDEN = 0x9E37_79B9_7F4A_7C15

@@ -32,10 +32,7 @@ class Scaler:
     @classmethod
     def fit(cls, table: Table, split: Split, horizon: float) -> Scaler:
         """Take mean and deviation from the training rows of `table`."""
-        is_seen, moments = split.train_rows(table), ChannelMoments.zero(table.values.shape[1])
-        for rows in blocks(table.values, size=1 << 22):
-            moments += ChannelMoments.of(table.values[rows][is_seen[rows]])
-        return cls.of_moments(moments, horizon)
+        return cls.of_moments(training_moments(table, split), horizon)
 
     @classmethod
     def of_moments(cls, moments: ChannelMoments, horizon: float) -> Scaler:
@@ -66,3 +63,11 @@ class Scaler:
         """Rebuild a scaler from what `to_dict` gave."""
         mean, std = (np.asarray(d[name], dtype=np.float64) for name in ("mean", "std"))
         return cls(mean, std, np.asarray(d["n_values"], dtype=np.int64), float(d["time_scale"]))
+
+
+def training_moments(table: Table, split: Split) -> ChannelMoments:
+    """Give count, mean and deviation of each channel over the training rows, in one pass."""
+    is_seen, moments = split.train_rows(table), ChannelMoments.zero(table.values.shape[1])
+    for rows in blocks(table.values, size=1 << 22):
+        moments += ChannelMoments.of(table.values[rows][is_seen[rows]])
+    return moments

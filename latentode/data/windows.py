@@ -107,13 +107,14 @@ class Spans:
         return f"horizon {horizon}{chosen}"
 
 
-def make_split(table: Table, settings: DataSettings, seed: int = 0) -> Split:
+def make_split(table: Table, settings: DataSettings, seed: int = 0, *, role: np.ndarray | None = None) -> Split:
     """Cut a table into training, validation and test.
 
     Args:
         table: the data.
         settings: kind and fractions of the split, or dates of its cuts.
         seed: of the draw of held-out series; a constant, so that every run on a table holds out the same ones.
+        role: of each series where `table` is a part of another one, whose series have been drawn from; see `draw_roles`.
 
     Raises:
         DataError: there are too few series to hold any out.
@@ -121,7 +122,7 @@ def make_split(table: Table, settings: DataSettings, seed: int = 0) -> Split:
     """
     n_series = table.n_series
     if settings.split == "series":
-        role = _draw_roles(table, settings, seed)
+        role = draw_roles(table.series_ids, settings, table.source, seed) if role is None else role
         end = table.time[table.starts[1:] - 1]
         return Split("series", end, end, role)
     first, last = table.time[table.starts[:-1]], table.time[table.starts[1:] - 1]
@@ -147,18 +148,23 @@ def make_split(table: Table, settings: DataSettings, seed: int = 0) -> Split:
     return Split("time", np.minimum(val_from, test_from), test_from, np.zeros(n_series, np.int8))
 
 
-def _draw_roles(table: Table, settings: DataSettings, seed: int) -> np.ndarray:
-    n_series = table.n_series
+def draw_roles(series_ids: np.ndarray, settings: DataSettings, source: str, seed: int = 0) -> np.ndarray:
+    """Draw the series that are held out: 0 train, 1 validation, 2 test, int8 `(S,)`.
+
+    Raises:
+        DataError: there are too few series.
+    """
+    n_series = len(series_ids)
     n_val, n_test = (
         max(round(share * n_series), 1) if share > 0 else 0 for share in (settings.val_fraction, settings.test_fraction)
     )
     if n_val + n_test >= n_series:
         raise DataError(
-            f"{table.source}: split='series' holds out whole series, but the table has only {n_series}; "
+            f"{source}: split='series' holds out whole series, but the table has only {n_series}; "
             "use split='time' (--data.split time)."
         )
     # Drawn over the sorted names: the order of rows in the file decides nothing.
-    order = np.argsort(np.asarray([str(name) for name in table.series_ids]), kind="stable")
+    order = np.argsort(np.asarray([str(name) for name in series_ids]), kind="stable")
     drawn = order[np.random.default_rng(seed).permutation(n_series)]
     role = np.full(n_series, TRAIN, np.int8)
     role[drawn[:n_test]] = TEST
@@ -198,20 +204,11 @@ class TrainingOrigins:
 
     def _usable(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give those of the rows that belong to `at_stamp` and to `in_gap`."""
-        time, starts, n_rows = self.table.time, self.table.starts, self.table.n_rows
-        series = self._series(row)
-        cut = np.where(self.split.role[series] == TRAIN, self.split.val_from[series], time[starts[series]])
-        following = self.rows.next_target(row)
-        target_time = time[np.minimum(following, n_rows - 1)]
-        has_history = self.rows.valued[row + 1] > self.rows.valued[starts[series]]
-        usable = (following < starts[series + 1]) & (target_time <= cut) & has_history
+        usable, target_time = _teaches(self.table, self.split, self.rows, row)
         earliest, latest = self._gap(row, target_time)
         kind = self.at_stamp.dtype
-        at_stamp = row[usable & (target_time - time[row] <= self.spans.horizon)].astype(kind)
+        at_stamp = row[usable & (target_time - self.table.time[row] <= self.spans.horizon)].astype(kind)
         return at_stamp, row[usable & (earliest < latest)].astype(kind)
-
-    def _series(self, row: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.table.starts, row, side="right") - 1
 
     def _gap(self, row: np.ndarray, target_time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bound the origins in the gap after each row: late enough for the next target to be within the horizon, before the next row."""
@@ -229,9 +226,30 @@ class TrainingOrigins:
         earliest, latest = self._gap(in_gap, target_time)
         moved = earliest + (rng.random(len(in_gap)) * (latest - earliest)).astype(time.dtype)
         origin = np.concatenate([time[at_stamp], moved])
-        which = self._series(np.concatenate([at_stamp, in_gap]))
+        which = _series(self.table, np.concatenate([at_stamp, in_gap]))
         windows = _windows(which, origin, self.split.val_from[which], self.spans, self.table)
         return self.rows.keep_usable(windows)
+
+
+def count_teaching(table: Table, split: Split, rows: Rows) -> int:
+    """Count the rows, or gaps after a row, that some horizon makes the origin of a training window."""
+    parts = (np.arange(at, min(at + AT_ONCE, table.n_rows)) for at in range(0, table.n_rows, AT_ONCE))
+    return sum(int(np.count_nonzero(_teaches(table, split, rows, part)[0])) for part in parts)
+
+
+def _teaches(table: Table, split: Split, rows: Rows, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which rows have a value behind them and a target of training before them, and give the time of the next target."""
+    time, starts = table.time, table.starts
+    series = _series(table, row)
+    cut = np.where(split.role[series] == TRAIN, split.val_from[series], time[starts[series]])
+    following = rows.next_target(row)
+    target_time = time[np.minimum(following, table.n_rows - 1)]
+    has_history = rows.valued[row + 1] > rows.valued[starts[series]]
+    return (following < starts[series + 1]) & (target_time <= cut) & has_history, target_time
+
+
+def _series(table: Table, row: np.ndarray) -> np.ndarray:
+    return np.searchsorted(table.starts, row, side="right") - 1
 
 
 def training_windows(

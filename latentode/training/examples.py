@@ -14,8 +14,9 @@ from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
-from latentode.data.windows import Rows, Spans, TrainingOrigins, Windows, heldout_windows, make_split
+from latentode.data.windows import Rows, Spans, Split, TrainingOrigins, Windows, heldout_windows, make_split
 from latentode.errors import DataError
+from latentode.training.streaming import Stream
 
 MAX_VALIDATION = (
     1 << 15
@@ -35,6 +36,7 @@ class Examples:
         validation, test: their windows, the same in every epoch.
         target_channels: positions of the channels that are forecast; None: those that training saw.
         notes: what is to be said about the windows.
+        stream: where training batches come from, of a table that is not in memory; `table` is then a sample of its series.
     """
 
     table: Table
@@ -46,12 +48,24 @@ class Examples:
     test: Windows
     target_channels: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    stream: Stream | None = None
 
     @classmethod
     def of_table(cls, table: Table, settings: DataSettings) -> Examples:
         """Cut a table by its settings."""
         spans, split = Spans.of(table, settings), make_split(table, settings)
-        scaler, rows = Scaler.fit(table, split, spans.horizon), Rows.of(table)
+        return cls._cut(table, settings, spans, split, Scaler.fit(table, split, spans.horizon))
+
+    @classmethod
+    def of_stream(cls, stream: Stream) -> Examples:
+        """Take validation and test from the sample of a partitioned table that is in memory."""
+        table, split = stream.sample()
+        examples = cls._cut(table, stream.settings, stream.spans, split, stream.scaler)
+        return replace(examples, stream=stream)
+
+    @classmethod
+    def _cut(cls, table: Table, settings: DataSettings, spans: Spans, split: Split, scaler: Scaler) -> Examples:
+        rows = Rows.of(table)
         origins = TrainingOrigins.of(table, split, spans, rows)
 
         def draw(rng: np.random.Generator) -> Windows:
@@ -60,6 +74,10 @@ class Examples:
         validation, test = (heldout_windows(table, split, part, spans, rows=rows) for part in ("val", "test"))
         validation, notes = _at_most(MAX_VALIDATION, validation)
         return cls(table, settings, spans, scaler, draw, validation, test, notes=notes)
+
+    def digest(self) -> str:
+        """Give the digest of the whole table."""
+        return self.table.digest() if self.stream is None else self.stream.survey.fingerprint.hexdigest()
 
     @classmethod
     def of_task(cls, task: Task, settings: DataSettings) -> Examples:

@@ -52,6 +52,9 @@ class ForecastingTask(pl.LightningModule):
             seed,
             target_channels=data.examples.target_channels,
         )
+        if data.examples.stream is not None:
+            # The table of the examples is a sample.
+            self.fitted.digest = data.examples.digest()
         self.error = ForecastError(len(data.examples.table.schema.channels))
         self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())
