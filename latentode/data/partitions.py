@@ -178,8 +178,8 @@ def _find_series(groups: Groups, id_column: str | None) -> tuple[np.ndarray, np.
     """Give the name and the first row of each series, in order."""
     if id_column is None or id_column not in groups.schema.names:
         raise DataError(
-            f"{groups.source}: has no column '{id_column}' of series ids (it has {quote_names(groups.schema.names)}), and one series is not "
-            "streamed in parts; name the column with --data.id_column (`id_column`) or leave streaming out."
+            f"{groups.source}: has no column '{id_column}' of series ids (it has {quote_names(groups.schema.names)}), and a "
+            "single series is not streamed; name the column with --data.id_column (`id_column`) or leave streaming out."
         )
     kind = groups.schema.field(id_column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind

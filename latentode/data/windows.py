@@ -23,6 +23,7 @@ from latentode.errors import DataError, InputError
 
 Part = Literal["val", "test", "all"]
 TRAIN, VAL, TEST = 0, 1, 2
+MANY = 1 << 17  # candidates of which a few are drawn without shuffling them all
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,9 @@ def _draw(candidates: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarra
     """Draw `n` candidates, none a second time before all were drawn."""
     if len(candidates) == 0 or n <= 0:
         return candidates[:0]
+    if len(candidates) > MANY and n < len(candidates) // 50:
+        # Floyd's algorithm: a shuffle of millions takes seconds of every epoch.
+        return candidates[rng.choice(len(candidates), n, replace=False)]
     rounds = [rng.permutation(candidates) for _ in range(-(-n // len(candidates)))]
     return np.concatenate(rounds)[:n]
 

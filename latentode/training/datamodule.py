@@ -62,24 +62,20 @@ class EpochBatches:
 
 
 class HeldoutBatches(Sequence[Batch]):
-    """Batches of held-out windows of like length, in an order that depends on nothing but the windows; few are made once.
+    """Batches of validation windows of like length, in an order that depends on nothing but the windows; few are made once."""
 
-    Args:
-        reader: of the table.
-        windows: held out.
-    """
-
-    def __init__(self, reader: WindowReader, windows: Windows) -> None:
-        self.reader = reader
-        order = np.argsort(reader.count_tokens(windows), kind="stable")
+    def __init__(self, data: ForecastingDataModule) -> None:
+        self.data = data
+        windows = data.validation
+        order = np.argsort(data.reader.count_tokens(windows), kind="stable")
         self.parts = [windows.take(order[i : i + READ_AT_ONCE]) for i in range(0, len(order), READ_AT_ONCE)]
-        self.made = [reader.read(part) for part in self.parts] if len(self.parts) <= KEPT else []
+        self.made = [data.reader.read(part) for part in self.parts] if len(self.parts) <= KEPT else []
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, i: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]  slices are not asked for
-        return self.made[i] if self.made else self.reader.read(self.parts[i])
+        return self.made[i] if self.made else self.data.reader.read(self.parts[i])
 
 
 class ForecastingDataModule(pl.LightningDataModule):
@@ -123,7 +119,7 @@ class ForecastingDataModule(pl.LightningDataModule):
         self.n_batches = stream.n_batches if stream else -(-len(first) // self.examples.settings.batch_size)
         self.validation = self.examples.validation
         self._note(first)
-        self._heldout = HeldoutBatches(self.reader, self.validation)
+        self._heldout = HeldoutBatches(self)
 
     def _read(self) -> Examples:
         if isinstance(self._given, Examples):
@@ -172,6 +168,10 @@ class ForecastingDataModule(pl.LightningDataModule):
     def validation_batches(self) -> Sequence[Batch]:
         """Give all validation windows."""
         return self._heldout
+
+    def release(self) -> None:
+        """Give up what batches are made with; of a large table it takes half as much memory as the table."""
+        del self.reader, self._heldout
 
     def train_dataloader(self) -> EpochBatches:
         """Give the batches of an epoch."""
