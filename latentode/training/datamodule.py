@@ -31,7 +31,7 @@ KEPT = 16  # validation batches that stay in memory; where there are more, they 
 class EpochBatches:
     """The training batches of one epoch after another, a function of seed and epoch only.
 
-    Lightning keeps `state_dict` in its checkpoints: an epoch that was cut off goes on with the batch that would have come next.
+    Its state stands in Lightning's checkpoints: an epoch that was cut off goes on with the batch that would have come next.
     """
 
     def __init__(self, data: ForecastingDataModule) -> None:
@@ -93,6 +93,7 @@ class ForecastingDataModule(pl.LightningDataModule):
         self.seed = seed
         self._given = data
         self.notes: list[str] = []
+        self._batches = EpochBatches(self)
 
     def setup(self, stage: str) -> None:
         """Read and cut the table, fit the scaler.
@@ -175,7 +176,17 @@ class ForecastingDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> EpochBatches:
         """Give the batches of an epoch."""
-        return EpochBatches(self)
+        return self._batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Give where the epoch stands."""
+        return self._batches.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from there."""
+        # Lightning itself hands a loader its state only where the loader was not asked for before the checkpoint was read, but the
+        # schedule of the learning rate has asked it for its length by then.
+        self._batches.load_state_dict(state_dict)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Give the validation batches (in a loader, since Lightning reads a list as a list of loaders)."""
