@@ -91,3 +91,15 @@ class ForecastingTask(pl.LightningModule):
         """Put beside the weights, as plain values, all that rebuilding the model takes."""
         assert self.fitted is not None
         checkpoint["latentode"] = self.fitted.to_plain()
+        # Without these a fit that goes on would drop other units than the one that was not cut off.
+        checkpoint["generators"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["generators"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put torch's generators where they stood."""
+        generators = checkpoint.get("generators", {})
+        if "cpu" in generators:
+            torch.set_rng_state(generators["cpu"].cpu())
+        if "cuda" in generators and self.device.type == "cuda":
+            torch.cuda.set_rng_state(generators["cuda"].cpu(), self.device)
