@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pa_dataset
 
 from latentode.data.arrow import is_string, pc
-from latentode.data.cells import _list_folder, _parquet_schema, _starts_with
+from latentode.data.cells import _list_folder, _parquet_schema, _starts_with, _version
 from latentode.data.schema import Schema, count, quote_names
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
@@ -37,6 +37,7 @@ class Groups:
         schema: of the columns that are read, the same for all files.
         first: number of the first row of each group, and of all rows, `(G + 1,)`.
         n_bytes: of each group once it is decoded, about, `(G,)`.
+        versions: of each file when its metadata was read, by path.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Groups:
     schema: pa.Schema
     first: np.ndarray
     n_bytes: np.ndarray
+    versions: dict[str, tuple[int, ...] | None]
 
     @classmethod
     def of(cls, path: str | Path) -> Groups:
@@ -58,6 +60,7 @@ class Groups:
         if path.is_file() and not _starts_with(path, b"PAR1"):
             raise DataError(f"{path}: is no Parquet file; streaming reads Parquet, so write the table as such.")
         files = _list_folder(path)[0] if path.is_dir() else [path]
+        versions = {str(file): _version(file) for file in files}
         try:
             schema = pa.unify_schemas([_parquet_schema(file) for file in files], promote_options="permissive")
             dataset = pa_dataset.dataset([str(file) for file in files], schema=schema, format=_FORMAT)
@@ -77,15 +80,30 @@ class Groups:
         first = np.concatenate([[0], np.cumsum(n_rows)])
         if first[-1] == 0:
             raise DataError(f"{path}: has columns but no rows; add at least one.")
-        return cls(str(path), fragments, schema, first, np.maximum(encoded, 8 * n_rows * len(schema)))
+        return cls(str(path), fragments, schema, first, np.maximum(encoded, 8 * n_rows * len(schema)), versions)
 
     def read(self, first: int, last: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the rows `first:last`."""
+        """Read the rows `first:last`.
+
+        Raises:
+            DataError: a file is damaged, or is no longer the one whose metadata was read.
+        """
         begin = int(np.searchsorted(self.first, first, side="right")) - 1
         end = int(np.searchsorted(self.first, last, side="left"))
         names = self.schema.names if columns is None else list(columns)
-        parts = [group.to_table(schema=self.schema, columns=names) for group in self.fragments[begin:end]]
+        try:
+            parts = [group.to_table(schema=self.schema, columns=names) for group in self.fragments[begin:end]]
+        except (pa.ArrowException, OSError) as error:
+            self._refuse_changed(begin, end)
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise DataError(f"{self.source}: cannot be read as Parquet ({reason}); write it again.") from error
+        self._refuse_changed(begin, end)
         return pa.concat_tables(parts).slice(first - int(self.first[begin]), last - first)
+
+    def _refuse_changed(self, begin: int, end: int) -> None:
+        for name in dict.fromkeys(group.path for group in self.fragments[begin:end]):
+            if _version(Path(name)) != self.versions[name]:
+                raise DataError(f"{name}: changed while it was read; read it again when it is written.")
 
 
 # Without these the bytes of a file are in memory beside what is read from them.

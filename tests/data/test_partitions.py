@@ -113,6 +113,17 @@ def test_an_error_in_a_part_says_where_the_part_begins(tmp_path):
         list(found)
 
 
+def test_files_that_change_while_they_are_streamed_are_refused(tmp_path):
+    frame = make_frame(n_series=6, n_rows=40)
+    folder = write(frame, tmp_path / "set", cuts=(100,))
+    found = partitions_of(folder)
+    found.read(len(found) - 1)
+    (folder / "part-1.parquet").write_bytes((folder / "part-1.parquet").read_bytes()[:-300])
+    found.read(0)
+    with pytest.raises(DataError, match=r"part-1.parquet: changed while it was read"):
+        found.read(len(found) - 1)
+
+
 def test_the_long_layout_is_streamed_with_its_channels_named(tmp_path):
     frame = make_frame(n_series=6, n_rows=30).melt(["series_id", "time"], var_name="channel")
     frame = frame.dropna().sort_values(["series_id", "time"])
