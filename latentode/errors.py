@@ -31,6 +31,11 @@ class RunError(LatentODEError, RuntimeError):
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Give the hint to the known name that is nearest, in brackets behind a space; nothing where none is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    """Give the hint to the known name that is nearest, in brackets behind a space; nothing where none is near.
+
+    A name that begins as it was written is nearer than one that only resembles it.
+    """
+    known = list(known)
+    begun = [entry for entry in known if str(name) and entry.startswith(str(name))]
+    near = begun or difflib.get_close_matches(str(name), known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

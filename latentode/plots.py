@@ -251,65 +251,63 @@ def _shorten(name: object, limit: int = 24) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def plot_calibration(scores: dict[str, Any], *, title: str | None = None) -> Figure:
-    """Draw how often values fall into the central intervals, and where in their forecasts they fall.
+def plot_scores(scores: dict[str, Any], *, metric: str = "mse", title: str | None = None) -> Figure:
+    """Draw an error by lead time, how often values fall into the central intervals, and where in their forecasts they fall.
 
     Args:
-        scores: with `calibration` (`nominal`, `actual`, `pit_counts`), and the same for each of `baselines`, as `FittedModel.score`
-            gives them.
-        title: of the figure.
-    """
-    figure = Figure(figsize=(9, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":", label="calibrated")
-    for i, (name, row) in enumerate(scores["baselines"].items()):
-        left.plot(*_reliability(row["calibration"]), **_line(i), label=name.replace("_", " "))
-    left.plot(*_reliability(scores["calibration"]), color=BLUE, lw=2, marker="o", ms=3.5, label="this model")
-    left.set_xlabel("stated share of the central interval", fontsize=9)
-    left.set_ylabel("share of values inside", fontsize=9)
-    left.set_title("intervals: below the diagonal they are too narrow", fontsize=10, loc="left")
-    left.legend(frameon=False, fontsize=8)
-    counts = np.asarray(scores["calibration"]["pit_counts"], dtype=np.float64)
-    density = counts / max(counts.sum(), 1) * len(counts)
-    right.bar((np.arange(len(counts)) + 0.5) / len(counts), density, width=0.92 / len(counts), color=BLUE, alpha=0.75)
-    right.axhline(1.0, color=GREY, lw=0.8, ls=":")
-    right.set_xlabel("probability that the forecast gave to less than what came", fontsize=9)
-    right.set_ylabel("density", fontsize=9)
-    right.set_title("PIT: flat where forecasts are honest", fontsize=10, loc="left")
-    _finish(figure, title)
-    return figure
-
-
-def _line(i: int | None) -> dict[str, Any]:
-    """Give the style of a baseline's line, by its number, or of the model's own."""
-    return {"color": BLUE, "lw": 2} if i is None else {"color": GREY, "lw": 1, "ls": STROKES[i % 3], "alpha": 0.7}
-
-
-def _reliability(calibration: dict[str, Any]) -> tuple[list[float], list[float]]:
-    return [0.0, *calibration["nominal"]], [0.0, *calibration["actual"]]
-
-
-def plot_by_horizon(scores: dict[str, Any], *, metric: str = "mse", title: str | None = None) -> Figure:
-    """Draw an error by lead time, the model's beside the baselines'.
-
-    Args:
-        scores: with `bins` (`after`, `until`, `<metric>_macro`), and the same for each of `baselines`.
+        scores: with `bins` (`after`, `until`, `<metric>_macro`) and `calibration` (`nominal`, `actual`, `pit_counts`), and the same for
+            each of `baselines`, as `FittedModel.score` gives them. Without bins, or without the metric in them, the first is left out.
         metric: which error.
         title: of the figure.
     """
-    figure = Figure(figsize=(6.2, 3.9), layout="constrained")
-    axis = figure.subplots()
+    has_error = all(f"{metric}_macro" in part for part in scores.get("bins", ())) and bool(scores.get("bins"))
+    figure = Figure(figsize=(4.4 * (2 + has_error), 3.9), layout="constrained")
+    axes = list(figure.subplots(1, 2 + has_error))
     rows = {**{name.replace("_", " "): row for name, row in scores["baselines"].items()}, "this model": scores}
-    for i, (name, row) in enumerate(rows.items()):
-        middle = [0.5 * (part["after"] + part["until"]) for part in row["bins"]]
-        error = [part[f"{metric}_macro"] for part in row["bins"]]
-        axis.plot(middle, error, marker="o", ms=3.5, label=name, **_line(None if name == "this model" else i))
-    axis.set_xlabel("time after the origin, in horizons", fontsize=9)
-    axis.set_ylabel(f"{metric}, mean over channels, scaled", fontsize=9)
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize=8)
+    if has_error:
+        _draw_by_horizon(axes.pop(0), rows, metric)
+    _draw_reliability(axes[0], rows)
+    _draw_pit(axes[1], scores["calibration"]["pit_counts"])
     _finish(figure, title)
     return figure
+
+
+def _draw_by_horizon(axis: Axes, rows: dict[str, dict[str, Any]], metric: str) -> None:
+    for i, (name, row) in enumerate(rows.items()):
+        middle = [0.5 * (part["after"] + part["until"]) for part in row["bins"]]
+        axis.plot(middle, [part[f"{metric}_macro"] for part in row["bins"]], marker="o", ms=3.5, **_line(name, i))
+    axis.set_xlabel("time after the origin, in horizons", fontsize=9)
+    axis.set_ylabel(f"{metric}, scaled, mean over channels", fontsize=9)
+    axis.set_ylim(bottom=0)
+    axis.set_title("error by lead time", fontsize=10, loc="left")
+
+
+def _draw_reliability(axis: Axes, rows: dict[str, dict[str, Any]]) -> None:
+    axis.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":", label="calibrated")
+    for i, (name, row) in enumerate(rows.items()):
+        nominal, actual = row["calibration"]["nominal"], row["calibration"]["actual"]
+        axis.plot([0.0, *nominal], [0.0, *actual], **_line(name, i))
+    axis.set_xlabel("stated share of the central interval", fontsize=9)
+    axis.set_ylabel("share of values inside", fontsize=9)
+    axis.set_title("intervals: too narrow below the diagonal", fontsize=10, loc="left")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _draw_pit(axis: Axes, counts: Sequence[int]) -> None:
+    n_bins = len(counts)
+    density = np.asarray(counts, dtype=np.float64) / max(sum(counts), 1) * n_bins
+    axis.bar((np.arange(n_bins) + 0.5) / n_bins, density, width=0.92 / n_bins, color=BLUE, alpha=0.75)
+    axis.axhline(1.0, color=GREY, lw=0.8, ls=":")
+    axis.set_xlabel("probability forecast for less than what came", fontsize=9)
+    axis.set_ylabel("density", fontsize=9)
+    axis.set_title("PIT: flat where forecasts are honest", fontsize=10, loc="left")
+
+
+def _line(name: str, i: int) -> dict[str, Any]:
+    """Give the style of a model's line: its own stands out, a baseline has a stroke by its number."""
+    if name == "this model":
+        return {"color": BLUE, "lw": 2, "label": name}
+    return {"color": GREY, "lw": 1, "ls": STROKES[i % 3], "alpha": 0.7, "label": name}
 
 
 def plot_leaderboard(records: Sequence[dict[str, Any]], *, metric: str = "mse", title: str | None = None) -> Figure:

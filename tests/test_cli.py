@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from latentode import Forecaster
+from latentode.cli import main
 from tests.data.tables import make_frame
 
-COMMANDS = ["demo", "describe", "fit", "validate", "forecast", "evaluate"]
+COMMANDS = ["demo", "describe", "fit", "validate", "forecast", "evaluate", "backtest", "benchmark"]
 QUICK = [
     "--data.horizon",
     "3",
@@ -129,6 +130,75 @@ def test_forecast_at_times_by_queries_wide_and_in_parquet(run, folder, tmp_path)
     )
     out = pd.read_csv(tmp_path / "q_out.csv")
     assert out["series_id"].tolist() == ["s2", "s2", "s0", "s0"]
+
+
+def test_backtest_goes_back_from_the_end_with_and_without_refitting(run, folder, tmp_path):
+    make_frame(n_series=3, seed=8).to_csv(tmp_path / "other.csv", index=False)
+    done = succeed("backtest", run, "--data", tmp_path / "other.csv", "--origins", "3", "--out", tmp_path / "b.json",
+                   "--plot", tmp_path / "b.png")  # fmt: skip
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert [one["origin"] for one in report["origins"]] == [3, 2, 1]
+    assert "1 horizon before the end" in done.stdout
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    frame = pd.read_csv(tmp_path / "b.csv")
+    assert set(frame["channel"]) == {"macro", "pooled", "x0", "x1"}
+    again = succeed("backtest", run, "--data", folder / "data.csv", "--origins", "2", "--refit", "--max_epochs", "1",
+                    "--out", tmp_path / "r.json")  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text())["refit"] is True
+    assert "2 origins" in again.stdout
+    assert "origins is 'many'" in refuse("backtest", run, "--data", folder / "data.csv", "--origins", "many")
+
+
+def test_benchmark_writes_records_leaderboard_and_picture_and_reads_back_what_is_there(tmp_path):
+    options = (
+        "benchmark",
+        "van_der_pol",
+        "--n_series",
+        "20",
+        "--model",
+        "constant,blend",
+        "--out",
+        tmp_path / "r.json",
+    )
+    done = succeed(*options, "--missing", "0.3", "--sampling", "bursty")
+    records = json.loads((tmp_path / "r.json").read_text())
+    assert {record["model"] for record in records} == {"constant", "blend"}
+    assert (tmp_path / "r.md").read_text() in done.stdout + "\n"
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    again = succeed(*options, "--missing", "0.3", "--sampling", "bursty")
+    assert "2 of 2 runs were there already" in again.stderr
+    assert json.loads((tmp_path / "r.json").read_text()) == records
+
+
+def test_benchmark_says_what_there_is(tmp_path):
+    listed = succeed("benchmark", "--list").stdout
+    assert "physionet2012" in listed
+    assert "gradient_boosting" in listed
+    assert "did you mean 'physionet2012'" in refuse("benchmark", "physionet", "--out", tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "needs the name"),
+        (("lorenz63",), "--out"),
+        (("lorenz63", "--splits", "77", "--out", "r.json"), "published ones are"),
+        (("lorenz63", "--sampling", "often", "--out", "r.json"), "sampling"),
+        (("lorenz63", "--seeds", "1.5", "--out", "r.json"), "whole number"),
+        (("ushcn", "--data_dir", ".", "--out", "r.json"), "LATENTODE_DATA"),
+    ],
+)
+def test_benchmark_refuses_in_a_sentence(options, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", *options]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+
+
+def test_evaluate_draws_the_calibration(run, folder, tmp_path):
+    succeed("evaluate", run, "--data", folder / "data.csv", "--plot", tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_evaluate_scores_the_test_part_and_another_table(run, folder, tmp_path):

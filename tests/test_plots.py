@@ -8,7 +8,7 @@ import pytest
 from matplotlib.dates import num2date
 
 from latentode.errors import InputError
-from latentode.plots import plot_forecast, plot_overview
+from latentode.plots import plot_forecast, plot_leaderboard, plot_overview, plot_scores
 
 
 def frames(times, after, n_series=2):
@@ -75,3 +75,39 @@ def test_overview_of_equal_gaps_or_none_is_drawn():
     for gaps in (np.empty(0), np.full(3, 7.0)):
         figure = plot_overview(marks, gaps, pd.Series([0.5], index=["x"]), gap_unit="days")
         figure.draw_without_rendering()
+
+
+def scores(mse=1.0):
+    nominal = [0.25, 0.5, 0.75, 1.0]
+    calibration = {"nominal": nominal, "actual": [0.2, 0.4, 0.7, 1.0], "pit_counts": [4, 2, 1, 1, 1, 1, 2, 4]}
+    edges = [(0.0, 0.5), (0.5, 1.0)]
+    bins = [{"after": a, "until": b, "mse_macro": mse * (1 + a)} for a, b in edges]
+    return {"calibration": calibration, "bins": bins}
+
+
+def test_scores_show_error_by_lead_time_coverage_and_the_density_of_the_pit():
+    figure = plot_scores({**scores(2.0), "baselines": {"last_value": scores(), "blend": scores()}}, title="t")
+    error, coverage, pit = figure.axes
+    assert np.allclose(error.lines[-1].get_xdata(), [0.25, 0.75])
+    assert np.allclose(error.lines[-1].get_ydata(), [2.0, 3.0])
+    assert np.allclose(error.lines[0].get_ydata(), [1.0, 1.5])
+    labels = [text.get_text() for text in coverage.get_legend().get_texts()]
+    assert labels == ["calibrated", "last value", "blend", "this model"]
+    assert np.allclose(coverage.lines[-1].get_ydata(), [0, 0.2, 0.4, 0.7, 1.0])
+    heights = [bar.get_height() for bar in pit.patches]
+    assert np.mean(heights) == pytest.approx(1.0)
+    assert heights[0] == pytest.approx(4 / 16 * 8)
+
+
+def test_scores_without_the_metric_show_the_calibration_alone():
+    assert len(plot_scores({**scores(), "baselines": {}}, metric="crps").axes) == 2
+
+
+def test_a_leaderboard_has_the_lowest_error_on_top_and_leaves_out_what_has_none():
+    records = [
+        {"model": name, "metrics": {"mse": {"mean": mean, "sd": None}}}
+        for name, mean in (("constant", 3.0), ("latent_ode", 1.0), ("broken", None), ("last_value", 2.0))
+    ]
+    axis = plot_leaderboard(records).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["latent ode", "last value", "constant"]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]

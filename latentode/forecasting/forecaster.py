@@ -164,6 +164,31 @@ class Forecaster(BaseEstimator):
         fitted = self._get_fitted()
         return evaluate(fitted, read_history(fitted, table), metrics=metrics, device=self._torch_device())
 
+    def backtest(
+        self,
+        table: Source,
+        *,
+        origins: int = 5,
+        horizon: str | float | None = None,
+        refit: bool = False,
+        metrics: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Score forecasts from rolling origins; see `latentode.forecasting.backtest.backtest`."""
+        from latentode.forecasting.backtest import backtest
+
+        names = ("max_epochs", "patience", "learning_rate", "weight_decay", "seed", "device")
+        fitted = self._get_fitted()
+        return backtest(
+            fitted,
+            read_history(fitted, table),
+            origins=origins,
+            horizon=horizon,
+            refit=refit,
+            fit={name: getattr(self, name) for name in names},
+            metrics=metrics,
+            device=self._torch_device(),
+        )
+
     def save(self, path: str | Path) -> Path:
         """Write the run folder.
 

@@ -20,7 +20,7 @@ class ForecastingTask(pl.LightningModule):
     """Trains a network by its own loss with AdamW under a one-cycle schedule.
 
     Args:
-        network: the model to train, or the short name of one: latent_ode, blend, last_value, constant.
+        network: the model to train, or the short name of one in `latentode.models.MODELS`: latent_ode, blend, ridge, gradient_boosting, ...
         learning_rate: highest learning rate of the cycle.
         weight_decay: of AdamW.
     """

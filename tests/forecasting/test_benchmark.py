@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from latentode.data.datasets import protocols_of
+from latentode.data.datasets import DATASETS, protocols_of, van_der_pol
 from latentode.errors import InputError
 from latentode.forecasting import benchmark
 from latentode.forecasting.benchmark import BenchmarkSettings, leaderboard, losses, run_benchmark, summarise
@@ -175,3 +177,18 @@ def test_a_model_that_loses_to_a_baseline_is_said_to_lose(ran):
     text = leaderboard(ran[1])
     assert text.index("| constant |") > 0
     assert "mean ± sd" in text
+
+
+def test_a_data_set_is_added_by_copying_one_file(tmp_path, monkeypatch):
+    """As a new user would: another module's file under another name, one line changed, one line in the table."""
+    source = Path(van_der_pol.__file__).read_text(encoding="utf-8")
+    path = tmp_path / "my_oscillator.py"
+    path.write_text(source.replace("van_der_pol", "my_oscillator"), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("my_oscillator", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(DATASETS, "my_oscillator", module)
+    own = settings(dataset="my_oscillator", models=("blend",))
+    (record,) = run_benchmark(own, tmp_path / "r.json", say=lambda _: None)
+    assert record["dataset"] == "my_oscillator"
+    assert record["metrics"]["mse"]["mean"] > 0

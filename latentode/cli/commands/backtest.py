@@ -36,7 +36,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--max_epochs", help="of those fits (30)")
     parser.add_argument("--metrics", help="comma-separated, as for evaluate (all)")
     parser.add_argument("--out", help="JSON file to write; a table goes beside it as .csv")
-    parser.add_argument("--plot", help="picture of the calibration to write: .png, .pdf or .svg")
+    parser.add_argument("--plot", help="picture of error by lead time and calibration to write: .png, .pdf or .svg")
     add_device(parser)
 
 
@@ -80,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
         write_frame(out.with_suffix(".csv"), backtest_frame(report))
         print(f"{out}: all figures; {out.with_suffix('.csv')}: the same as a table")
     if options.plot:
-        from latentode.plots import plot_calibration, save_figure
+        from latentode.plots import plot_scores, save_figure
 
-        save_figure(plot_calibration(report, title="calibration over all origins"), Path(options.plot))
+        save_figure(plot_scores(report, title="over all origins"), Path(options.plot))
         print(f"{options.plot}: picture")
     return OK

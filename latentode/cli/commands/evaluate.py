@@ -32,7 +32,7 @@ def add_options(parser: Parser) -> None:
         "--metrics", help="comma-separated: mse,rmse,mae,mae_mean,mase,crps,nll,pinball,coverage,width (all)"
     )
     parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--plot", help="picture of the calibration to write: .png, .pdf or .svg")
+    parser.add_argument("--plot", help="picture of error by lead time and calibration to write: .png, .pdf or .svg")
     add_device(parser)
 
 
@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
         write_json(Path(options.out), report)
         print(f"{options.out}: all figures")
     if options.plot:
-        from latentode.plots import plot_calibration, save_figure
+        from latentode.plots import plot_scores, save_figure
 
-        save_figure(plot_calibration(report, title=f"calibration, {which}"), Path(options.plot))
+        save_figure(plot_scores(report, title=which), Path(options.plot))
         print(f"{options.plot}: picture")
     return OK
