@@ -6,7 +6,6 @@ read at once: a partition is as many of them as make `PARTITION_BYTES`, cut wher
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,31 +278,42 @@ def join(tables: Sequence[Table]) -> Table:
 
 def available_memory() -> int | None:
     """Give the bytes that this process may still take: of the machine, of its control group and of its own limits; None where unknown."""
-    limits = []
+    found = [*_left_on_machine(), *_left_in_group(), *_left_to_process()]
+    return max(min(found), 0) if found else None
+
+
+def _left_on_machine() -> list[int]:
+    n_bytes = _proc("/proc/meminfo").get("MemAvailable")
+    return [] if n_bytes is None else [n_bytes]
+
+
+def _left_in_group() -> list[int]:
+    group = Path("/sys/fs/cgroup")
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):
-        pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
-        if pages is not None:
-            limits.append(os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE"))
-    try:
-        group = Path("/sys/fs/cgroup")
         allowed = (group / "memory.max").read_text().strip()
-        if allowed != "max":
-            limits.append(int(allowed) - int((group / "memory.current").read_text()))
+        return [] if allowed == "max" else [int(allowed) - int((group / "memory.current").read_text())]
     except (OSError, ValueError):
-        pass
+        return []
+
+
+def _left_to_process() -> list[int]:
     try:
         import resource  # not on every system
-
-        for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
-            soft = resource.getrlimit(kind)[0]
-            if soft != resource.RLIM_INFINITY:
-                limits.append(soft)
     except ImportError:
-        pass
-    return max(min(limits), 0) if limits else None
+        return []
+    held = _proc("/proc/self/status")
+    limits = {"VmData": resource.RLIMIT_DATA, "VmSize": resource.RLIMIT_AS}
+    soft = {name: resource.getrlimit(limit)[0] for name, limit in limits.items()}
+    return [n - held.get(name, 0) for name, n in soft.items() if n != resource.RLIM_INFINITY]
+
+
+def _proc(path: str) -> dict[str, int]:
+    """Read the sizes in a file of Linux' /proc, in bytes; elsewhere there are none."""
+    try:
+        lines = [line.split() for line in Path(path).read_text().splitlines()]
+    except OSError:
+        return {}
+    return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
 
 
 def suggest_streaming(path: str | Path) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,3 +141,13 @@ def test_streaming_is_suggested_where_memory_is_scarce(tmp_path, monkeypatch):
     monkeypatch.setattr("latentode.data.partitions.available_memory", lambda: 3000)
     assert "--data.streaming true" in suggest_streaming(folder)
     assert suggest_streaming(tmp_path / "absent.csv") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process holds")
+def test_available_memory_is_what_a_limit_leaves():
+    program = (
+        "import resource; from latentode.data import partitions as p; held = p._proc('/proc/self/status')['VmData']; "
+        "resource.setrlimit(resource.RLIMIT_DATA, (held + 50_000_000, held + 50_000_000)); print(p.available_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 30_000_000 < int(done.stdout) <= 50_000_000
