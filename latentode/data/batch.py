@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentode.data.row_counts import bisect_rows, index_type, running_count, steps
 from latentode.data.scaling import Scaler
+from latentode.data.schema import blocks
 from latentode.data.tables import Table
-from latentode.data.windows import Windows, bisect_rows
+from latentode.data.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,9 @@ class _Ragged:
 
 
 class WindowReader:
-    """Makes batches from a table: lays its observed values out flat once, then gathers any windows without a loop.
+    """Makes batches from a table: finds its observed values once, then gathers any windows without a loop.
+
+    It keeps where the values stand, in 32 bits each, and no second copy of them: they are scaled as they are read.
 
     Args:
         table: the data.
@@ -183,24 +187,19 @@ class WindowReader:
         self.scaler = scaler
         self.max_history = max_history
         self.target_channels = np.asarray(target_channels, dtype=np.int64)
-        observed = ~np.isnan(table.values)
-        row, channel = np.nonzero(observed)
-        self._row, self._channel = row, channel
-        self._value = scaler.transform(table.values[row, channel], channel).astype(np.float32)
-        # float64: beside an outlier in the deviation, all other values are one in float32.
-        self._error_units = (
-            None if scaler.channel_map is None else scaler.error_units(table.values[row, channel], channel)
-        )
         self._known = _scaled_known(scaler, table.known, table.n_rows)
         self._statics = _scaled_statics(table, scaler)
-        self._token_from = _starts(observed.sum(axis=1))
-        is_target = np.zeros(observed.shape[1], dtype=bool)
+        self._token_from = running_count(table.values, lambda seen: seen.sum(axis=1))
+        self._cell = _observed_cells(table.values, int(self._token_from[-1]))
+        is_target = np.zeros(table.values.shape[1], dtype=bool)
         is_target[self.target_channels] = True
-        per_row = (observed & is_target).sum(axis=1)
-        self._target_token = np.flatnonzero(is_target[channel])
-        self._target_from = _starts(per_row)
-        self._query_row = np.flatnonzero(per_row > 0)
-        self._query_from = _starts(per_row > 0)
+        # Where every channel is forecast, targets are counted like values.
+        self._target_from, self._target_token = self._token_from, None
+        if not is_target.all():
+            self._target_from = running_count(table.values, lambda seen: (seen & is_target).sum(axis=1))
+            self._target_token = np.flatnonzero(is_target[self._cell % len(is_target)]).astype(self._cell.dtype)
+        self._query_row = steps(self._target_from)
+        self._query_from = running_count(table.values, lambda seen: (seen & is_target).any(axis=1))
 
     def count_tokens(self, windows: Windows) -> np.ndarray:
         """Give how many observed values each window reads, int64 `(W,)`."""
@@ -214,18 +213,19 @@ class WindowReader:
         query_row = queries.gather(self._query_row)
         query_time = self._model_time(windows, self.table.time[query_row])
         targets = _Ragged.of(self._target_from[begin], self._target_from[end])
-        token = targets.gather(self._target_token)
-        target_row = self._query_from[self._row[token]] - self._query_from[begin][:, None]
+        token = targets.index if self._target_token is None else targets.gather(self._target_token)
+        row, channel, value = self._read(token, targets.inside)
+        target_row = np.where(targets.inside, self._query_from[row] - self._query_from[begin][:, None], 0)
         return self._batch(
             windows,
             query_time=_repeat_last(query_time, queries.inside),
             query_observed=queries.inside,
-            target_row=np.where(targets.inside, target_row, 0),
-            target_channel=np.where(targets.inside, self._channel[token], 0),
-            target_value=np.where(targets.inside, self._value[token], np.float32(0)),
+            target_row=target_row.astype(np.int64),
+            target_channel=channel,
+            target_value=value,
             target_observed=targets.inside,
             **self._known_at("known", query_row, queries.inside),
-            **self._errors_at(token, targets.inside),
+            **self._errors_at(row, channel, targets.inside),
         )
 
     def read_queries(
@@ -277,10 +277,12 @@ class WindowReader:
             return {}
         return {name: np.where(inside[..., None], self._known[row], np.float32(0))}
 
-    def _errors_at(self, token: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
-        if self._error_units is None:
+    def _errors_at(self, row: np.ndarray, channel: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+        """Give values in the units of errors, where models see them in others."""
+        if self.scaler.channel_map is None:
             return {}
-        held = self._error_units[token] if len(self._error_units) else np.zeros(token.shape)
+        # float64: beside an outlier in the deviation, all other values are one in float32.
+        held = self.scaler.error_units(self.table.values[row, channel], channel) if len(self._cell) else 0.0
         return {"target_error_units": np.where(inside, held, 0.0)}
 
     def _rows_until(self, windows: Windows, time: np.ndarray) -> np.ndarray:
@@ -289,21 +291,34 @@ class WindowReader:
         )
 
     def _history(self, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-        first = self._token_from[self._rows_until(windows, windows.history_from)]
-        last = self._token_from[self._rows_until(windows, windows.origin)]
+        first, last = (
+            self._token_from[self._rows_until(windows, at)].astype(np.int64)
+            for at in (windows.history_from, windows.origin)
+        )
         return np.maximum(first, last - self.max_history), last
+
+    def _read(self, token: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give the row, the channel and the scaled value of observed values; channel and value are 0 where they are not `inside`."""
+        if len(self._cell) == 0:
+            zero = np.zeros(token.shape, np.int64)
+            return zero, zero, zero.astype(np.float32)
+        row, channel = np.divmod(self._cell[token].astype(np.int64), self.table.values.shape[1])
+        value = self.scaler.transform(self.table.values[row, channel], channel).astype(np.float32)
+        return row, np.where(inside, channel, 0), np.where(inside, value, np.float32(0))
 
     def _model_time(self, windows: Windows, time: np.ndarray) -> np.ndarray:
         return ((time - windows.origin[:, None]) / self.scaler.time_scale).astype(np.float32)
 
     def _batch(self, windows: Windows, **targets: np.ndarray) -> Batch:
         tokens = _Ragged.of(*self._history(windows))
-        row = tokens.gather(self._row)
+        row, channel, value = self._read(tokens.index, tokens.inside)
+        # In which unit a channel comes that training never saw, nobody knows: it was observed, and that is all.
+        value = np.where(self.scaler.n_values[channel] > 0, value, np.float32(0))
         time = self._model_time(windows, self.table.time[row])
         arrays = {
             "token_time": np.where(tokens.inside, time, np.float32(0)),
-            "token_value": tokens.gather(self._value),
-            "token_channel": tokens.gather(self._channel),
+            "token_value": value,
+            "token_channel": channel,
             "token_observed": tokens.inside,
             **self._known_at("token_known", row, tokens.inside),
             **{name: held[windows.series] for name, held in self._statics.items()},
@@ -339,6 +354,16 @@ def _scaled_statics(table: Table, scaler: Scaler) -> dict[str, np.ndarray]:
         "statics_observed": observed,
         "categories": table.statics.codes(table.schema.categories),
     }
+
+
+def _observed_cells(values: np.ndarray, n: int) -> np.ndarray:
+    """Give the places of the `n` observed values in the flat matrix, ascending."""
+    cells, place = np.empty(n, dtype=index_type(values.size)), 0
+    for rows in blocks(values):
+        here = np.flatnonzero(~np.isnan(values[rows]))
+        cells[place : place + len(here)] = here + rows.start * values.shape[1]
+        place += len(here)
+    return cells
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:

@@ -32,6 +32,10 @@ class Statics:
     numbers: np.ndarray
     texts: np.ndarray
 
+    def as_text(self) -> list[str]:
+        """Give all that is known of each series as a text, to tell tables apart by."""
+        return [repr(pair) for pair in zip(self.numbers.tolist(), self.texts.tolist(), strict=True)]
+
     def take(self, series: np.ndarray) -> Statics:
         """Give those of the series at these positions."""
         return Statics(self.numbers[series], self.texts[series])

@@ -10,11 +10,13 @@ that no sum of squares is of one value alone. Errors are told in other units, th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from latentode.data.moments import ChannelMoments
+from latentode.data.schema import blocks
 from latentode.data.tables import Table
 from latentode.data.windows import Split
 
@@ -41,7 +43,7 @@ class Spread:
         values = np.where(seen, values / unit, 0.0)
         mean = values.sum(axis=0) / n_values
         variance = np.where(seen, (values - mean) ** 2, 0.0).sum(axis=0) / n_values
-        return cls._of(mean * unit, np.sqrt(variance) * unit)
+        return cls.around(mean * unit, np.sqrt(variance) * unit)
 
     @classmethod
     def robust(cls, values: np.ndarray) -> Spread:
@@ -53,10 +55,11 @@ class Spread:
         # Column by column: a median sorts, and the columns are of different lengths.
         pairs = [_median_and_deviation(column[~np.isnan(column)]) for column in values.T]
         centre, size = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
-        return cls._of(centre, size)
+        return cls.around(centre, size)
 
     @classmethod
-    def _of(cls, centre: np.ndarray, size: np.ndarray) -> Spread:
+    def around(cls, centre: np.ndarray, size: np.ndarray) -> Spread:
+        """Take centre and size as they are, size 1 of a constant."""
         # Rounding leaves a constant column a deviation of some 1e-16 of its size, by which nobody may divide.
         is_flat = size <= 1e-10 * np.maximum(np.abs(centre), np.finfo(np.float64).tiny)
         return cls(centre, np.where(is_flat, 1.0, size))
@@ -140,20 +143,22 @@ class Scaler:
     @classmethod
     def of_rows(cls, table: Table, rows: np.ndarray, horizon: float, *, scaling: str = "standard") -> Scaler:
         """Take it from these rows (bool `(N,)`) and their series."""
-        values = table.values[rows]
+        found = cls.of_moments(moments_of_rows(table, rows), horizon)
         spread_of = Spread.robust if scaling == "robust" else Spread.standard
-        plain = Spread.standard(values)
-        return cls(
-            plain.centre,
-            plain.size,
-            (~np.isnan(values)).sum(axis=0).astype(np.int64),
-            float(horizon),
-            _fit_map(table, values, scaling),
-            NO_COLUMNS
+        return replace(
+            found,
+            channel_map=_fit_map(table, rows, scaling),
+            statics=NO_COLUMNS
             if table.statics is None
             else spread_of(table.statics.numbers[np.unique(table.row_series[rows])]),
-            NO_COLUMNS if table.known is None else spread_of(table.known[rows]),
+            known=NO_COLUMNS if table.known is None else spread_of(table.known[rows]),
         )
+
+    @classmethod
+    def of_moments(cls, moments: ChannelMoments, horizon: float) -> Scaler:
+        """Take mean and deviation of the training rows as they are."""
+        plain = Spread.around(moments.mean, moments.std)
+        return cls(plain.centre, plain.size, moments.n_values, float(horizon))
 
     @property
     def limit(self) -> float:
@@ -222,10 +227,21 @@ class Scaler:
         )
 
 
-def _fit_map(table: Table, values: np.ndarray, scaling: str) -> ChannelMap | None:
+def moments_of_rows(table: Table, is_seen: np.ndarray) -> ChannelMoments:
+    """Give count, mean and deviation of each channel over some rows, bool `(N,)`, in one pass."""
+    moments = ChannelMoments.zero(table.values.shape[1])
+    for rows in blocks(table.values, size=1 << 22):
+        moments += ChannelMoments.of(table.values[rows][is_seen[rows]])
+    return moments
+
+
+def _fit_map(table: Table, rows: np.ndarray, scaling: str) -> ChannelMap | None:
     is_log = np.asarray([name in table.schema.log_channels for name in table.schema.channels])
+    if scaling == "standard" and not is_log.any():
+        return None
+    values = table.values[rows]
     if scaling == "standard":
-        return ChannelMap(is_log, Spread.standard(_logs(values, is_log))) if is_log.any() else None
+        return ChannelMap(is_log, Spread.standard(_logs(values, is_log)))
     return ChannelMap(is_log, Spread.robust(_logs(values, is_log)), LIMIT)
 
 

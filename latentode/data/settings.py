@@ -73,6 +73,9 @@ class DataSettings:
     test_from: str | float | None = _setting(None, "time at which the test starts, instead of test_fraction")
     batch_size: int = _setting(64, "windows per training step")
     windows_per_epoch: int = _setting(2048, "windows drawn anew in every epoch")
+    streaming: bool = _setting(
+        False, "true: train from Parquet files part by part, for a table larger than memory (rows of a series together)"
+    )
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ import pandas as pd
 from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
 from latentode.data.covariates import Statics, check_known, read_known, read_statics
+from latentode.data.fingerprint import Fingerprint
 from latentode.data.rows import Ids, Rows, arrange, parse_ids, pivot
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, COLUMN_LISTS, check_choice, check_column_lists
@@ -63,20 +63,19 @@ class Table:
 
     def digest(self) -> str:
         """Give a SHA-256 of ids, times, values, channels and other columns; the order of rows and series does not matter."""
-        names = np.asarray([str(name) for name in self.series_ids])
-        table = self.select(np.argsort(names, kind="stable"))
-        observed = ~np.isnan(table.values)
-        digest = hashlib.sha256(repr((self.schema.channels, sorted(names.tolist()))).encode())
-        # The place of each value and the values: bit patterns of NaN, which differ between readers, stay out. Adding 0 turns -0 into 0.
-        for array in (table.starts, table.time + 0, np.packbits(observed), table.values[observed] + 0):
-            digest.update(np.ascontiguousarray(array).data)
-        if table.known is not None:
-            digest.update(repr(self.schema.known_columns).encode())
-            digest.update(np.ascontiguousarray(table.known + 0).data)
-        if table.statics is not None:
-            held = (self.schema.static_columns, table.statics.numbers.tolist(), table.statics.texts.tolist())
-            digest.update(repr(held).encode())
-        return digest.hexdigest()
+        return self.fingerprint().hexdigest()
+
+    def fingerprint(self) -> Fingerprint:
+        """Give what `digest` is made of; those of the parts of a table add up."""
+        return Fingerprint.of(
+            (*self.schema.channels, *self.schema.known_columns, *self.schema.static_columns),
+            self.series_ids,
+            self.starts,
+            self.time,
+            self.values,
+            known=self.known,
+            statics=None if self.statics is None else self.statics.as_text(),
+        )
 
     def select(self, series: Sequence[int] | np.ndarray) -> Table:
         """Give the sub-table of the series at these positions, in this order."""

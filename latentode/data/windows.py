@@ -1,16 +1,20 @@
 """Windows and splits: a training example is one series and one forecast origin.
 
 The observations in `(origin - history, origin]` are read, those in `(origin, origin + horizon]` are forecast. Nothing here loops over
-series or rows: rows of a window are found by one binary search for all windows at once.
+series or rows: rows of a window are found by one binary search for all windows at once. Nor is anything as long as the table made anew
+for an epoch: what a draw needs is found once, in 32 bits, block by block.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from latentode.data.horizon import choose_horizon
+from latentode.data.row_counts import AT_ONCE, Rows, bisect_rows, index_type
 from latentode.data.schema import Schema
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
@@ -19,11 +23,7 @@ from latentode.errors import DataError, InputError
 
 Part = Literal["val", "test", "all"]
 TRAIN, VAL, TEST = 0, 1, 2
-
-# Round durations of a horizon that is chosen for dates, in nanoseconds: nobody wants 19 hours and 12 minutes.
-_HOUR = 3_600_000_000_000
-_NICE = [_HOUR * n // 60 for n in (1, 5, 15, 30)] + [_HOUR * n for n in (1, 2, 3, 6, 12)]
-_NICE += [24 * _HOUR * n for n in (1, 2, 3, 7, 14, 28, 56, 91, 182, 365, 730, 1825)]
+MANY = 1 << 17  # candidates of which a few are drawn without shuffling them all
 
 
 @dataclass(frozen=True)
@@ -67,92 +67,14 @@ class Split:
 
     def train_rows(self, table: Table) -> np.ndarray:
         """Say which rows may be seen in fitting, scaling included: bool `(N,)`."""
-        series = table.row_series
-        return (self.role[series] == TRAIN) & (table.time <= self.val_from[series])
+        n_seen, n_rows = self.train_ends(table) - table.starts[:-1], np.diff(table.starts)
+        pairs = np.stack([n_seen, n_rows - n_seen], axis=1)
+        return np.repeat(np.tile([True, False], len(pairs)), pairs.ravel())
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Facts about a table's rows that every kind of window needs."""
-
-    time: np.ndarray
-    starts: np.ndarray
-    valued: np.ndarray  # how many of the first n rows hold a value, (N + 1,)
-    targeted: np.ndarray  # the same for values of target channels
-
-    @classmethod
-    def of(cls, table: Table) -> Rows:
-        """Count values and target values over the rows of a table."""
-        observed = ~np.isnan(table.values)
-        targets = observed[:, [table.schema.channels.index(name) for name in table.schema.target_channels]]
-        valued, targeted = (_running_count(np.any(seen, axis=1)) for seen in (observed, targets))
-        return cls(table.time, table.starts, valued, targeted)
-
-    def until(self, series: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """Give, for each pair, the number of the first row of the series after `time`."""
-        return bisect_rows(self.time, self.starts[series], self.starts[series + 1], time)
-
-    def keep_usable(self, windows: Windows) -> Windows:
-        """Drop windows without a value to read or without a value to forecast."""
-        first, middle, last = (
-            self.until(windows.series, at) for at in (windows.history_from, windows.origin, windows.until)
-        )
-        has_history = self.valued[middle] > self.valued[first]
-        has_target = self.targeted[last] > self.targeted[middle]
-        return windows.take(np.flatnonzero(has_history & has_target))
-
-
-def _running_count(flags: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(flags)]).astype(np.int64)
-
-
-def bisect_rows(time: np.ndarray, first: np.ndarray, last: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Find, in each ascending stretch `time[first:last]`, the position after the last entry that is `<= at`.
-
-    Args:
-        time: `(N,)`.
-        first, last: bounds of each stretch, `(W,)`.
-        at: `(W,)`, dtype of `time`.
-
-    Returns:
-        int64 `(W,)`, between `first` and `last`.
-    """
-    low, high = first.astype(np.int64), last.astype(np.int64)
-    for _ in range(int(np.max(high - low, initial=0)).bit_length()):
-        middle = (low + high) // 2
-        is_open = low < high
-        goes_right = is_open & (time[np.where(is_open, middle, 0)] <= at)
-        low = np.where(goes_right, middle + 1, low)
-        high = np.where(is_open & ~goes_right, middle, high)
-    return low
-
-
-def choose_horizon(table: Table) -> int | float:
-    """Choose how far to forecast: 20 median gaps, but at most 0.15 of the median span; for dates the nearest round duration.
-
-    Where there are few series it is shorter, down to four gaps, so that the held-out parts hold some ten windows each: a model cannot
-    be judged, nor its residual weighed, on three. Numbers are not rounded: the same series in another unit of time must give the same
-    forecast.
-
-    Raises:
-        DataError: no series has two rows, so that nothing can be learned about time.
-    """
-    lengths = np.diff(table.starts)
-    long = np.flatnonzero(lengths > 1)
-    if len(long) == 0:
-        raise DataError(
-            f"{table.source}: every series has a single row, so nothing can be learned about time; add later observations."
-        )
-    spans = table.time[table.starts[long + 1] - 1] - table.time[table.starts[long]]
-    gaps = np.diff(table.time)[np.diff(table.row_series) == 0]
-    span, gap = float(np.median(spans)), float(np.median(gaps))
-    judged = max(0.015 * span * len(long), 4.0 * gap)
-    horizon = min(0.15 * span, 20.0 * gap, judged)
-    if table.schema.time_kind == "number":
-        return horizon
-    distance = np.abs(np.log(np.asarray(_NICE) / horizon))
-    # Below a minute there is no round duration in the list: whole nanoseconds will do.
-    return max(int(horizon), 1) if horizon < _NICE[0] / 2 else _NICE[int(distance.argmin())]
+    def train_ends(self, table: Table) -> np.ndarray:
+        """Give, for each series, the number of the row after its last one that may be seen in fitting: int64 `(S,)`."""
+        first, last = table.starts[:-1], table.starts[1:]
+        return np.where(self.role == TRAIN, bisect_rows(table.time, first, last, self.val_from), first)
 
 
 @dataclass(frozen=True)
@@ -166,10 +88,15 @@ class Spans:
     @classmethod
     def of(cls, table: Table, settings: DataSettings) -> Spans:
         """Read the durations of `settings`, choosing the horizon from the table where it is left out."""
-        kind = table.schema.time_kind
+        return cls.given(table.schema, settings, lambda: choose_horizon(table))
+
+    @classmethod
+    def given(cls, schema: Schema, settings: DataSettings, choose: Callable[[], int | float]) -> Spans:
+        """Read the durations of `settings`; `choose` gives the horizon where it is left out."""
+        kind = schema.time_kind
         history = None if settings.history is None else parse_duration(settings.history, kind, name="history")
         if settings.horizon is None:
-            return cls(choose_horizon(table), history, is_chosen=True)
+            return cls(choose(), history, is_chosen=True)
         return cls(parse_duration(settings.horizon, kind, name="horizon"), history, is_chosen=False)
 
     def describe(self, schema: Schema) -> str:
@@ -181,13 +108,14 @@ class Spans:
         return f"horizon {horizon}{chosen}"
 
 
-def make_split(table: Table, settings: DataSettings, seed: int = 0) -> Split:
+def make_split(table: Table, settings: DataSettings, seed: int = 0, *, role: np.ndarray | None = None) -> Split:
     """Cut a table into training, validation and test.
 
     Args:
         table: the data.
         settings: kind and fractions of the split, or dates of its cuts.
         seed: of the draw of held-out series; a constant, so that every run on a table holds out the same ones.
+        role: of each series where `table` is a part of another one, whose series have been drawn from; see `draw_roles`.
 
     Raises:
         DataError: there are too few series to hold any out.
@@ -195,7 +123,7 @@ def make_split(table: Table, settings: DataSettings, seed: int = 0) -> Split:
     """
     n_series = table.n_series
     if settings.split == "series":
-        role = _draw_roles(table, settings, seed)
+        role = draw_roles(table.series_ids, settings, table.source, seed) if role is None else role
         end = table.time[table.starts[1:] - 1]
         return Split("series", end, end, role)
     first, last = table.time[table.starts[:-1]], table.time[table.starts[1:] - 1]
@@ -221,23 +149,108 @@ def make_split(table: Table, settings: DataSettings, seed: int = 0) -> Split:
     return Split("time", np.minimum(val_from, test_from), test_from, np.zeros(n_series, np.int8))
 
 
-def _draw_roles(table: Table, settings: DataSettings, seed: int) -> np.ndarray:
-    n_series = table.n_series
+def draw_roles(series_ids: np.ndarray, settings: DataSettings, source: str, seed: int = 0) -> np.ndarray:
+    """Draw the series that are held out: 0 train, 1 validation, 2 test, int8 `(S,)`.
+
+    Raises:
+        DataError: there are too few series.
+    """
+    n_series = len(series_ids)
     n_val, n_test = (
         max(round(share * n_series), 1) if share > 0 else 0 for share in (settings.val_fraction, settings.test_fraction)
     )
     if n_val + n_test >= n_series:
         raise DataError(
-            f"{table.source}: split='series' holds out whole series, but the table has only {n_series}; "
+            f"{source}: split='series' holds out whole series, but the table has only {n_series}; "
             "use split='time' (--data.split time)."
         )
     # Drawn over the sorted names: the order of rows in the file decides nothing.
-    order = np.argsort(np.asarray([str(name) for name in table.series_ids]), kind="stable")
+    order = np.argsort(np.asarray([str(name) for name in series_ids]), kind="stable")
     drawn = order[np.random.default_rng(seed).permutation(n_series)]
     role = np.full(n_series, TRAIN, np.int8)
     role[drawn[:n_test]] = TEST
     role[drawn[n_test : n_test + n_val]] = VAL
     return role
+
+
+@dataclass(frozen=True)
+class TrainingOrigins:
+    """Where the origins of training windows may lie: found once, drawn from in every epoch.
+
+    Attributes:
+        table, split, spans, rows: the data, its cuts, its durations and its rows.
+        at_stamp: rows whose own time may be an origin, ascending.
+        in_gap: rows after which an origin may lie before the next row, ascending.
+    """
+
+    table: Table
+    split: Split
+    spans: Spans
+    rows: Rows
+    at_stamp: np.ndarray
+    in_gap: np.ndarray
+
+    @classmethod
+    def of(cls, table: Table, split: Split, spans: Spans, rows: Rows | None = None) -> TrainingOrigins:
+        """Find the rows, `AT_ONCE` after `AT_ONCE`."""
+        rows = rows or Rows.of(table)
+        empty = np.empty(0, dtype=index_type(table.n_rows))
+        found = cls(table, split, spans, rows, empty, empty)
+        parts = [
+            found._usable(np.arange(start, min(start + AT_ONCE, table.n_rows)))
+            for start in range(0, table.n_rows, AT_ONCE)
+        ]
+        at_stamp, in_gap = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return replace(found, at_stamp=at_stamp, in_gap=in_gap)
+
+    def _usable(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give those of the rows that belong to `at_stamp` and to `in_gap`."""
+        usable, target_time = _teaches(self.table, self.split, self.rows, row)
+        earliest, latest = self._gap(row, target_time)
+        kind = self.at_stamp.dtype
+        at_stamp = row[usable & (target_time - self.table.time[row] <= self.spans.horizon)].astype(kind)
+        return at_stamp, row[usable & (earliest < latest)].astype(kind)
+
+    def _gap(self, row: np.ndarray, target_time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bound the origins in the gap after each row: late enough for the next target to be within the horizon, before the next row."""
+        time = self.table.time
+        earliest = np.maximum(time[row], target_time - _as_time(self.spans.horizon, self.table))
+        return earliest, time[np.minimum(row + 1, self.table.n_rows - 1)]
+
+    def draw(self, rng: np.random.Generator, n_windows: int) -> Windows:
+        """Draw windows; see `training_windows`."""
+        time = self.table.time
+        n_stamps = n_windows - n_windows // 2 if len(self.in_gap) else n_windows
+        at_stamp = _draw(self.at_stamp, n_stamps, rng)
+        in_gap = _draw(self.in_gap, n_windows - len(at_stamp), rng)
+        target_time = time[np.minimum(self.rows.next_target(in_gap), self.table.n_rows - 1)]
+        earliest, latest = self._gap(in_gap, target_time)
+        moved = earliest + (rng.random(len(in_gap)) * (latest - earliest)).astype(time.dtype)
+        origin = np.concatenate([time[at_stamp], moved])
+        which = _series(self.table, np.concatenate([at_stamp, in_gap]))
+        windows = _windows(which, origin, self.split.val_from[which], self.spans, self.table)
+        return self.rows.keep_usable(windows)
+
+
+def count_teaching(table: Table, split: Split, rows: Rows) -> int:
+    """Count the rows, or gaps after a row, that some horizon makes the origin of a training window."""
+    parts = (np.arange(at, min(at + AT_ONCE, table.n_rows)) for at in range(0, table.n_rows, AT_ONCE))
+    return sum(int(np.count_nonzero(_teaches(table, split, rows, part)[0])) for part in parts)
+
+
+def _teaches(table: Table, split: Split, rows: Rows, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which rows have a value behind them and a target of training before them, and give the time of the next target."""
+    time, starts = table.time, table.starts
+    series = _series(table, row)
+    cut = np.where(split.role[series] == TRAIN, split.val_from[series], time[starts[series]])
+    following = rows.next_target(row)
+    target_time = time[np.minimum(following, table.n_rows - 1)]
+    has_history = rows.valued[row + 1] > rows.valued[starts[series]]
+    return (following < starts[series + 1]) & (target_time <= cut) & has_history, target_time
+
+
+def _series(table: Table, row: np.ndarray) -> np.ndarray:
+    return np.searchsorted(table.starts, row, side="right") - 1
 
 
 def training_windows(
@@ -251,49 +264,21 @@ def training_windows(
         table, split, spans: the data, its cuts and its durations.
         rng: source of the draw.
         n_windows: how many; less where the table has no usable window.
-        rows: of the table, where they are at hand.
+        rows: of the table, where they are known.
 
     Returns:
         Windows without a target beyond the cut, each with a value to read and a value to forecast.
     """
-    rows = rows or Rows.of(table)
-    series = table.row_series
-    here = np.arange(table.n_rows)
-    stop = table.starts[1:][series]
-    cut = np.where(split.role[series] == TRAIN, split.val_from[series], table.time[table.starts[series]])
-    following = _next_target(rows)
-    can_follow = (following < stop) & (table.time[np.minimum(following, table.n_rows - 1)] <= cut)
-    target_time = table.time[np.minimum(following, table.n_rows - 1)]
-    has_history = rows.valued[here + 1] > rows.valued[table.starts[series]]
-    usable = can_follow & has_history
-    at_stamp = np.flatnonzero(usable & (target_time - table.time <= spans.horizon))
-    # In the gap: late enough for the next target to be within the horizon, before the next row.
-    earliest = np.maximum(table.time, target_time - _as_time(spans.horizon, table))
-    latest = table.time[np.minimum(here + 1, table.n_rows - 1)]
-    in_gap = np.flatnonzero(usable & (earliest < latest))
-    n_stamps = n_windows - n_windows // 2 if len(in_gap) else n_windows
-    chosen_stamp = _draw(at_stamp, n_stamps, rng)
-    chosen_gap = _draw(in_gap, n_windows - len(chosen_stamp), rng)
-    moved = earliest[chosen_gap] + (rng.random(len(chosen_gap)) * (latest - earliest)[chosen_gap]).astype(
-        table.time.dtype
-    )
-    origin = np.concatenate([table.time[chosen_stamp], moved])
-    which = series[np.concatenate([chosen_stamp, chosen_gap])]
-    return rows.keep_usable(_windows(which, origin, split.val_from[which], spans, table))
-
-
-def _next_target(rows: Rows) -> np.ndarray:
-    """Give, for each row, the number of the next row (of any series) that holds a target value; N where there is none."""
-    n_rows = len(rows.time)
-    is_target = np.diff(rows.targeted) > 0
-    place = np.where(is_target, np.arange(n_rows), n_rows)
-    return np.append(np.minimum.accumulate(place[::-1])[::-1][1:], n_rows)
+    return TrainingOrigins.of(table, split, spans, rows).draw(rng, n_windows)
 
 
 def _draw(candidates: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """Draw `n` candidates, none a second time before all were drawn."""
     if len(candidates) == 0 or n <= 0:
         return candidates[:0]
+    if len(candidates) > MANY and n < len(candidates) // 50:
+        # Floyd's algorithm: a shuffle of millions takes seconds of every epoch.
+        return candidates[rng.choice(len(candidates), n, replace=False)]
     rounds = [rng.permutation(candidates) for _ in range(-(-n // len(candidates)))]
     return np.concatenate(rounds)[:n]
 
@@ -319,7 +304,9 @@ def _top(table: Table) -> Any:
     return np.iinfo(np.int64).max if table.time.dtype == np.int64 else np.inf
 
 
-def heldout_windows(table: Table, split: Split | None, part: Part, spans: Spans) -> Windows:
+def heldout_windows(
+    table: Table, split: Split | None, part: Part, spans: Spans, *, rows: Rows | None = None
+) -> Windows:
     """Lay origins every horizon from the cut, or, for whole series, from one horizon after their first stamp.
 
     Args:
@@ -327,11 +314,12 @@ def heldout_windows(table: Table, split: Split | None, part: Part, spans: Spans)
         split: its cuts; None for part "all".
         part: "val", "test", or "all" for every row of a table that was not trained on.
         spans: its durations.
+        rows: of the table, where they are known.
 
     Returns:
         Windows with at least one value to read and one to forecast, by series and origin.
     """
-    rows = Rows.of(table)
+    rows = rows or Rows.of(table)
     first, last = table.time[table.starts[:-1]], table.time[table.starts[1:] - 1]
     if split is None or part == "all":
         begin, end = first + _as_time(spans.horizon, table), last
@@ -340,16 +328,22 @@ def heldout_windows(table: Table, split: Split | None, part: Part, spans: Spans)
         begin, end = first + _as_time(spans.horizon, table), np.where(is_part, last, first)
     else:
         begin, end = (split.val_from, split.test_from) if part == "val" else (split.test_from, last)
-    series = table.row_series
-    is_target = (np.diff(rows.targeted) > 0) & (table.time > begin[series]) & (table.time <= end[series])
-    series, elapsed = series[is_target], (table.time - begin[series])[is_target]
+    every = np.arange(table.n_series)
+    n_before, n_until = (rows.targeted[rows.until(every, at)].astype(np.int64) for at in (begin, end))
+    n_targets = np.maximum(n_until - n_before, 0)
+    series = np.repeat(every, n_targets)
+    ends = np.cumsum(n_targets)
+    row = rows.target_row[np.arange(n_targets.sum()) + np.repeat(n_before - (ends - n_targets), n_targets)]
+    elapsed = table.time[row] - begin[series]
     # Only windows that hold a target are ever made: a tiny horizon on a long series costs nothing.
     if table.time.dtype == np.int64:
         step = -(-elapsed // int(spans.horizon)) - 1
     else:
         step = np.ceil(elapsed / spans.horizon).astype(np.int64) - 1
-    pairs = np.unique(np.stack([series, step], 1), axis=0)
-    series, step = pairs[:, 0], pairs[:, 1]
+    # Both ascend, so each window's targets lie together.
+    is_new = np.ones(len(step), dtype=bool)
+    is_new[1:] = (series[1:] != series[:-1]) | (step[1:] != step[:-1])
+    series, step = series[is_new], step[is_new]
     origin = begin[series] + step * _as_time(spans.horizon, table)
     return rows.keep_usable(_windows(series, origin, end[series], spans, table))
 

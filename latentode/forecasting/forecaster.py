@@ -43,6 +43,7 @@ class Forecaster(BaseEstimator):
         horizon, history, max_history: what a window holds.
         split, val_fraction, test_fraction, val_from, test_from: what is held out.
         batch_size, windows_per_epoch: size of steps and epochs.
+        streaming: whether to train from Parquet files part by part.
         max_epochs, patience, learning_rate, weight_decay: of the training.
         seed: of weights and windows.
         device: "auto", "cpu" or "gpu".
@@ -84,6 +85,7 @@ class Forecaster(BaseEstimator):
         test_from: str | float | None = None,
         batch_size: int = 64,
         windows_per_epoch: int = 2048,
+        streaming: bool = False,
         max_epochs: int = 30,
         patience: int = 30,
         learning_rate: float = 4e-3,
@@ -114,6 +116,7 @@ class Forecaster(BaseEstimator):
         self.test_from = test_from
         self.batch_size = batch_size
         self.windows_per_epoch = windows_per_epoch
+        self.streaming = streaming
         self.max_epochs = max_epochs
         self.patience = patience
         self.learning_rate = learning_rate
@@ -138,8 +141,12 @@ class Forecaster(BaseEstimator):
         fit = FitSettings(**{f.name: getattr(self, f.name) for f in fields(FitSettings)})
         # A copy: the model that was passed stays as it was, and can be fitted again.
         network = make_model(self.model) if isinstance(self.model, str) else copy.deepcopy(self.model)
-        read = table if isinstance(table, Table) else read_table(table, **settings.reading())
-        _check_read(read, settings)
+        # A path is in the settings, and read by them: whole, or part by part.
+        read = table if isinstance(table, Table) else None
+        if isinstance(table, pd.DataFrame) or not isinstance(table, str | Path | Table):
+            read = read_table(table, **settings.reading())
+        if read is not None:
+            _check_read(read, settings)
         with tempfile.TemporaryDirectory(prefix="latentode-") as name:
             folder = Path(name)
             self.fitted_, self.metrics_ = fit_network(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,51 +13,69 @@ import torch
 from torch.utils.data import DataLoader
 
 from latentode.data.batch import Batch, WindowReader
+from latentode.data.partitions import suggest_streaming
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
 from latentode.data.windows import Windows
 from latentode.errors import DataError, InputError
 from latentode.models.fitted import READ_AT_ONCE, read_batches
+from latentode.training.batching import like_lengths
 from latentode.training.examples import Examples
+from latentode.training.streaming import Stream
 
-POOL = 16  # batches among which windows of like length are sorted together
+_log = logging.getLogger(__name__)
+
+KEPT = 16  # validation batches that stay in memory; where there are more, they are made anew every time
 
 
 class EpochBatches:
-    """The training batches of one epoch after another, a function of seed and epoch only."""
+    """The training batches of one epoch after another, a function of seed and epoch only.
+
+    Its state stands in Lightning's checkpoints: an epoch that was cut off goes on with the batch that would have come next.
+    """
 
     def __init__(self, data: ForecastingDataModule) -> None:
         self.data = data
+        self._epoch, self._position = 0, 0
+        self._resumed: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return self.data.n_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        data, trainer = self.data, self.data.trainer
-        rng = np.random.default_rng([data.seed, trainer.current_epoch if trainer else 0])
-        windows = data.examples.draw(rng)
-        batch_size = data.examples.settings.batch_size
-        for index in like_lengths(data.reader.count_tokens(windows), batch_size, rng)[: len(self)]:
-            yield data.reader.read(windows.take(index))
+        trainer = self.data.trainer
+        self._epoch = trainer.current_epoch if trainer else 0
+        epoch, position = self._resumed or (0, 0)
+        self._position = position if epoch == self._epoch and position < len(self) else 0
+        self._resumed = None
+        for batch in islice(self.data.epoch(self._epoch, first=self._position), len(self) - self._position):
+            self._position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Give the seed, the epoch and the number of its batches that were given."""
+        return {"seed": self.data.seed, "epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there; under another seed the batches are others, so that an epoch begins anew."""
+        self._resumed = (state["epoch"], state["position"]) if state["seed"] == self.data.seed else None
 
 
-def like_lengths(length: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Group windows into batches of like length, so that little of a batch is padding, in random order.
+class HeldoutBatches(Sequence[Batch]):
+    """Batches of validation windows of like length, in an order that depends on nothing but the windows; few are made once."""
 
-    Args:
-        length: tokens per window, `(W,)`, in the random order of the draw.
-        batch_size: windows per batch.
-        rng: of the order of the batches.
+    def __init__(self, data: ForecastingDataModule) -> None:
+        self.data = data
+        windows = data.validation
+        order = np.argsort(data.reader.count_tokens(windows), kind="stable")
+        self.parts = [windows.take(order[i : i + READ_AT_ONCE]) for i in range(0, len(order), READ_AT_ONCE)]
+        self.made = [data.reader.read(part) for part in self.parts] if len(self.parts) <= KEPT else []
 
-    Returns:
-        Positions of each batch's windows; every window once.
-    """
-    batches: list[np.ndarray] = []
-    for start in range(0, len(length), POOL * batch_size):
-        pool = np.arange(start, min(start + POOL * batch_size, len(length)))
-        pool = pool[np.argsort(length[pool], kind="stable")]
-        batches += np.split(pool, range(batch_size, len(pool), batch_size))
-    return [batches[i] for i in rng.permutation(len(batches))]
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, i: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]  slices are not asked for
+        return self.made[i] if self.made else self.data.reader.read(self.parts[i])
 
 
 class ForecastingDataModule(pl.LightningDataModule):
@@ -73,6 +93,7 @@ class ForecastingDataModule(pl.LightningDataModule):
         self.seed = seed
         self._given = data
         self.notes: list[str] = []
+        self._batches = EpochBatches(self)
 
     def setup(self, stage: str) -> None:
         """Read and cut the table, fit the scaler.
@@ -82,8 +103,7 @@ class ForecastingDataModule(pl.LightningDataModule):
         """
         if hasattr(self, "reader"):
             return
-        given = self._given if self._given is not None else read_settings(self.settings)
-        self.examples = given if isinstance(given, Examples) else Examples.of_table(given, self.settings)
+        self.examples = self._read()
         self.reader = WindowReader(
             self.examples.table,
             self.examples.scaler,
@@ -96,9 +116,20 @@ class ForecastingDataModule(pl.LightningDataModule):
                 f"{self.examples.table.source}: the training part holds no window with a value to read and a value to forecast; "
                 "choose another horizon (--data.horizon) or hold out less (--data.val_fraction, --data.test_fraction)."
             )
-        self.n_batches = -(-len(first) // self.examples.settings.batch_size)
+        stream = self.examples.stream
+        self.n_batches = stream.n_batches if stream else -(-len(first) // self.examples.settings.batch_size)
         self.validation = self.examples.validation
         self._note(first)
+        self._heldout = HeldoutBatches(self)
+
+    def _read(self) -> Examples:
+        if isinstance(self._given, Examples):
+            return self._given
+        if self._given is None and self.settings.streaming:
+            return Examples.of_stream(Stream.of(self.settings))
+        return Examples.of_table(
+            self._given if self._given is not None else read_settings(self.settings), self.settings
+        )
 
     def _note(self, first: Windows) -> None:
         """Say what a user would want to know before trusting the fit."""
@@ -120,20 +151,45 @@ class ForecastingDataModule(pl.LightningDataModule):
     def _draw_first(self) -> Windows:
         return self.examples.draw(np.random.default_rng(self.seed))
 
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """Give the training batches of an epoch from number `first` on; those before it are not made, unless they are streamed."""
+        if self.examples.stream is not None:
+            return islice(self.examples.stream.batches(self.seed, epoch), first, None)
+        rng = np.random.default_rng([self.seed, epoch])
+        windows = self.examples.draw(rng)
+        parts = like_lengths(self.reader.count_tokens(windows), self.examples.settings.batch_size, rng)
+        return (self.reader.read(windows.take(index)) for index in parts[first:])
+
     def preparation_batches(self) -> Iterable[Batch]:
         """Give the training windows from which a model takes what it fits before training."""
+        if self.examples.stream is not None:
+            return self.examples.stream.batches(self.seed, 0)
         return read_batches(self.reader, self._draw_first(), READ_AT_ONCE)
 
-    def validation_batches(self) -> list[Batch]:
+    def validation_batches(self) -> Sequence[Batch]:
         """Give all validation windows."""
-        return list(read_batches(self.reader, self.validation, READ_AT_ONCE))
+        return self._heldout
+
+    def release(self) -> None:
+        """Give up what batches are made with; of a large table it takes half as much memory as the table."""
+        del self.reader, self._heldout
 
     def train_dataloader(self) -> EpochBatches:
         """Give the batches of an epoch."""
-        return EpochBatches(self)
+        return self._batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Give where the epoch stands."""
+        return self._batches.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from there."""
+        # Lightning itself hands a loader its state only where the loader was not asked for before the checkpoint was read, but the
+        # schedule of the learning rate has asked it for its length by then.
+        self._batches.load_state_dict(state_dict)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Give the validation batches, made once (in a loader, since Lightning reads a list as a list of loaders)."""
+        """Give the validation batches (in a loader, since Lightning reads a list as a list of loaders)."""
         return DataLoader(self.validation_batches(), batch_size=None)  # pyright: ignore[reportArgumentType]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -149,4 +205,8 @@ def read_settings(settings: DataSettings) -> Table:
     """
     if settings.path is None:
         raise InputError("no table was named; give one with --data.path data.csv.")
+    remark = suggest_streaming(settings.path)
+    if remark is not None:
+        # At once: a note among the others would come after the memory has run out.
+        _log.warning(remark)
     return read_table(Path(settings.path), **settings.reading())

@@ -14,8 +14,13 @@ from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
-from latentode.data.windows import Rows, Spans, Windows, heldout_windows, make_split, training_windows
+from latentode.data.windows import Rows, Spans, Split, TrainingOrigins, Windows, heldout_windows, make_split
 from latentode.errors import DataError
+from latentode.training.streaming import Stream
+
+MAX_VALIDATION = (
+    1 << 15
+)  # windows that every epoch is validated on: enough to tell models apart, however long the table
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Examples:
         validation, test: their windows, the same in every epoch.
         target_channels: positions of the channels that are forecast; None: those that training saw.
         notes: what is to be said about the windows.
+        stream: where training batches come from, of a table that is not in memory; `table` is then a sample of its series.
     """
 
     table: Table
@@ -42,19 +48,39 @@ class Examples:
     test: Windows
     target_channels: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    stream: Stream | None = None
 
     @classmethod
     def of_table(cls, table: Table, settings: DataSettings) -> Examples:
         """Cut a table by its settings."""
-        spans, split, rows = Spans.of(table, settings), make_split(table, settings), Rows.of(table)
-        table = table.with_categories_of(split.train_rows(table))
+        spans, split = Spans.of(table, settings), make_split(table, settings)
+        train_rows = split.train_rows(table)
+        table = table.with_categories_of(train_rows)
+        scaler = Scaler.of_rows(table, train_rows, spans.horizon, scaling=settings.scaling)
+        return cls._cut(table, settings, spans, split, scaler)
+
+    @classmethod
+    def of_stream(cls, stream: Stream) -> Examples:
+        """Take validation and test from the sample of a partitioned table that is in memory."""
+        table, split = stream.sample()
+        examples = cls._cut(table, stream.settings, stream.spans, split, stream.scaler)
+        return replace(examples, stream=stream)
+
+    @classmethod
+    def _cut(cls, table: Table, settings: DataSettings, spans: Spans, split: Split, scaler: Scaler) -> Examples:
+        rows = Rows.of(table)
+        origins = TrainingOrigins.of(table, split, spans, rows)
 
         def draw(rng: np.random.Generator) -> Windows:
-            return training_windows(table, split, spans, rng, settings.windows_per_epoch, rows=rows)
+            return origins.draw(rng, settings.windows_per_epoch)
 
-        validation, test = (heldout_windows(table, split, part, spans) for part in ("val", "test"))
-        scaler = Scaler.fit(table, split, spans.horizon, scaling=settings.scaling)
-        return cls(table, settings, spans, scaler, draw, validation, test)
+        validation, test = (heldout_windows(table, split, part, spans, rows=rows) for part in ("val", "test"))
+        validation, notes = _at_most(MAX_VALIDATION, validation)
+        return cls(table, settings, spans, scaler, draw, validation, test, notes=notes)
+
+    def digest(self) -> str:
+        """Give the digest of the whole table."""
+        return self.table.digest() if self.stream is None else self.stream.survey.fingerprint.hexdigest()
 
     @classmethod
     def of_task(cls, task: Task, settings: DataSettings) -> Examples:
@@ -80,3 +106,11 @@ class Examples:
             task.target_channels,
             task.notes,
         )
+
+
+def _at_most(n: int, windows: Windows) -> tuple[Windows, tuple[str, ...]]:
+    """Give `n` of the windows where there are more, drawn by a constant seed, so that every run on a table is judged on the same ones."""
+    if len(windows) <= n:
+        return windows, ()
+    drawn = np.sort(np.random.default_rng(0).permutation(len(windows))[:n])
+    return windows.take(drawn), (f"Validation is on {n:,} of its {len(windows):,} windows, drawn once for all runs.",)

@@ -162,6 +162,7 @@ def finish(
     task.load_state_dict(content["state_dict"], strict=False)
     fitted.network.to("cpu")
     fitted.calibrate(data.validation_batches())
+    data.release()
     # What Lightning asks of a checkpoint, so that `validate --ckpt_path` takes it; its optimiser is in last.ckpt.
     fitted.save(best, extra={key: content[key] for key in ("pytorch-lightning_version", "epoch", "global_step")})
     metrics = {

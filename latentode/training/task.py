@@ -34,7 +34,7 @@ class ForecastingTask(pl.LightningModule):
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
 
-    def build(self, data: ForecastingDataModule, fit: dict[str, Any]) -> None:
+    def build(self, data: ForecastingDataModule, fit: dict[str, Any] | None = None) -> None:
         """Make the network's parameters for the data at hand, and fit its base; `fit` holds the settings of the fit, to be kept.
 
         Before the trainer starts, and not in `setup`: the callback that averages weights copies the module before its `setup` is called.
@@ -52,7 +52,10 @@ class ForecastingTask(pl.LightningModule):
             seed,
             target_channels=data.examples.target_channels,
         )
-        self.fitted.fit = fit
+        self.fitted.fit = fit or {}
+        if data.examples.stream is not None:
+            # The table of the examples is a sample.
+            self.fitted.digest = data.examples.digest()
         self.error = ForecastError(len(data.examples.table.schema.channels))
         self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())
@@ -89,3 +92,15 @@ class ForecastingTask(pl.LightningModule):
         """Put beside the weights, as plain values, all that rebuilding the model takes."""
         assert self.fitted is not None
         checkpoint["latentode"] = self.fitted.to_plain()
+        # Without these a fit that goes on would drop other units than the one that was not cut off.
+        checkpoint["generators"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["generators"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put torch's generators where they stood."""
+        generators = checkpoint.get("generators", {})
+        if "cpu" in generators:
+            torch.set_rng_state(generators["cpu"].cpu())
+        if "cuda" in generators and self.device.type == "cuda":
+            torch.cuda.set_rng_state(generators["cuda"].cpu(), self.device)

@@ -15,9 +15,12 @@ from latentode.data.windows import (
     TEST,
     TRAIN,
     VAL,
+    Rows,
     Spans,
+    TrainingOrigins,
     bisect_rows,
     choose_horizon,
+    count_teaching,
     forecast_windows,
     heldout_windows,
     make_split,
@@ -196,3 +199,41 @@ def test_windows_are_drawn_without_repeats_while_there_are_candidates():
     windows = training_windows(table, split, spans, np.random.default_rng(0), 60)
     pairs = set(zip(windows.series.tolist(), windows.origin.tolist(), strict=True))
     assert len(pairs) == len(windows)
+
+
+def test_few_of_many_candidates_are_drawn_without_repeats(monkeypatch):
+    monkeypatch.setattr("latentode.data.windows.MANY", 100)
+    table = make_table(n_series=30, n_rows=120)
+    split, spans = cut(table)
+    windows = training_windows(table, split, spans, np.random.default_rng(0), 30)
+    assert len(windows) == 30
+    assert len(set(zip(windows.series.tolist(), windows.origin.tolist(), strict=True))) == 30
+    assert (windows.until <= split.val_from[windows.series]).all()
+    # From all over the table, not from its beginning.
+    assert len(set(windows.series.tolist())) > 10
+
+
+@pytest.mark.parametrize("kind", ["time", "series"])
+def test_origins_found_once_and_in_blocks_give_the_same_draws(monkeypatch, kind):
+    table = make_table(n_series=8, n_rows=40)
+    split, spans = cut(table, split=kind)
+    expected = training_windows(table, split, spans, np.random.default_rng(1), 99)
+    monkeypatch.setattr("latentode.data.windows.AT_ONCE", 7)
+    origins = TrainingOrigins.of(table, split, spans)
+    origins.draw(np.random.default_rng(5), 10)
+    found = origins.draw(np.random.default_rng(1), 99)
+    for name in ("series", "origin", "until", "history_from"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+
+
+@pytest.mark.parametrize("kind", ["time", "series"])
+def test_rows_that_teach_are_those_with_a_value_behind_and_a_training_target_ahead(kind):
+    table = make_table(n_series=8, n_rows=40)
+    split, _ = cut(table, split=kind)
+    seen = split.train_rows(table)
+    n_teaching = 0
+    for s in range(table.n_series):
+        holds = np.flatnonzero(seen[table.starts[s] : table.starts[s + 1]])
+        # Every row of this table holds a value and every channel is forecast.
+        n_teaching += max(len(holds) - 1, 0)
+    assert count_teaching(table, split, Rows.of(table)) == n_teaching > 0

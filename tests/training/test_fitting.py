@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,7 +14,6 @@ from latentode.errors import DataError, RunError
 from latentode.models import Blend, LatentODE
 from latentode.models.fitted import FittedModel
 from latentode.training import FitSettings, fit_network
-from latentode.training.datamodule import like_lengths
 from tests.data.tables import make_table
 
 SETTINGS = DataSettings(horizon=3.0, windows_per_epoch=64, batch_size=16)
@@ -97,14 +95,3 @@ def test_nothing_trainable_is_said(tmp_path):
     with pytest.raises(DataError, match="no window"):
         fit_network(LatentODE(), DataSettings(horizon=1e-9, val_fraction=0.5, test_fraction=0.49), QUICK, tmp_path,
                     data=make_table(n_series=1, n_rows=3))  # fmt: skip
-
-
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 300])
-def test_batches_of_like_length_hold_every_window_once(n):
-    rng = np.random.default_rng(0)
-    length = rng.integers(1, 100, n)
-    batches = like_lengths(length, 16, rng)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
-    assert max(map(len, batches)) <= 16
-    if n == 300:
-        assert np.mean([np.ptp(length[b]) for b in batches]) < 20

@@ -21,7 +21,9 @@ EXAMPLE = "latentode describe data.csv --id_column station --time_column date --
 def add_options(parser: Parser) -> None:
     """Add the options."""
     parser.add_argument("data", help="CSV (plain or .gz) or Parquet")
-    add_data_settings(parser, skip=("path", "batch_size", "windows_per_epoch", "max_history", "history"), prefix="--")
+    add_data_settings(
+        parser, skip=("path", "batch_size", "windows_per_epoch", "streaming", "max_history", "history"), prefix="--"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print plain JSON, the fields of latentode.data.Description"
     )
