@@ -18,9 +18,10 @@ import pandas as pd
 import torch
 
 from latentode.data.schema import count
+from latentode.data.seen import Seen
 from latentode.data.tables import Table
 from latentode.data.times import format_duration, parse_duration
-from latentode.data.windows import TEST, Rows, Windows, make_split
+from latentode.data.windows import Rows, Windows, make_split
 from latentode.errors import DataError, InputError
 from latentode.forecasting.report import scores_frame
 from latentode.metrics import PitCounts, Totals, check_metrics
@@ -77,6 +78,10 @@ def backtest(
     backs = range(origins, 0, -1)
     parts = [rolling_windows(table, fitted, span, back) for back in backs]
     if not refit:
+        if fitted.seen is None and table.digest() != fitted.digest:
+            notes.append(
+                "This run does not say what it has seen, and the table is not the fitted one: some may be scored that it knows."
+            )
         unseen = [_unseen(fitted, table, part) for part in parts]
         n_left_out = sum(len(part) - len(kept) for part, kept in zip(parts, unseen, strict=True))
         if n_left_out:
@@ -152,15 +157,12 @@ def _notes(fitted: FittedModel, span: float, kind: str) -> list[str]:
 
 
 def _unseen(fitted: FittedModel, table: Table, windows: Windows) -> Windows:
-    """Leave out the windows with targets that the fit has seen; of another table than the fitted one nothing is known, so all stay."""
+    """Leave out the windows with targets that the fit has seen, also where the table has grown since."""
+    if fitted.seen is not None:
+        return windows.take(np.flatnonzero(fitted.seen.is_unseen(table, windows)))
     if table.digest() != fitted.digest:
         return windows
-    split = make_split(table, fitted.settings)
-    if split.kind == "series":
-        is_unseen = split.role[windows.series] == TEST
-    else:
-        is_unseen = windows.origin >= split.test_from[windows.series]
-    return windows.take(np.flatnonzero(is_unseen))
+    return windows.take(np.flatnonzero(Seen.of(table, make_split(table, fitted.settings)).is_unseen(table, windows)))
 
 
 def _refit(fitted: FittedModel, table: Table, span: float, back: int, fit: dict[str, Any]) -> FittedModel:

@@ -32,7 +32,8 @@ def evaluate(
         n_draws: of the bootstrap over series from which intervals and skill come; 0: none.
 
     Returns:
-        The figures of `FittedModel.score`, and `part`: "test" or "all".
+        The figures of `FittedModel.score`; `part`: "test" or "all"; `n_seen`: windows that lie in what the fit has read of these series,
+        whose errors flatter (0 of the test part).
 
     Raises:
         DataError: the table holds no window to score.
@@ -50,9 +51,16 @@ def evaluate(
     windows = heldout_windows(table, split, part, fitted.spans)
     if len(windows) == 0:
         raise DataError(
-            f"{table.source}: holds no window with a value to read and a value to forecast within the horizon; "
+            f"{table.source}: the run holds out no test part; fit with a --data.test_fraction above 0, or name another table."
+            if is_known and split is not None and _holds_out_nothing(fitted)
+            else f"{table.source}: holds no window with a value to read and a value to forecast within the horizon; "
             "give longer series, or fit with a shorter horizon."
         )
     fitted.network.to(device).eval()
     fitted.baselines.to(device)
-    return {"part": part, **fitted.score(table, windows, names, device=device, n_draws=n_draws)}
+    n_seen = 0 if is_known or fitted.seen is None else int((~fitted.seen.is_unseen(table, windows)).sum())
+    return {"part": part, "n_seen": n_seen, **fitted.score(table, windows, names, device=device, n_draws=n_draws)}
+
+
+def _holds_out_nothing(fitted: FittedModel) -> bool:
+    return fitted.settings.test_fraction == 0 and fitted.settings.test_from is None

@@ -201,7 +201,7 @@ def _grid(title: str, names: Sequence[str], *further: str) -> Grid:
 
 def _add_detail(grid: Grid, title: str, names: Sequence[str], row: dict[str, Any], other: dict[str, Any]) -> None:
     ratio = row["mse"] / other["mse"] if "mse" in row and other.get("mse") else math.nan
-    cells = [f"{row[name]:.1%}" if _is_share(name) else f"{row[name]:.3g}" for name in names]
+    cells = [f"{row[name]:.1%}" if _is_share(name) else f"{row[name]:.4g}" for name in names]
     grid.add_row(escape(title), *cells, "" if math.isnan(ratio) else f"{ratio:.2f}", f"{row['n_values']:,}")
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from latentode.data.batch import Batch, WindowReader
 from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema
+from latentode.data.seen import Seen
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.data.windows import Spans, Windows
@@ -46,6 +47,7 @@ class FittedModel:
         naive_error: of "last value" on training windows, scaled, per channel: the unit of `mase`; None where it was not measured.
         target_channels: positions of the channels that are forecast; None: those that training saw.
         fit: settings of the fit (`max_epochs`, `learning_rate`, ...), so that a backtest can make the same fit again.
+        seen: up to when the fit has read each series; None where that is not known.
     """
 
     network: ForecastModel
@@ -59,6 +61,7 @@ class FittedModel:
     naive_error: tuple[float, ...] | None = None
     target_channels: tuple[int, ...] | None = None
     fit: dict[str, Any] = field(default_factory=dict)
+    seen: Seen | None = None
 
     @classmethod
     def new(
@@ -212,6 +215,7 @@ class FittedModel:
             "latentode": self.to_plain(),
             "state_dict": {f"network.{key}": value for key, value in self.network.state_dict().items()},
             "baselines": self.baselines.state_dict(),
+            "seen": None if self.seen is None else [torch.from_numpy(x) for x in (self.seen.names, self.seen.until)],
         }
         write_whole(path, lambda part: torch.save(content, part))
 
@@ -273,6 +277,7 @@ class FittedModel:
             None if naive_error is None else tuple(naive_error),
             None if targets is None else tuple(targets),
             plain.get("fit", {}),
+            None if content.get("seen") is None else Seen(*(x.numpy() for x in content["seen"])),
         )
 
 

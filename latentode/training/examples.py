@@ -12,15 +12,15 @@ import numpy as np
 
 from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
+from latentode.data.seen import Seen
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.data.windows import Rows, Spans, Split, TrainingOrigins, Windows, heldout_windows, make_split
 from latentode.errors import DataError
 from latentode.training.streaming import Stream
 
-MAX_VALIDATION = (
-    1 << 15
-)  # windows that every epoch is validated on: enough to tell models apart, however long the table
+# Windows that every epoch is validated on: enough to tell models apart, however long the table.
+MAX_VALIDATION = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Examples:
         target_channels: positions of the channels that are forecast; None: those that training saw.
         notes: what is to be said about the windows.
         stream: where training batches come from, of a table that is not in memory; `table` is then a sample of its series.
+        seen: up to when the fit reads each series; None: of a stream or a benchmark, where nobody keeps it.
     """
 
     table: Table
@@ -49,6 +50,7 @@ class Examples:
     target_channels: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     stream: Stream | None = None
+    seen: Seen | None = None
 
     @classmethod
     def of_table(cls, table: Table, settings: DataSettings) -> Examples:
@@ -57,7 +59,7 @@ class Examples:
         train_rows = split.train_rows(table)
         table = table.with_categories_of(train_rows)
         scaler = Scaler.of_rows(table, train_rows, spans.horizon, scaling=settings.scaling)
-        return cls._cut(table, settings, spans, split, scaler)
+        return replace(cls._cut(table, settings, spans, split, scaler), seen=Seen.of(table, split))
 
     @classmethod
     def of_stream(cls, stream: Stream) -> Examples:

@@ -52,7 +52,7 @@ class ForecastingTask(pl.LightningModule):
             seed,
             target_channels=data.examples.target_channels,
         )
-        self.fitted.fit = fit or {}
+        self.fitted.fit, self.fitted.seen = fit or {}, data.examples.seen
         if data.examples.stream is not None:
             # The table of the examples is a sample.
             self.fitted.digest = data.examples.digest()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from latentode import Forecaster
+from latentode import Forecaster, read_table
 from latentode.data.windows import make_split
 from latentode.errors import DataError, InputError
 from latentode.forecasting.backtest import backtest, backtest_frame, rolling_origins, rolling_windows, rows_until
-from tests.data.tables import make_table
+from latentode.forecasting.evaluate import evaluate
+from tests.data.tables import make_frame, make_table
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,9 @@ def fitted(table):
 
 
 def other_table():
-    return make_table(n_series=8, n_rows=60, seed=5)
+    """Series that no fit has seen."""
+    frame = make_frame(n_series=8, n_rows=60, seed=5)
+    return read_table(frame.assign(series_id="other " + frame["series_id"]))
 
 
 def test_origins_lie_one_horizon_apart_and_end_one_before_the_last_row(table, fitted):
@@ -46,6 +50,43 @@ def test_what_the_model_was_trained_on_is_left_out_and_counted(table, fitted):
     assert report["n_windows"] == sum(unseen) > 0
     n_seen = sum(map(len, parts)) - sum(unseen)
     assert f"{n_seen} windows were left out" in report["notes"][0]
+
+
+def test_a_table_that_has_grown_since_is_not_scored_on_what_was_trained_on(table, fitted):
+    frame = table.to_frame()
+    last = frame.groupby("series_id", sort=False).tail(1).assign(time=lambda rows: rows["time"] + 0.5)
+    grown = read_table(pd.concat([frame, last.iloc[:3]]))
+    report = backtest(fitted, grown, origins=6, n_draws=0)
+    split = make_split(table, fitted.settings)
+    position = [list(table.series_ids).index(name) for name in grown.series_ids]
+    cut = split.test_from[position]
+    expected = 0
+    for back in range(6, 0, -1):
+        windows = rolling_windows(grown, fitted, 3.0, back)
+        expected += int((windows.origin >= cut[windows.series]).sum())
+    assert 0 < report["n_windows"] == expected
+    assert "left out" in report["notes"][0]
+    again = evaluate(fitted, grown, n_draws=0)
+    assert again["part"] == "all"
+    assert 0 < again["n_seen"] < again["n_windows"]
+
+
+@pytest.mark.parametrize("split", ["time", "series"])
+def test_what_was_seen_is_told_by_name_and_survives_a_checkpoint(split, tmp_path):
+    table = make_table(n_series=10, n_rows=40)
+    options = {"horizon": 3.0, "max_epochs": 1, "windows_per_epoch": 32, "device": "cpu", "show_progress": False}
+    Forecaster(model="blend", split=split, **options).fit(table).save(tmp_path / "run")
+    fitted = Forecaster.load(tmp_path / "run").fitted_
+    cut = make_split(table, fitted.settings)
+    shuffled = table.select([7, 2, 9, 0])
+    windows = rolling_windows(shuffled, fitted, 3.0, 1)
+    unseen = fitted.seen.is_unseen(shuffled, windows)
+    for i, one in enumerate(windows.series):
+        name = [7, 2, 9, 0][one]
+        expected = cut.role[name] == 2 if split == "series" else windows.origin[i] >= cut.test_from[name]
+        assert unseen[i] == expected
+    stranger = read_table(table.to_frame().assign(series_id=lambda frame: "new " + frame["series_id"]))
+    assert fitted.seen.is_unseen(stranger, rolling_windows(stranger, fitted, 3.0, 1)).all()
 
 
 def test_of_another_table_every_origin_is_scored_and_sums_add_up(fitted):

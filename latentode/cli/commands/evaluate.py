@@ -39,6 +39,12 @@ def run(options: argparse.Namespace) -> int:
     which = (
         "the test part of the fitted table" if report["part"] == "test" else "all rows (this is not the fitted table)"
     )
+    if report["n_seen"]:
+        say(
+            [
+                f"{report['n_seen']:,} of the windows lie in what the model was trained or validated on, so these errors flatter."
+            ]
+        )
     print(f"{options.data}: {which}, {report['n_windows']:,} windows, {report['n_values']:,} values")
     show_scores(report, details=True)
     if options.out:
