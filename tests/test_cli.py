@@ -196,6 +196,56 @@ def test_benchmark_refuses_in_a_sentence(options, words, tmp_path, monkeypatch, 
     assert words in last
 
 
+def test_brackets_in_the_name_of_a_channel_are_no_markup(tmp_path, capsys):
+    frame = make_frame(n_series=3).rename(columns={"x0": "rate [/h]", "x1": "flow [m3]"})
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    assert main(["describe", str(tmp_path / "data.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert "rate [/h]" in shown
+    assert "flow [m3]" in shown
+    options = {"max_epochs": 1, "windows_per_epoch": 32, "horizon": 3.0, "device": "cpu", "show_progress": False}
+    Forecaster(model="blend", **options).fit(tmp_path / "data.csv").save(tmp_path / "run")
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "data.csv")]) == 0
+    assert "rate [/h]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("evaluate", "RUN", "--data", "DATA", "--out", "report.csv"), "ends in .json"),
+        (("evaluate", "RUN", "--data", "DATA", "--out", "."), "is a folder"),
+        (("evaluate", "RUN", "--data", "DATA", "--plot", "picture.txt"), ".png, .pdf or .svg"),
+        (("backtest", "RUN", "--data", "DATA", "--out", "nowhere/report.json"), "does not exist"),
+        (("backtest", "RUN", "--data", "DATA", "--origins", "nan"), "finite"),
+        (("backtest", "RUN", "--data", "DATA", "--origins", "1.5"), "whole number"),
+        (("backtest", "RUN", "--data", "DATA", "--max_epochs", "3"), "--refit"),
+        (("describe", "DATA", "--plot", "nowhere/picture.png"), "does not exist"),
+        (("benchmark", "lorenz63", "--out", "bench.md"), "ends in .json"),
+        (("benchmark", "lorenz63", "--seeds", "inf", "--out", "bench.json"), "finite"),
+    ],
+)
+def test_what_cannot_be_written_or_counted_is_refused_before_anything_is_computed(
+    options, words, run, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    places = {"RUN": str(run), "DATA": str(folder / "data.csv")}
+    assert main([places.get(word, word) for word in options]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+
+
+def test_evaluate_writes_a_table_beside_its_json(run, folder, tmp_path, capsys):
+    out = str(tmp_path / "r.json")
+    assert main(["evaluate", str(run), "--data", str(folder / "data.csv"), "--metrics", "mse, mae", "--out", out]) == 0
+    frame = pd.read_csv(tmp_path / "r.csv")
+    assert set(frame["model"]) == {"model", "constant", "last_value", "blend"}
+    assert set(frame["channel"]) == {"macro", "pooled", "x0", "x1"}
+    assert set(frame["unit"]) == {"scaled", "own"}
+    assert frame["after"].nunique() == 4  # the bins; the rows of the whole horizon have none
+    whole = frame[frame["after"].isna() & (frame["model"] == "model") & (frame["channel"] == "macro")]
+    assert float(whole["mse"].iloc[0]) == pytest.approx(json.loads(Path(out).read_text())["mse"], rel=1e-6)
+
+
 def test_evaluate_draws_the_calibration(run, folder, tmp_path):
     succeed("evaluate", run, "--data", folder / "data.csv", "--plot", tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

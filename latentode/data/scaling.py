@@ -10,7 +10,7 @@ that no sum of squares is of one value alone. Errors are told in other units, th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,9 +60,7 @@ class Spread:
     @classmethod
     def around(cls, centre: np.ndarray, size: np.ndarray) -> Spread:
         """Take centre and size as they are, size 1 of a constant."""
-        # Rounding leaves a constant column a deviation of some 1e-16 of its size, by which nobody may divide.
-        is_flat = size <= 1e-10 * np.maximum(np.abs(centre), np.finfo(np.float64).tiny)
-        return cls(centre, np.where(is_flat, 1.0, size))
+        return cls(centre, np.where(_is_flat(centre, size), 1.0, size))
 
     def transform(self, values: np.ndarray, limit: float = np.inf) -> np.ndarray:
         """Bring values `(..., n)` to sizes around the centre, at most `limit` of them."""
@@ -78,6 +76,11 @@ class Spread:
         """Rebuild what `to_dict` gave; None, in runs of older versions, stands for no columns."""
         d = d or {"centre": [], "size": []}
         return cls(*(np.asarray(d[name], dtype=np.float64) for name in ("centre", "size")))
+
+
+def _is_flat(centre: np.ndarray, size: np.ndarray) -> np.ndarray:
+    # Rounding leaves a constant column a deviation of some 1e-16 of its size, by which nobody may divide.
+    return size <= 1e-10 * np.maximum(np.abs(centre), np.finfo(np.float64).tiny)
 
 
 NO_COLUMNS = Spread(np.zeros(0), np.zeros(0))
@@ -125,6 +128,7 @@ class Scaler:
         channel_map: how models see the channels; None: as `(value - mean) / std`.
         statics: of the static numbers, over the series of the training rows.
         known: of the known columns, over the training rows.
+        is_flat: bool `(C,)`; constant in training, so that nothing tells in which unit its errors are; empty: not known.
     """
 
     mean: np.ndarray
@@ -134,6 +138,7 @@ class Scaler:
     channel_map: ChannelMap | None = None
     statics: Spread = NO_COLUMNS
     known: Spread = NO_COLUMNS
+    is_flat: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     @classmethod
     def fit(cls, table: Table, split: Split, horizon: float, *, scaling: str = "standard") -> Scaler:
@@ -158,7 +163,8 @@ class Scaler:
     def of_moments(cls, moments: ChannelMoments, horizon: float) -> Scaler:
         """Take mean and deviation of the training rows as they are."""
         plain = Spread.around(moments.mean, moments.std)
-        return cls(plain.centre, plain.size, moments.n_values, float(horizon))
+        is_flat = (moments.n_values > 0) & _is_flat(moments.mean, moments.std)
+        return cls(plain.centre, plain.size, moments.n_values, float(horizon), is_flat=is_flat)
 
     @property
     def limit(self) -> float:
@@ -199,6 +205,7 @@ class Scaler:
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
             "n_values": self.n_values.tolist(),
+            "is_flat": self.is_flat.tolist(),
             "time_scale": self.time_scale,
             "channel_map": None
             if found is None
@@ -224,6 +231,7 @@ class Scaler:
             ),
             Spread.from_dict(d.get("statics")),
             Spread.from_dict(d.get("known")),
+            np.asarray(d.get("is_flat", []), dtype=bool),
         )
 
 

@@ -39,6 +39,10 @@ def print_scores(scores: dict[str, Any], *, console: Console | None = None) -> N
             grid.add_row(f"  {title}", *(_cell(name, column[i], column) for name, column in columns.items()))
     console.print(grid)
     console.print(_units(names), style="dim")
+    if scores.get("left_out"):
+        console.print(
+            f"constant in training, so in no average: {escape(', '.join(scores['left_out']))}", soft_wrap=True
+        )
     console.print(verdict(scores), soft_wrap=True)
 
 

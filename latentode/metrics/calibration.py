@@ -51,6 +51,10 @@ class PitCounts:
             raise InputError("PIT histograms add up only where channels and bins are the same.")
         return PitCounts(self.count + other.count)
 
+    def without(self, left_out: Tensor) -> PitCounts:
+        """Give the histogram of the other channels; `left_out` is bool `(C,)`."""
+        return PitCounts(torch.where(left_out[:, None].to(self.count.device), 0.0, self.count))
+
     def histogram(self) -> Tensor:
         """Give the density per channel `(C, K)`: 1 everywhere where forecasts are calibrated, NaN without values."""
         return self.count / self.count.sum(1, keepdim=True) * self.count.shape[1]

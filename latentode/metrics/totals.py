@@ -191,6 +191,17 @@ class Totals:
         power = 1 if metric.per_naive_error else metric.unit_power
         return sums * ratio**power + (count * ratio.log() if metric.shifts_with_unit else 0.0)
 
+    def without(self, left_out: Tensor) -> Totals:
+        """Give the totals of the other channels; `left_out` is bool `(C,)`."""
+        left_out = left_out.to(self.count.device)
+        return replace(
+            self,
+            sums={name: torch.where(left_out[:, None], 0.0, total) for name, total in self.sums.items()},
+            count=torch.where(left_out[:, None], 0.0, self.count),
+            series_sums={name: torch.where(left_out, 0.0, total) for name, total in self.series_sums.items()},
+            series_count=torch.where(left_out, 0.0, self.series_count) if len(self.series_count) else self.series_count,
+        )
+
     def at_bin(self, i: int) -> Totals:
         """Give the totals of one bin of lead time, without series."""
         sums = {name: total[:, i : i + 1] for name, total in self.sums.items()}

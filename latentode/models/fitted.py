@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latentode.data.batch import Batch, WindowReader
 from latentode.data.scaling import Scaler
@@ -133,19 +133,35 @@ class FittedModel:
         return {**self.summarise(totals, pit, n_draws=n_draws), "n_windows": len(windows)}
 
     def summarise(self, totals: dict[str, Totals], pit: dict[str, PitCounts], *, n_draws: int = 0) -> dict[str, Any]:
-        """Give the figures of `score` from the sums of `totals`, in the deviations of this model's training part."""
-        std = torch.from_numpy(self.scaler.std)
-        figures = {
-            name: {**total.summary(self.schema.channels, std), "calibration": pit[name].summary()}
-            for name, total in totals.items()
-        }
-        result = {**figures.pop(""), "baselines": figures}
+        """Give the figures of `score` from the sums of `totals`, in the deviations of this model's training part.
+
+        A channel that was constant in training has no such deviation: it stands among the channels and in no average; `left_out` names it.
+        """
+        std, flat = torch.from_numpy(self.scaler.std), self.flat_channels()
+        left_out = [name for name, is_flat in zip(self.schema.channels, flat.tolist(), strict=True) if is_flat]
+        averaged = {name: total.without(flat) for name, total in totals.items()} if left_out else totals
+        figures = {}
+        for name, total in averaged.items():
+            figures[name] = total.summary(self.schema.channels, std)
+            if left_out:
+                figures[name]["channels"] = totals[name].summary(self.schema.channels, std)["channels"]
+            figures[name]["calibration"] = pit[name].without(flat).summary()
+        totals = averaged
+        result = {**figures.pop(""), "baselines": figures, "left_out": left_out}
         if n_draws:
             rivals = {name: total for name, total in totals.items() if name}
             result |= skill_summary(totals[""], rivals, tuple(totals[""].series_sums), n_draws=n_draws)
         if "mse" in result:
             result["ratio_to_blend"] = result["mse"] / max(figures["blend"]["mse"], 1e-12)
         return result
+
+    def flat_channels(self) -> Tensor:
+        """Say which channels were constant in training, bool `(C,)`; none where all were, since something has to be averaged."""
+        flat = torch.from_numpy(self.scaler.is_flat)
+        is_target = torch.from_numpy(self.scaler.n_values > 0)
+        if len(flat) == 0 or bool((flat | ~is_target).all()):
+            return torch.zeros(len(self.schema.channels), dtype=torch.bool)
+        return flat
 
     def totals(
         self,

@@ -71,6 +71,7 @@ class ForecastError(Metric):
         n_channels: of the data.
         name: of the metric in `METRICS`.
         average: "macro" over channels or "pooled" over values.
+        left_out: channels in no average, bool `(C,)`; None: none.
 
     Raises:
         InputError: there is no such metric, it is a group of them, or it takes naive errors (`ForecastTotals` has them).
@@ -80,7 +81,13 @@ class ForecastError(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, n_channels: int, name: str = "mse", average: Literal["macro", "pooled"] = "macro") -> None:
+    def __init__(
+        self,
+        n_channels: int,
+        name: str = "mse",
+        average: Literal["macro", "pooled"] = "macro",
+        left_out: Tensor | None = None,
+    ) -> None:
         super().__init__()
         empty = Totals.zero(n_channels, check_metrics([name]))
         if list(empty.sums) != [name]:
@@ -89,6 +96,7 @@ class ForecastError(Metric):
             )
         self.name = name
         self.average = average
+        self.left_out = left_out
         self.add_state("total", empty.sums[self.name], dist_reduce_fx="sum")
         self.add_state("count", empty.count, dist_reduce_fx="sum")
 
@@ -101,7 +109,7 @@ class ForecastError(Metric):
 
     def compute(self) -> Tensor:
         """Give the average in training deviations, 0-d float64."""
-        totals = self._totals()
+        totals = self._totals() if self.left_out is None else self._totals().without(self.left_out)
         figure = totals.macro(self.name) if self.average == "macro" else totals.pooled(self.name)
         return self.count.new_tensor(figure)
 

@@ -56,7 +56,7 @@ class ForecastingTask(pl.LightningModule):
         if data.examples.stream is not None:
             # The table of the examples is a sample.
             self.fitted.digest = data.examples.digest()
-        self.error = ForecastError(len(data.examples.table.schema.channels))
+        self.error = ForecastError(len(data.examples.table.schema.channels), left_out=self.fitted.flat_channels())
         self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from latentode import Forecaster
 from latentode.data.windows import make_split
 from latentode.forecasting.evaluate import evaluate
-from tests.data.tables import make_table
+from latentode.forecasting.report import print_scores
+from tests.data.tables import make_frame, make_table
 
 QUICK = {"horizon": 3.0, "max_epochs": 2, "windows_per_epoch": 64, "device": "cpu", "show_progress": False}
 
@@ -56,3 +60,30 @@ def test_a_report_has_every_metric_per_channel_and_lead_time_and_against_every_b
     # The model is "last value": against itself it has no skill and no doubt about it.
     own = report["against"]["last_value"]["mse"]["macro"]["skill"]
     assert own == {"estimate": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_a_channel_that_is_constant_in_training_is_in_no_average_and_named():
+    frame = make_frame(n_series=8, n_rows=60)
+    honest = Forecaster(model="blend", **QUICK).fit(frame)
+    cut = frame.groupby("series_id")["time"].transform(lambda time: time.max() - 0.1 * (time.max() - time.min()))
+    # Constant until far into the test part, then of another size altogether.
+    odd = frame.assign(odd=np.where(frame["time"] <= cut, 3.0, 1e6))
+    fitted = Forecaster(model="blend", **QUICK).fit(odd)
+    report, plain = fitted.metrics_["test"], honest.metrics_["test"]
+    assert report["left_out"] == ["odd"]
+    assert plain["left_out"] == []
+    for name in ("mse", "mae_pooled", "crps", "nll_macro", "coverage_80"):
+        assert report[name] == pytest.approx(plain[name], rel=1e-4), name
+    assert report["n_values"] == plain["n_values"]
+    assert report["channels"]["odd"]["mse"] > 1e6
+    assert fitted.metrics_["validation"]["mse"] == pytest.approx(honest.metrics_["validation"]["mse"], rel=1e-4)
+    printed = io.StringIO()
+    print_scores(report, console=Console(file=printed, width=140))
+    assert "in no average: odd" in printed.getvalue()
+
+
+def test_a_table_of_constants_alone_is_still_scored():
+    frame = make_frame(n_series=4, n_rows=40, n_channels=1).assign(x0=5.0)
+    report = Forecaster(model="last_value", **QUICK).fit(frame).metrics_["test"]
+    assert report["left_out"] == []
+    assert report["mse"] == 0.0
