@@ -133,7 +133,8 @@ def test_forecast_at_times_by_queries_wide_and_in_parquet(run, folder, tmp_path)
 
 
 def test_backtest_goes_back_from_the_end_with_and_without_refitting(run, folder, tmp_path):
-    make_frame(n_series=3, seed=8).to_csv(tmp_path / "other.csv", index=False)
+    other = make_frame(n_series=3, seed=8)
+    other.assign(series_id="new " + other["series_id"]).to_csv(tmp_path / "other.csv", index=False)
     done = succeed("backtest", run, "--data", tmp_path / "other.csv", "--origins", "3", "--out", tmp_path / "b.json",
                    "--plot", tmp_path / "b.png")  # fmt: skip
     report = json.loads((tmp_path / "b.json").read_text())
