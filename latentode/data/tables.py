@@ -16,6 +16,7 @@ from latentode.data.schema import Report, Schema, Survey, count, quote_names, va
 from latentode.data.settings import CHOICES, check_choice, check_columns
 from latentode.data.suspicious import note_epoch, note_fillers
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
+from latentode.data.zones import localize
 from latentode.errors import DataError
 
 
@@ -162,7 +163,7 @@ def read_table(
         place=lambda row: f"{cells.at(row)}: column '{columns.time}'",
         hint=", or name another column with --data.time_column (`time_column`)",
     )
-    _check_kind(times, schema, cells, columns)
+    times, zone_notes = _match_schema(times, schema, cells, columns)
     _check_span(times, cells, columns)
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
@@ -194,7 +195,7 @@ def read_table(
         rows.starts,
         survey,
         source=cells.source,
-        notes=(*cells.notes, *columns.notes, *notes, *rows.notes),
+        notes=(*cells.notes, *columns.notes, *zone_notes, *notes, *rows.notes),
         n_repeats=rows.n_repeats,
     )
     report = replace(report, notes=(*report.notes, *odd))
@@ -209,12 +210,26 @@ def _note_numbers(times: Times) -> tuple[str, ...]:
     return (*rounded, *note_epoch(times.value))
 
 
-def _check_kind(times: Times, schema: Schema | None, cells: Cells, columns: Columns) -> None:
-    if schema is not None and times.kind != schema.time_kind:
+def _match_schema(
+    times: Times, schema: Schema | None, cells: Cells, columns: Columns
+) -> tuple[Times, tuple[str, ...]]:
+    """Bring times to the zone of a fitted model's, with a note where they carry no offset."""
+    if schema is None:
+        return times, ()
+    if times.kind != schema.time_kind:
         raise DataError(
             f"{cells.at(0)}: column '{columns.time}' holds {times.kind}s, but the model was fitted on times that are "
             f"{schema.time_kind}s; write the times as in the training data."
         )
+    if times.zone is not None and schema.time_zone is None:
+        raise DataError(
+            f"{cells.at(0)}: column '{columns.time}' holds times with an offset, but the model was fitted on times without; "
+            "leave the offset out."
+        )
+    if times.zone is not None or schema.time_zone is None:
+        return times, ()
+    value = localize(times.value, schema.time_zone, what=f"{cells.source}, column '{columns.time}'")
+    return Times(value, times.kind, schema.time_zone), (read_in_zone(cells.source, schema.time_zone),)
 
 
 def _check_span(times: Times, cells: Cells, columns: Columns) -> None:

@@ -335,6 +335,26 @@ def test_offsets_may_differ_in_a_table_for_a_model_with_a_zone():
     assert fitted.to_frame()["time"].tolist() == ["2026-03-29 00:00:00+01:00", "2026-03-29 12:00:00+02:00"]
 
 
+def test_times_without_offset_are_read_in_the_zone_of_the_fitted_model_and_it_is_said():
+    with_offset = pd.DataFrame({"time": ["2026-07-01T12:00+02:00", "2026-07-02T12:00+02:00"], "a": [1, 2]})
+    naive = pd.DataFrame({"time": ["2026-07-01T12:00", "2026-07-02T12:00"], "a": [1, 2]})
+    fitted = read_table(with_offset, time_zone="Europe/Berlin")
+    table = read_table(naive, schema=fitted.schema)
+    np.testing.assert_array_equal(table.time, fitted.time)
+    assert table.schema == fitted.schema
+    assert table.report.notes == (
+        "The times of DataFrame have no offset and were read in the table's zone, Europe/Berlin.",
+    )
+    spring = naive.assign(time=["2026-03-29T02:30", "2026-03-30T02:30"])
+    assert refusal(spring, schema=fitted.schema).startswith(
+        "DataFrame, column 'time': 2026-03-29 02:30:00 does not exist or exists twice in Europe/Berlin"
+    )
+    assert refusal(with_offset, schema=read_table(naive).schema) == (
+        "DataFrame, row 0 (counted from 0): column 'time' holds times with an offset, but the model was fitted on times without; "
+        "leave the offset out."
+    )
+
+
 # --- Back to a frame ---------------------------------------------------------------------------------------------------------------
 
 texts = st.text(
