@@ -33,6 +33,9 @@ def test_names_with_two_parts_pair_up(csv_file):
         ("ID,Value_0,Mask_0\n1,2,1\n", "no column 'Time'"),
         ("ID,Time\n1,2\n", "no column 'Value_0'"),
         ("ID,Time,Value_0,Mask_0\n1,2,3,1\n1,3,4,0.5\n", "line 3: a Mask column"),
+        ("ID,Time,Value_0,Mask_0\n1,2,3,1\n\n1,3,4,0.5\n", "line 4: a Mask column"),
+        ("ID,Time,Value_0,Mask_0\n1,2,3,1\n\n1,,4,1\n", "line 4: column 'Time' is empty"),
+        ("ID,Time,Value_0,Mask_0\n1,2,3,1\n,3,4,1\n", "line 3: column 'ID' is empty"),
     ],
 )
 def test_other_layouts_are_refused(csv_file, text, message):
