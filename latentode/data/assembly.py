@@ -266,8 +266,15 @@ def _count_targeted(rows: Rows, windows: Windows) -> int:
 
 def count_history(table: Table, windows: Windows) -> np.ndarray:
     """Count the observed values that each window reads, int64 `(W,)`."""
+    return _count_between(table, windows.series, windows.history_from, windows.origin)
+
+
+def count_targets(table: Table, windows: Windows) -> np.ndarray:
+    """Count the observed values that each window forecasts, int64 `(W,)`."""
+    return _count_between(table, windows.series, windows.origin, windows.until)
+
+
+def _count_between(table: Table, series: np.ndarray, after: np.ndarray, until: np.ndarray) -> np.ndarray:
     rows = Rows.of(table)
     counted = np.concatenate([[0], np.cumsum((~np.isnan(table.values)).sum(axis=1))])
-    return (
-        counted[rows.until(windows.series, windows.origin)] - counted[rows.until(windows.series, windows.history_from)]
-    )
+    return counted[rows.until(series, until)] - counted[rows.until(series, after)]
