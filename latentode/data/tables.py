@@ -13,7 +13,7 @@ from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
 from latentode.data.rows import Ids, arrange, parse_ids, pivot
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
-from latentode.data.settings import CHOICES, check_choice, check_columns
+from latentode.data.settings import CHOICES, check_choice, check_column, check_columns
 from latentode.data.suspicious import note_epoch, note_fillers
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
 from latentode.data.zones import localize
@@ -144,6 +144,8 @@ def read_table(
     """
     check_choice("layout", layout, CHOICES["layout"])
     check_choice("duplicates", duplicates, CHOICES["duplicates"])
+    check_column("id_column", id_column, may_be_none=True)
+    check_column("time_column", time_column)
     check_columns("channels", channels)
     check_columns("target_channels", target_channels)
     if schema is not None:

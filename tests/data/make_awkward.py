@@ -258,6 +258,8 @@ TIMES = (
     refused("dates_and_numbers.csv", HEAD + DAY.format("2026-01-31", "46054") + "A,46055,1,1\n", ":2: column 'time' holds '2026-01-31' where other rows hold numbers (1 such row)"),
     refused("no_such_day.csv", HEAD + DAY.format("2026-02-28", "2026-02-30"), ":3: column 'time' holds '2026-02-30', a day or hour that does not exist (1 such row); correct it."),
     refused("leap_second.csv", HEAD + DAY.format("2016-12-31T23:59:59Z", "2016-12-31T23:59:60Z"), ":3: column 'time' holds '2016-12-31T23:59:60Z', a leap second, which clocks of a computer do not count (1 such row)"),
+    refused("an_offset_of_a_day.csv", HEAD + DAY.format("2026-01-31T00:00+24:00", "2026-02-01T00:00+02:00"), ":2: column 'time' holds '2026-01-31T00:00+24:00', whose offset is beyond 23:59 (1 such row); correct the offset."),
+    refused("an_offset_of_minutes.csv", HEAD + DAY.format("2026-01-31T00:00-0260", "2026-02-01T00:00+02:00"), ":2: column 'time' holds '2026-01-31T00:00-0260', whose offset is beyond 23:59 (1 such row)"),
     refused("year_9999.csv", HEAD + DAY.format("2026-01-31", "9999-12-31"), ":3: column 'time' holds '9999-12-31', outside the years 1678 to 2261 that nanoseconds can tell (1 such row)"),
     refused("no_time.csv", HEAD + DAY.format("2026-01-31", "NA"), ":3: column 'time' holds no time (1 such row); fill it in or remove the row."),
     refused("infinite_time.csv", HEAD + DAY.format("1", "inf"), ":3: column 'time' holds 'inf', which is not a finite number (1 such row)"),
@@ -326,6 +328,10 @@ PARQUET = (
     *(stamps(unit, None, end="") for unit in ("s", "ms", "us", "ns")),
     stamps("us", "Europe/Berlin", end="+02:00"),
     stamps("ms", "+02:00", end="+02:00"),
+    *(
+        refused(f"zone_{i}.parquet", parquet(time=pa.array([1, 2], pa.timestamp("s", zone)), a=[1.0, 2.0]), f", row 1: column 'time' is of type timestamp[s, tz={zone}], whose zone is neither an IANA zone nor an offset; write it")
+        for i, zone in enumerate(("Mars/Olympus", "UTC+1", "+24:00"))
+    ),
     read("date32.parquet", parquet(series_id=["A", "A"], time=pa.array([20484, 20485], pa.date32()), a=[2.0, 4.0]), ("A", "2026-01-31 00:00:00", 2.0), ("A", "2026-02-01 00:00:00", 4.0)),
     refused("year_9999.parquet", parquet(time=pa.array([0, 253402214400], pa.timestamp("s")), a=[1.0, 2.0]), ", row 2: column 'time' holds '9999-12-31 00:00:00', outside the years 1678 to 2261"),
     refused("time_of_day.parquet", parquet(time=pa.array([1, 2], pa.time32("s")), a=[1.0, 2.0]), ", row 1: column 'time' is of type time32"),

@@ -288,6 +288,12 @@ def test_unknown_zone_is_refused(zone):
         check_zone(zone)
 
 
+@pytest.mark.parametrize("zone", ["+99:99", "+24:00", "-01:60"])
+def test_offset_of_a_day_or_more_is_refused(zone):
+    with pytest.raises(InputError, match=r"offsets go from -23:59 to \+23:59, write one such as \+02:00\."):
+        check_zone(zone)
+
+
 # --- Giving back -------------------------------------------------------------------------------------------------------------------
 
 nanoseconds = st.integers(int(utc("1678-01-02")), int(utc("2261-12-30")))
