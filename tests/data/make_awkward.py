@@ -329,7 +329,7 @@ PARQUET = (
     stamps("us", "Europe/Berlin", end="+02:00"),
     stamps("ms", "+02:00", end="+02:00"),
     *(
-        refused(f"zone_{i}.parquet", parquet(time=pa.array([1, 2], pa.timestamp("s", zone)), a=[1.0, 2.0]), f", row 1: column 'time' is of type timestamp[s, tz={zone}], whose zone is neither an IANA zone nor an offset; write it")
+        refused(f"zone_{i}.parquet", parquet(time=pa.array([1, 2], pa.timestamp("ms", zone)), a=[1.0, 2.0]), f", row 1: column 'time' is of type timestamp[ms, tz={zone}], whose zone is neither an IANA zone nor an offset; write it")
         for i, zone in enumerate(("Mars/Olympus", "UTC+1", "+24:00"))
     ),
     read("date32.parquet", parquet(series_id=["A", "A"], time=pa.array([20484, 20485], pa.date32()), a=[2.0, 4.0]), ("A", "2026-01-31 00:00:00", 2.0), ("A", "2026-02-01 00:00:00", 4.0)),
