@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
 import stat
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
@@ -17,11 +19,13 @@ import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pa_parquet
 
 from latentode.data.arrow import TEXT_CODES, is_string, plain, to_arrow
+from latentode.data.parts import join
 from latentode.data.csv_text import NO_ROWS, Text, check_names, read_csv
 from latentode.data.schema import count, quote_names
 from latentode.errors import DataError, InputError
 
 _GZIP = b"\x1f\x8b"
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 class ArrowStream(Protocol):
@@ -80,7 +84,7 @@ def read_cells(
         return _read_frame(source)
     if not isinstance(source, str | Path):
         return _read_stream(source, role)
-    path = Path(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path's own fails where there is no home)
     try:
         is_parquet = path.is_dir() or _starts_with(path, b"PAR1")
         with _unchanged([path]):
@@ -148,54 +152,85 @@ def _gunzip(path: str, data: bytes) -> bytes:
 def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
     files, notes = ([path], ()) if path.is_file() else _list_folder(path)
     with _unchanged(files):
-        schemas = [_parquet_schema(file) for file in files]
-        # Values in names of folders (`station=007`) are text: an id keeps its zeros, and numbers are read from text as in a CSV.
-        parts = [part for file in files for part in file.relative_to(path).parent.parts if "=" in part]
-        partition = pa.schema([(key, pa.string()) for key in dict.fromkeys(part.split("=")[0] for part in parts)])
-        for file, schema in zip(files, schemas, strict=True):
-            for name in set(schema.names) & set(partition.names):
+        partitions = [_partition(file.relative_to(path)) if path.is_dir() else {} for file in files]
+        untyped = frozenset(key for partition in partitions for key in partition)
+        names = [_parquet_names(file) for file in files]
+        for file, inside in zip(files, names, strict=True):
+            for name in untyped & set(inside.values()):
                 raise DataError(
                     f"{file}: column '{name}' stands in the file and in the names of the folders; remove it from one of them."
                 )
-        try:
-            # A column that only some files have is part of the table, empty in the others.
-            schema = pa.unify_schemas([*schemas, partition], promote_options="permissive")
-            coded = [field.name for field in schema if field.name in text_columns and is_string(field.type)]
-            for name in coded:
-                # Few are distinct: read as their numbers, which takes less time and memory.
-                schema = schema.set(schema.get_field_index(name), pa.field(name, TEXT_CODES))
-            dataset = pa_dataset.dataset(
-                [str(file) for file in files],
-                schema=schema,
-                format=pa_dataset.ParquetFileFormat(
-                    dictionary_columns=set(coded) - set(partition.names),
-                    # Without these the bytes of the files are all in memory beside what is read from them.
-                    pre_buffer=False,
-                    use_buffered_stream=True,
-                ),
-                partitioning=pa_dataset.partitioning(partition, flavor="hive"),
-                partition_base_dir=str(path) if path.is_dir() else None,
-            )
-            # pandas writes an index that has no name as a column of this name.
-            names = [name for name in schema.names if not name.startswith("__index_level_")]
-            table = dataset.to_table(columns=names)
-            pa.default_memory_pool().release_unused()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read as Parquet ({_first_line(error)}); "
-                "the file is damaged, or the files of the folder disagree on a column; write them again."
-            ) from error
-    columns = {name: table.column(name) if name in coded else plain(table.column(name)) for name in names}
+        tables = [_read_parquet_file(file, inside, text_columns) for file, inside in zip(files, names, strict=True)]
+        pa.default_memory_pool().release_unused()
+    n_rows = [table.num_rows for table in tables]
+    # A column that only some files have is part of the table, empty in the others.
+    found = dict.fromkeys([name for inside in names for name in inside.values()])
+    columns = {}
+    for name in found:
+        parts = [_plain(table.column(name), name in text_columns) if name in table.column_names else None for table in tables]
+        columns[name], note = join(name, parts, n_rows, [str(file) for file in files])
+        notes += note
+    for key in dict.fromkeys(key for partition in partitions for key in partition):
+        # Values in names of folders (`station=007`) are text: an id keeps its zeros, and numbers are read from text as in a CSV.
+        texts = [pa.scalar(partition.get(key), pa.string()) for partition in partitions]
+        columns[key] = pa.chunked_array([pa.repeat(text, n) for text, n in zip(texts, n_rows, strict=True)])
 
     def at(row: int) -> str:
-        for file in files:
-            n_rows = pa_parquet.read_metadata(file).num_rows
-            if row < n_rows:
+        for file, n in zip(files, n_rows, strict=True):
+            if row < n:
                 break
-            row -= n_rows
+            row -= n
         return f"{file}, row {row + 1}"
 
-    return _tabular(str(path), columns, at, untyped=frozenset(partition.names), notes=notes)
+    return _tabular(str(path), columns, at, untyped=untyped, notes=notes)
+
+
+def _partition(file: Path) -> dict[str, str | None]:
+    """Read the values that Hive and Spark write into the names of folders: `station=007`, or a word of theirs for no value."""
+    pairs = [part.split("=", 1) for part in file.parent.parts if "=" in part]
+    return {unquote(key): None if value == _NO_VALUE else unquote(value) for key, value in pairs}
+
+
+def _parquet_names(file: Path) -> dict[str, str]:
+    """Give the columns of a file, each with its name without the blanks around it."""
+    try:
+        schema = pa_parquet.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{file}: cannot be read as Parquet ({_first_line(error)}); the file is damaged or cut off, write it again."
+        ) from error
+    # pandas writes an index that has no name as a column of this name.
+    names = [name for name in schema.names if not name.startswith("__index_level_")]
+    check_names(str(file), [name.strip() for name in names])
+    return {name: name.strip() for name in names}
+
+
+def _read_parquet_file(file: Path, names: Mapping[str, str], text_columns: Collection[str]) -> pa.Table:
+    try:
+        schema = pa_parquet.read_schema(file).remove_metadata()
+        coded = [name for name, bare in names.items() if bare in text_columns and is_string(schema.field(name).type)]
+        for name in coded:
+            # Few are distinct: read as their numbers, which takes less time and memory.
+            schema = schema.set(schema.get_field_index(name), pa.field(name, TEXT_CODES))
+        dataset = pa_dataset.dataset(
+            str(file),
+            schema=schema,
+            format=pa_dataset.ParquetFileFormat(
+                dictionary_columns=set(coded),
+                # Without these the bytes of the files are all in memory beside what is read from them.
+                pre_buffer=False,
+                use_buffered_stream=True,
+            ),
+        )
+        return dataset.to_table(columns=list(names)).rename_columns(list(names.values()))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{file}: cannot be read as Parquet ({_first_line(error)}); the file is damaged, write it again."
+        ) from error
+
+
+def _plain(column: pa.ChunkedArray, is_coded: bool) -> pa.ChunkedArray:
+    return column if is_coded and column.type == TEXT_CODES else plain(column)
 
 
 def _list_folder(path: Path) -> tuple[list[Path], tuple[str, ...]]:
@@ -219,17 +254,6 @@ def _list_folder(path: Path) -> tuple[list[Path], tuple[str, ...]]:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith((".", "_")) and "=" not in name
-
-
-def _parquet_schema(file: Path) -> pa.Schema:
-    try:
-        schema = pa_parquet.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file}: cannot be read as Parquet ({_first_line(error)}); the file is damaged or cut off, write it again."
-        ) from error
-    check_names(str(file), schema.names)
-    return schema.remove_metadata()
 
 
 def _first_line(error: BaseException) -> str:

@@ -80,7 +80,8 @@ def folder(**files: dict[str, Any] | bytes) -> Callable[[Path], None]:
 
     def write(path: Path) -> None:
         for name, content in files.items():
-            file = path / name.replace("__", "/")
+            # Hive's word for no value has some of its own.
+            file = path / (name.replace("__", "/") if "HIVE" not in name else "/".join(name.rsplit("__", 1)))
             file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 file.write_bytes(content)
@@ -354,14 +355,35 @@ PARQUET = (
     refused("duplicate_columns.parquet", lambda path: pq.write_table(pa.Table.from_arrays([pa.array([1])] * 3, names=["time", "a", "a"]), path), ": column 'a' stands 2 times (columns 2, 3)"),
 )  # fmt: skip
 
+
+
+def zoned(day: int, zone: str | None) -> dict[str, Any]:
+    """Give a row of series A at the start of 31 January 2026, or of a later day, in a zone."""
+    return {
+        "series_id": ["A"],
+        "time": pa.array([1769817600000 + day * 86_400_000], pa.timestamp("ms", zone)),
+        "a": [2.0 * (day + 1)],
+    }
+
+
 FOLDERS = (
     read("schemas_that_differ", folder(**{"1.parquet": {"series_id": ["A"], "time": [1], "a": [2]}, "2.parquet": {"series_id": ["A"], "time": [2.0], "a": [4.5], "b": [1]}}), ("A", 1.0, 2.0, NAN), ("A", 2.0, 4.5, 1.0)),
-    refused("types_that_differ", folder(**{"1.parquet": {"time": [1], "a": [2]}, "2.parquet": {"time": ["2026-01-31"], "a": [4]}}), ": cannot be read as Parquet ("),
+    refused("types_that_differ", folder(**{"1.parquet": {"time": [1], "a": [2]}, "2.parquet": {"time": ["2026-01-31"], "a": [4]}}), "/2.parquet: column 'time' is of type string, but of type int64 in "),
+    read("text_and_dictionary", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "2.parquet": {"series_id": pa.array(["A"]).dictionary_encode(), "time": [3], "a": [6.0]}, "3.parquet": {"series_id": pa.array(["A"], pa.large_string()), "time": [4], "a": [8.0]}}), *TWO, ("A", 3.0, 6.0), ("A", 4.0, 8.0)),
+    read("days_and_stamps", folder(**{"1.parquet": {"series_id": ["A"], "time": pa.array([20484], pa.date32()), "a": [2.0]}, "2.parquet": {"series_id": ["A"], "time": pa.array([1769904000500], pa.timestamp("ms")), "a": [4.0]}}), ("A", "2026-01-31 00:00:00.000", 2.0), ("A", "2026-02-01 00:00:00.500", 4.0)),
+    read("stamps_of_two_zones", folder(**{"1.parquet": zoned(0, "Europe/Berlin"), "2.parquet": zoned(1, "UTC")}), ("A", "2026-01-31 00:00:00+00:00", 2.0), ("A", "2026-02-01 00:00:00+00:00", 4.0), notes=("Column 'time' is in the zones 'Europe/Berlin', 'UTC' in different files and was read in UTC;",)),
+    read("stamps_of_two_zones_in_a_third", folder(**{"1.parquet": zoned(0, "Europe/Berlin"), "2.parquet": zoned(1, "UTC")}), ("A", "2026-01-31 09:00:00+09:00", 2.0), ("A", "2026-02-01 09:00:00+09:00", 4.0), notes=("Column 'time' is in the zones",), time_zone="Asia/Tokyo"),
+    refused("stamps_with_and_without_zone", folder(**{"1.parquet": zoned(0, "UTC"), "2.parquet": zoned(1, None)}), "/2.parquet: column 'time' is of type timestamp[ms], but of type timestamp[ms, tz=UTC] in "),
+    read("large_numbers_and_floats", folder(**{"1.parquet": {"series_id": ["A"], "time": [1], "a": [2**53 + 1]}, "2.parquet": {"series_id": ["A"], "time": [2], "a": [4.5]}}), ("A", 1.0, 2.0**53), ("A", 2.0, 4.5), notes=("1 value of 'a' is beyond 2^53",)),
+    read("names_with_blanks", folder(**{"1.parquet": {" series_id": ["A"], "time ": [1], "a ": [2.0]}, "2.parquet": {"series_id": ["A"], "time": [2], "a": [4.0]}}), *TWO),
+    refused("names_that_differ_by_a_blank", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0], "a ": [2.0, 4.0]}}), "/1.parquet: column 'a' stands 2 times (columns 3, 4)"),
+    read("partition_without_a_name_of_a_channel", folder(**{"place=1__0.parquet": {**AB, "a": [2.0, 4.0]}, "place=__HIVE_DEFAULT_PARTITION____0.parquet": {"series_id": ["B", "B"], "time": [1, 2], "a": [2.0, 4.0]}}), ("A", 1.0, 2.0, 1.0), ("A", 2.0, 4.0, 1.0), ("B", 1.0, 2.0, NAN), ("B", 2.0, 4.0, NAN)),
     read("a_file_without_rows", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "2.parquet": {"series_id": pa.array([], pa.string()), "time": pa.array([], pa.int64()), "a": pa.array([], pa.float64())}}), *TWO),
     refused("a_file_of_no_bytes", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "2.parquet": b""}), "/2.parquet: cannot be read as Parquet ("),
     read("written_by_spark", folder(**{"part-0.parquet": {**AB, "a": [2.0, 4.0]}, "_SUCCESS": b"", ".part-0.parquet.crc": b"x", "_temporary__part-0.parquet": {**AB, "a": [9.0, 9.0]}, ".old__part-0.parquet": {**AB, "a": [9.0, 9.0]}}), *TWO),
     read("with_a_note", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "README.txt": b"x"}), *TWO, notes=("1 file is no .parquet file and was left out: 'README.txt'.",)),
     read("partitions", folder(**{"series_id=007__0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}, "series_id=A%20B__0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}}), (2.0, 1.0, "007")[::-1], (4.0, 2.0, "007")[::-1], ("A B", 1.0, 2.0), ("A B", 2.0, 4.0)),
+    refused("partition_without_a_series", folder(**{"series_id=007__0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}, "series_id=__HIVE_DEFAULT_PARTITION____0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}}), "/series_id=__HIVE_DEFAULT_PARTITION__/0.parquet, row 1: column 'series_id' holds no series id (2 such rows)"),
     refused("a_column_in_the_files_and_the_names", folder(**{"series_id=A__0.parquet": {**AB, "a": [2.0, 4.0]}}), "/series_id=A/0.parquet: column 'series_id' stands in the file and in the names of the folders; remove it from one of them."),
 )  # fmt: skip
 

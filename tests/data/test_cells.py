@@ -277,10 +277,18 @@ def test_parquet_damaged_in_the_middle_is_refused(tmp_path):
     assert "cannot be read as Parquet" in refusal(path)
 
 
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.csv").write_text("time,a\n1,2\n", encoding="utf-8")
+    assert read_cells("~/x.csv").source == str(tmp_path / "x.csv")
+
+
 def test_files_that_disagree_on_a_column_are_refused(tmp_path):
     pq.write_table(pa.table({"time": [1]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"time": ["2026-01-01"]}), tmp_path / "2.parquet")
-    assert "the files of the folder disagree on a column" in refusal(tmp_path)
+    assert refusal(tmp_path) == (
+        f"{tmp_path}/2.parquet: column 'time' is of type string, but of type int64 in {tmp_path}/1.parquet; write it alike in all files."
+    )
 
 
 def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path):
