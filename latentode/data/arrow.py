@@ -76,6 +76,8 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.large_string())
     if isinstance(column.type, pa.BaseExtensionType):
         return _as_text(column.to_pandas())
+    if pa.types.is_fixed_size_binary(column.type) and not pa.types.is_decimal(column.type):
+        column = column.cast(pa.binary())
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         # Some writers of Parquet do not say that their bytes are text.
         return try_cast(column, pa.large_string()) or column

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import stat
 import zlib
@@ -13,14 +14,15 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pa_parquet
 
 from latentode.data.arrow import TEXT_CODES, is_string, plain, to_arrow
-from latentode.data.parts import join
 from latentode.data.csv_text import NO_ROWS, Text, check_names, read_csv
+from latentode.data.parts import join
 from latentode.data.schema import count, quote_names
 from latentode.errors import DataError, InputError
 
@@ -81,7 +83,7 @@ def read_cells(
         InputError: the source is neither a path nor a DataFrame.
     """
     if isinstance(source, pd.DataFrame):
-        return _read_frame(source)
+        return _read_frame(source, text_columns)
     if not isinstance(source, str | Path):
         return _read_stream(source, role)
     path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path's own fails where there is no home)
@@ -90,7 +92,7 @@ def read_cells(
         with _unchanged([path]):
             if is_parquet:
                 return _read_parquet(path, text_columns)
-            columns, at = read_csv(str(path), _open(path), text_columns=text_columns, time_column=time_column)
+            columns, at, notes = read_csv(str(path), _open(path), text_columns=text_columns, time_column=time_column)
             # What the parser needed on the way.
             pa.default_memory_pool().release_unused()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -100,7 +102,7 @@ def read_cells(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); check the path and its permissions.") from error
-    return _tabular(str(path), columns, at, untyped=frozenset(columns))
+    return _tabular(str(path), columns, at, untyped=frozenset(columns), notes=notes)
 
 
 def _open(path: Path) -> Text:
@@ -108,7 +110,9 @@ def _open(path: Path) -> Text:
         # A pipe gives its bytes once.
         return Text.of_bytes(_gunzip(str(path), path.read_bytes()))
     if _starts_with(path, _GZIP):
-        return Text.of_bytes(_gunzip(str(path), path.read_bytes()), whole=lambda: _gunzip(str(path), path.read_bytes()))
+        return Text.of_bytes(
+            _gunzip(str(path), path.read_bytes()), again=lambda: io.BufferedReader(gzip.GzipFile(path))
+        )
     return Text.of_file(path)
 
 
@@ -167,7 +171,9 @@ def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
     found = dict.fromkeys([name for inside in names for name in inside.values()])
     columns = {}
     for name in found:
-        parts = [_plain(table.column(name), name in text_columns) if name in table.column_names else None for table in tables]
+        parts = [
+            _plain(table.column(name), name in text_columns) if name in table.column_names else None for table in tables
+        ]
         columns[name], note = join(name, parts, n_rows, [str(file) for file in files])
         notes += note
     for key in dict.fromkeys(key for partition in partitions for key in partition):
@@ -176,11 +182,9 @@ def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
         columns[key] = pa.chunked_array([pa.repeat(text, n) for text, n in zip(texts, n_rows, strict=True)])
 
     def at(row: int) -> str:
-        for file, n in zip(files, n_rows, strict=True):
-            if row < n:
-                break
-            row -= n
-        return f"{file}, row {row + 1}"
+        ends = np.cumsum(n_rows)
+        i = int(np.searchsorted(ends, row, side="right"))
+        return f"{files[i]}, row {row - int(ends[i]) + n_rows[i] + 1}"
 
     return _tabular(str(path), columns, at, untyped=untyped, notes=notes)
 
@@ -260,7 +264,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0].rstrip(".")
 
 
-def _read_frame(frame: pd.DataFrame) -> Cells:
+def _read_frame(frame: pd.DataFrame, text_columns: Collection[str]) -> Cells:
     columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
     names = [_column_name(name) for name in frame.columns]
     if any(name is not None for name in frame.index.names):
@@ -269,7 +273,21 @@ def _read_frame(frame: pd.DataFrame) -> Cells:
         names = [_column_name(name) for name in frame.index.names] + names
     check_names("DataFrame", names)
     arrays = {name: to_arrow(column) for name, column in zip(names, columns, strict=True)}
-    return _of_frame("DataFrame", arrays)
+    pairs = zip(names, columns, strict=True)
+    notes = [note for name, column in pairs if name in text_columns for note in _note_mixed(name, column)]
+    return _of_frame("DataFrame", arrays, tuple(notes))
+
+
+def _note_mixed(name: str, column: pd.Series) -> tuple[str, ...]:
+    """Name what is one text and yet two cells of a frame, such as 1 and '1'."""
+    if column.dtype != object or len({isinstance(cell, str) for cell in column}) < 2:
+        return ()
+    texts = {cell for cell in column if isinstance(cell, str)}
+    both = texts & {str(cell) for cell in column if not isinstance(cell, str)}
+    if not both:
+        return ()
+    which = f"{count(len(both), 'name stands', 'names stand')} as a text and as another kind of cell"
+    return (f"Column '{name}': {which}: {quote_names(sorted(both), limit=5)}; each was read as one.",)
 
 
 def _read_stream(source: Any, role: str) -> Cells:
@@ -285,8 +303,9 @@ def _read_stream(source: Any, role: str) -> Cells:
     return _of_frame(kind, {name: plain(column) for name, column in zip(names, table.columns, strict=True)})
 
 
-def _of_frame(source: str, columns: dict[str, pa.ChunkedArray]) -> Cells:
-    return _tabular(source, columns, lambda row: f"{source}, row {row} (counted from 0)", untyped=frozenset())
+def _of_frame(source: str, columns: dict[str, pa.ChunkedArray], notes: tuple[str, ...] = ()) -> Cells:
+    at = "{}, row {} (counted from 0)".format
+    return _tabular(source, columns, lambda row: at(source, row), untyped=frozenset(), notes=notes)
 
 
 def _column_name(name: Any) -> str:

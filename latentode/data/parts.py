@@ -32,7 +32,9 @@ def join(
     for i, (part, file) in enumerate(known):
         common = _common(kind, _type_of(part))
         if common is None:
-            other, place = next(known[j] for j in range(i) if j == i - 1 or not _common(_type_of(known[j][0]), _type_of(part)))
+            other, place = next(
+                known[j] for j in range(i) if j == i - 1 or not _common(_type_of(known[j][0]), _type_of(part))
+            )
             raise DataError(
                 f"{file}: column '{name}' is of type {_type_of(part)}, but of type {_type_of(other)} in {place}; "
                 "write it alike in all files."
@@ -54,7 +56,7 @@ def join(
         except pa.ArrowException as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise DataError(
-                f"{file}: column '{name}' cannot be brought to type {kind}, as it is in other files ({reason}); write it alike in all files."
+                f"{file}: column '{name}' cannot be brought to type {kind}, as it is in other files ({reason}); write it alike in all."
             ) from error
     return pa.chunked_array(chunks, kind), notes
 

@@ -46,7 +46,7 @@ def to_floats(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.nda
         column = frame[name]
         numbers[:, i] = np.asarray(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
         is_wrong = ~np.isfinite(numbers[:, i]) & column.notna().to_numpy()
-        _refuse(column, is_wrong, path, "holds {cell}, which is no number")
+        _refuse(frame, name, is_wrong, path, "holds {cell}, which is no number")
     return numbers
 
 
@@ -61,7 +61,7 @@ def to_integers(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.n
     for i, name in enumerate(columns):
         # From 2^53 on a float is no longer the number in the file.
         is_wrong = (np.rint(numbers[:, i]) != numbers[:, i]) | (np.abs(numbers[:, i]) >= 2**53)
-        _refuse(frame[name], is_wrong, path, "holds {cell}, which is no whole number")
+        _refuse(frame, name, is_wrong, path, "holds {cell}, which is no whole number")
     return numbers.astype(np.int64)
 
 
@@ -72,15 +72,15 @@ def refuse_empty(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> Non
         DataError: a cell is empty; the message names line and column.
     """
     for name in columns:
-        _refuse(frame[name], frame[name].isna().to_numpy(), path, "is empty")
+        _refuse(frame, name, np.asarray(frame[name].isna()), path, "is empty")
 
 
-def _refuse(column: pd.Series, is_wrong: np.ndarray, path: Path, what: str) -> None:
+def _refuse(frame: pd.DataFrame, name: str, is_wrong: np.ndarray, path: Path, what: str) -> None:
     rows = np.flatnonzero(is_wrong)
     if len(rows):
-        text = what.replace("{cell}", f"'{column.iloc[rows[0]]}'")
+        text = what.replace("{cell}", f"'{frame[name].iloc[rows[0]]}'")
         raise DataError(
-            f"{path}, line {line_of(path, int(rows[0]))}: column '{column.name}' {text} "
+            f"{path}, line {line_of(path, int(rows[0]))}: column '{name}' {text} "
             f"({count(len(rows), 'such cell', 'such cells')}); prepare or download the file again."
         )
 

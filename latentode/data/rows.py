@@ -12,7 +12,7 @@ import pyarrow as pa
 from latentode.data.arrow import is_numeric, is_string, pc, to_float, try_cast
 from latentode.data.cells import Cells
 from latentode.data.schema import IdKind, count, quote_names
-from latentode.data.suspicious import note_blanks
+from latentode.data.suspicious import note_spellings
 from latentode.errors import DataError
 
 # A whole number as a program writes it: `007` is a text, and so is what int64 does not hold.
@@ -67,7 +67,7 @@ def parse_ids(cells: Cells, column: str | None) -> Ids:
     names[:] = texts.to_pylist() if integers is None else integers
     if integers is not None:
         return Ids(codes, names, "integer")
-    return Ids(codes, names, "text", note_blanks(texts, "series id"))
+    return Ids(codes, names, "text", note_spellings(texts, "series id"))
 
 
 def _as_integers(texts: pa.Array) -> list[int] | None:
@@ -112,6 +112,9 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = pc.if_else(pc.is_nan(column), None, column)
         if (np.isnan(numbers) | ((np.rint(numbers) == numbers) & (np.abs(numbers) < 2**53))).all():
             column = column.cast(pa.int64())
+    if pa.types.is_boolean(column.type):
+        # As Python writes them, in a frame and in a text of one.
+        column = pc.if_else(column, "True", "False")
     if is_numeric(column.type):
         # Numbered first: writing a number as text takes ten times as long.
         encoded = column.combine_chunks().dictionary_encode()

@@ -6,6 +6,7 @@ Each function gives sentences for `Report.notes`, none where nothing is odd.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ _UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanos
 # 1990 to 2050 in seconds since 1970: the years of most tables. Numbers of other units fall into none of the four ranges by chance.
 _EPOCH = 631_152_000, 2_524_608_000
 SCALE_RATIO = 1_000
+_NAMES_OF_INDEX = r"unnamed: ?\d+|level_\d+|index|row|(row[_ ]?)?(nr|no|id|number|index)"
 
 
 def note_epoch(time: np.ndarray) -> tuple[str, ...]:
@@ -87,20 +89,47 @@ def _count_filler(column: np.ndarray, end: float) -> int:
     return n if distance > high - low else 0
 
 
-def note_blanks(names: pa.Array, what: str) -> tuple[str, ...]:
-    """Name texts that differ by blanks only (`A1`, `A1 `), which is one series or channel to a reader and two to a program."""
-    has_blank = pc.match_substring_regex(names, r"[\s\x{00a0}]")
-    if not pc.any(has_blank).as_py():
-        return ()
-    bare = pc.replace_substring_regex(names, r"[\s\x{00a0}]", "").dictionary_encode().indices.to_numpy()
-    _, first, n = np.unique(bare, return_index=True, return_counts=True)
+def note_spellings(names: pa.Array, what: str) -> tuple[str, ...]:
+    """Name texts that look alike (`A1`, `A1 `, `a1`), which are one series or channel to a reader and two to a program."""
+    # Compatible characters made one, blanks and characters that cannot be seen taken out; up, then down, folds a final sigma.
+    bare = pc.replace_substring_regex(pc.utf8_normalize(names, "NFKC"), r"[\s\p{Z}\p{Cf}]", "")
+    codes = pc.utf8_lower(pc.utf8_upper(bare)).dictionary_encode().indices.to_numpy()
+    _, first, n = np.unique(codes, return_index=True, return_counts=True)
     if (n == 1).all():
         return ()
-    alike = names.filter(pa.array(bare == bare[first[n > 1][0]])).to_pylist()
+    alike = names.filter(pa.array(codes == codes[first[n > 1][0]])).to_pylist()
     n_groups = int((n > 1).sum())
     which = f"{n_groups:,} {what}s are" if n_groups > 1 else f"1 {what} is"
     return (
-        f"{which} spelt in several ways that differ by blanks only: {quote_names(alike)}; they were read as they stand.",
+        f"{which} spelt in several ways that differ by blanks, case or the form of a letter only: {_quote_spellings(alike)}; they were "
+        "read as they stand.",
+    )
+
+
+def _quote_spellings(names: Sequence[str]) -> str:
+    """List names in quotes; those that cannot be told apart by eye as Python writes them in ASCII."""
+    if all(name.isascii() and name.isprintable() for name in names):
+        return quote_names(names)
+    shown = ", ".join(ascii(name) for name in names[:20])
+    return f"{shown} and {len(names) - 20:,} more" if len(names) > 20 else shown
+
+
+def note_row_numbers(channels: Sequence[str], values: np.ndarray) -> tuple[str, ...]:
+    """Name channels that only count the rows of the file, as an index does that was written along; `values` is `(N, C)` in its order.
+
+    Fewer than ten rows count for a column of such a name alone: 1, 2 is soon measured.
+    """
+    n_rows = len(values)
+    counts = np.isin(values[0], (0, 1)) & (values[-1] - values[0] == n_rows - 1) if n_rows > 1 else np.zeros(0, bool)
+    found = [
+        channels[i]
+        for i in map(int, np.flatnonzero(counts))
+        if (n_rows >= 10 or re.fullmatch(_NAMES_OF_INDEX, channels[i].lower())) and (np.diff(values[:, i]) == 1).all()
+    ]
+    return tuple(
+        f"Column '{name}' counts the rows of the file, as an index does, and was read as a channel; to leave it out, name the others with "
+        "--data.channels (`channels`)."
+        for name in found
     )
 
 

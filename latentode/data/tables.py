@@ -212,9 +212,7 @@ def _note_numbers(times: Times) -> tuple[str, ...]:
     return (*rounded, *note_epoch(times.value))
 
 
-def _match_schema(
-    times: Times, schema: Schema | None, cells: Cells, columns: Columns
-) -> tuple[Times, tuple[str, ...]]:
+def _match_schema(times: Times, schema: Schema | None, cells: Cells, columns: Columns) -> tuple[Times, tuple[str, ...]]:
     """Bring times to the zone of a fitted model's, with a note where they carry no offset."""
     if schema is None:
         return times, ()

@@ -178,6 +178,21 @@ SEPARATORS = (
         "line_break_in_a_cell.csv",
         HEAD + '"A\nnorth",1,2,3\n"A\nnorth",2,4,5\n',
         *((("A\nnorth", *row[1:])) for row in ONE),
+        notes=("2 cells of column 'series_id' hold a line break, the first at ",),
+    ),
+    read(
+        "quotes_that_pair_up_by_accident.csv",
+        'series_id,time,a\nB,1,2\nB,2,3\n"A,1,2\nA,2,3\nB",3,4\n',
+        ("B", 1.0, 2.0),
+        ("B", 2.0, 3.0),
+        ("A,1,2\nA,2,3\nB", 3.0, 4.0),
+        notes=("quotes_that_pair_up_by_accident.csv:4; if this is not meant, a quote", SINGLE),
+    ),
+    read(
+        "line_break_in_a_comment.csv",
+        'series_id,time,a,comment\nA,1,2,\nA,2,4,"two\r\nlines"\n',
+        *TWO,
+        notes=("1 cell of column 'comment' holds a line break", "Column 'comment' holds no numbers"),
     ),
     refused(
         "line_breaks_before_a_slip.csv",
@@ -286,7 +301,14 @@ SERIES = (
     read("id_na.csv", HEAD + "NA,1,1,1\nNA,2,2,2\nnull,1,3,3\nnull,2,4,4\n", ("NA", 1.0, 1.0, 1.0), ("NA", 2.0, 2.0, 2.0), ("null", 1.0, 3.0, 3.0), ("null", 2.0, 4.0, 4.0)),
     read("ids_beyond_2_53.csv", HEAD + "9007199254740993,1,1,1\n9007199254740993,2,2,2\n", (9007199254740993, 1.0, 1.0, 1.0), (9007199254740993, 2.0, 2.0, 2.0)),
     read("ids_beyond_2_63.csv", HEAD + "99999999999999999999,1,1,1\n99999999999999999999,2,2,2\n", ("99999999999999999999", 1.0, 1.0, 1.0), ("99999999999999999999", 2.0, 2.0, 2.0)),
-    read("ids_that_differ_by_a_blank.csv", HEAD + "A1,1,1,1\nA1,2,2,2\nA1 ,1,3,3\nA1 ,2,4,4\n", ("A1", 1.0, 1.0, 1.0), ("A1", 2.0, 2.0, 2.0), ("A1 ", 1.0, 3.0, 3.0), ("A1 ", 2.0, 4.0, 4.0), notes=("1 series id is spelt in several ways that differ by blanks only: 'A1', 'A1 '",)),
+    read("ids_that_differ_by_a_blank.csv", HEAD + "A1,1,1,1\nA1,2,2,2\nA1 ,1,3,3\nA1 ,2,4,4\n", ("A1", 1.0, 1.0, 1.0), ("A1", 2.0, 2.0, 2.0), ("A1 ", 1.0, 3.0, 3.0), ("A1 ", 2.0, 4.0, 4.0), notes=("1 series id is spelt in several ways that differ by blanks, case or the form of a letter only: 'A1', 'A1 '",)),
+    *(
+        read(f"ids_that_look_alike_{i}.csv", HEAD + f"{one},1,1,1\n{one},2,2,2\n{other},1,3,3\n{other},2,4,4\n", (one, 1.0, 1.0, 1.0), (one, 2.0, 2.0, 2.0), (other, 1.0, 3.0, 3.0), (other, 2.0, 4.0, 4.0), notes=(f"1 series id is spelt in several ways that differ by blanks, case or the form of a letter only: {one!a}, {other!a};",))
+        for i, (one, other) in enumerate((("A1", "A\u202f1"), ("A1", "A\u30001"), ("A1", "A\u200b1"), ("A1", "A1\ufeff"), ("K\u00f6ln", "Ko\u0308ln"), ("a1", "A1"), ("\u03c3\u03c2", "\u03a3\u03a3")))
+    ),
+    read("index_written_along.csv", "Unnamed: 0,series_id,time,a\n0,A,1,2\n1,A,2,4\n", ("A", 1.0, 0.0, 2.0), ("A", 2.0, 1.0, 4.0), notes=("Column 'Unnamed: 0' counts the rows of the file, as an index does, and was read as a channel;",)),
+    read("a_column_that_counts_the_rows.csv", "time,a,b\n" + "".join(f"{t},{t + 1},{t % 7}\n" for t in range(12)), *((float(t), t + 1.0, float(t % 7)) for t in range(12)), notes=("Column 'a' counts the rows of the file",)),
+    read("a_chosen_column_that_counts_the_rows.csv", "time,a\n" + "".join(f"{t},{t}\n" for t in range(12)), *((float(t), float(t)) for t in range(12)), channels=["a"]),
     refused("blank_id.csv", HEAD + "A,1,1,1\n ,2,2,2\n", ":3: column 'series_id' holds no series id (1 such row); fill it in or remove the row."),
     read("unsorted.csv", HEAD + "B,2,4,4\nA,2,2,2\nB,1,3,3\nA,1,1,1\n", ("B", 1.0, 3.0, 3.0), ("B", 2.0, 4.0, 4.0), ("A", 1.0, 1.0, 1.0), ("A", 2.0, 2.0, 2.0), notes=("1 row comes before the row above in series or time; the table was sorted.",)),
     refused("duplicate_stamps.csv", HEAD + ROWS + "A,1.0,9,9\n", ":4: series 'A' has time 1.0 twice (first at "),
@@ -342,6 +364,9 @@ PARQUET = (
     refused("nested_id.parquet", parquet(series_id=[["A"], ["A"]], time=[1, 2], a=[2.0, 4.0]), ", row 1: column 'series_id' is of type list<"),
     read("dictionary_ids.parquet", parquet(series_id=pa.array(["A", "A"]).dictionary_encode(), time=[1, 2], a=[2.0, 4.0]), *TWO),
     read("binary_ids.parquet", parquet(series_id=pa.array([b"A", b"A"]), time=[1, 2], a=[2.0, 4.0]), *TWO),
+    read("fixed_size_binary_ids.parquet", parquet(series_id=pa.array([b"A", b"A"], pa.binary(1)), time=[1, 2], a=[2.0, 4.0]), *TWO),
+    refused("ids_of_bytes.parquet", parquet(series_id=pa.array([b"\xff", b"\xfe"], pa.binary(1)), time=[1, 2], a=[2.0, 4.0]), ", row 1: column 'series_id' is of type binary; write each series id as text"),
+    read("boolean_ids.parquet", parquet(series_id=[True, True], time=[1, 2], a=[2.0, 4.0]), ("True", 1.0, 2.0), ("True", 2.0, 4.0)),
     read("large_string_ids.parquet", parquet(series_id=pa.array(["A", "A"], pa.large_string()), time=[1, 2], a=[2.0, 4.0]), *TWO),
     read("text_ids_of_digits.parquet", parquet(series_id=["7", "7"], time=[1, 2], a=[2.0, 4.0]), ("7", 1.0, 2.0), ("7", 2.0, 4.0)),
     read("categories.parquet", parquet(**AB, a=pa.array([2, 4]).dictionary_encode()), *TWO),
@@ -354,7 +379,6 @@ PARQUET = (
     refused("infinite.parquet", parquet(**AB, a=[1.0, float("inf")]), ", row 2: column 'a' holds an infinite value (1 such row)"),
     refused("duplicate_columns.parquet", lambda path: pq.write_table(pa.Table.from_arrays([pa.array([1])] * 3, names=["time", "a", "a"]), path), ": column 'a' stands 2 times (columns 2, 3)"),
 )  # fmt: skip
-
 
 
 def zoned(day: int, zone: str | None) -> dict[str, Any]:

@@ -177,6 +177,15 @@ def test_awkward_frame_is_read_exactly(frame, rows):
     assert [note for note in table.report.notes if "'place' holds no numbers" not in note] == []
 
 
+def test_ids_of_two_kinds_that_read_the_same_are_one_series_and_it_is_said():
+    table = read_table(FRAME.assign(series_id=pd.Series([1, "1"], dtype=object)))
+    assert table.series_ids.tolist() == ["1"]
+    assert table.report.notes == (
+        "Column 'series_id': 1 name stands as a text and as another kind of cell: '1'; each was read as one.",
+    )
+    assert read_table(FRAME.assign(series_id=pd.Series([1, "2"], dtype=object))).series_ids.tolist() == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     ("frame", "message"),
     [

@@ -311,8 +311,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "pyomnits": Protocol(
         name="pyomnits",
         source="PyOmniTS, https://github.com/Ladbaby/PyOmniTS (P12, 36 -> 3)",
-        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 34 (what its two divisions of time leave of 36), targets the next 3 time steps; "
-        "the last 10 % of the stays are the test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged "
+        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 34 (its two "
+        "scalings of time differ, which costs the 36th), targets the next 3 time steps; the last 10 % of the stays are the test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged "
         "over values.",
         average="pooled",
         splits=(0,),

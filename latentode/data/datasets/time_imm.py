@@ -58,8 +58,8 @@ COLLECTIONS = {
         7 * _DAY,
         7 * _DAY,
         7 * _DAY,
-        of_tidy="The tidy table lacks the 121 rows without a record_id, at the ends of series, that the published folder has (146, 51 and 51 "
-        "windows)",
+        of_tidy="The tidy table lacks the 121 rows without a record_id, at the ends of series, that the published folder has (146, 51 and "
+        "51 windows)",
     ),
     "ilinet": Collection("ILINet", 36 * _WEEK, 36 * _WEEK, 4 * _WEEK),
     "repohealth": Collection("RepoHealth", 31 * _DAY, 31 * _DAY, 31 * _DAY),
@@ -102,13 +102,13 @@ def _read_entity(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: has no column 'date_time' (it has {quote_names(list(frame.columns))}); {HOW}")
     refuse_empty(frame, ["date_time"], path)
     # What is to be refused is refused here, by file and line; a column of words alone is left to `read_table`, which leaves it out.
-    numbers = [name for name in frame.columns[frame.columns != "date_time"] if _holds_numbers(frame[name])]
+    numbers = [name for name in frame.columns if name != "date_time" and _holds_numbers(frame, name)]
     frame[numbers] = to_floats(frame, numbers, path)
     return frame
 
 
-def _holds_numbers(column: pd.Series) -> bool:
-    return bool(pd.to_numeric(column, errors="coerce").notna().any())
+def _holds_numbers(frame: pd.DataFrame, name: str) -> bool:
+    return not np.isnan(np.asarray(pd.to_numeric(frame[name], errors="coerce"), dtype=np.float64)).all()
 
 
 def _read_text_times(path: Path) -> np.ndarray:
@@ -244,7 +244,7 @@ def _protocol(name: str, *, of_training: bool) -> Protocol:
         + ("; the scaling, and that no target is in two parts, are ours" if of_training else ""),
         rules=f"{collection.folder}: windows of {days[0]} days of history and {days[1]} days to forecast every {days[2]} days from a "
         "series' first stamp, kept where both parts hold a value (and the history a text); the first 60 % of a series' windows train, the "
-        f"next 20 % validate; each series in deviations of {scaling}; errors averaged per channel, then over channels.",
+        f"next 20 % validate{ends}; each series in deviations of {scaling}; errors averaged per channel, then over channels.",
         average="macro",
         splits=(0,),
         build=partial(_build, name, of_training=of_training),

@@ -127,7 +127,9 @@ def test_a_stay_that_would_be_taken_for_another_is_refused(raw, name, text, mess
 
 
 def test_a_descriptor_that_is_read_as_missing_is_no_suspicious_value(raw, tmp_path):
-    stays = pd.DataFrame({"series_id": [1, 2, 3, 4], "time": 0.0, "Height": [-1, -1, 170, 180], "DiasABP": [-1, -1, 60, 70]})
+    stays = pd.DataFrame(
+        {"series_id": [1, 2, 3, 4], "time": 0.0, "Height": [-1, -1, 170, 180], "DiasABP": [-1, -1, 60, 70]}
+    )
     tidy = tmp_path / "tidy"
     tidy.mkdir()
     stays.reindex(columns=["series_id", "time", *CHANNELS]).to_csv(tidy / "physionet2012.csv.gz", index=False)

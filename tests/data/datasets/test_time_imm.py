@@ -127,7 +127,10 @@ def test_folders_without_series_and_odd_texts_are_refused(tmp_path):
     ("line", "message"),
     [
         (",Bexar,60.0,0.03", r"Bexar/time_series.csv, line 4: column 'date_time' is empty"),
-        ("2024-01-02,Bexar,warm,0.03", r"Bexar/time_series.csv, line 4: column 'temp' holds 'warm', which is no number"),
+        (
+            "2024-01-02,Bexar,warm,0.03",
+            r"Bexar/time_series.csv, line 4: column 'temp' holds 'warm', which is no number",
+        ),
         ("2024-01-02,Bexar,inf,0.03", r"Bexar/time_series.csv, line 4: column 'temp' holds 'inf', which is no number"),
     ],
 )
@@ -146,9 +149,7 @@ def test_targets_in_two_parts_are_counted_and_left_out_of_our_own_variant(tmp_pa
     entity.mkdir(parents=True)
     dates = pd.date_range("1997-09-29", periods=400, freq="7D")
     values = np.random.default_rng(0).normal(size=400)
-    pd.DataFrame({"date_time": dates, "record_id": "US", "ILI": values}).to_csv(
-        entity / "time_series.csv", index=False
-    )
+    pd.DataFrame({"date_time": dates, "record_id": "US", "ILI": values}).to_csv(entity / "time_series.csv", index=False)
     texts = pd.DataFrame({"date_time": dates, "record_id": "US", "text": "flu"})
     texts.to_csv(entity / "text.csv", index=False)
     published = PROTOCOLS["ilinet"].build(tmp_path, 0)
