@@ -233,22 +233,26 @@ def _read_text_channel(cells: Cells, name: str, *, is_chosen: bool) -> tuple[np.
     return value, []
 
 
-def _refuse_text(cells: Cells, name: str, is_text: np.ndarray) -> None:
+def _refuse_text(cells: Cells, name: str, is_text: np.ndarray, *, of: str | None = None) -> None:
     row = int(np.flatnonzero(is_text)[0])
     cell = str(cells.columns[name][row].as_py()).strip()
     such = count(int(is_text.sum()), "such row", "such rows")
     raise DataError(
-        f"{cells.at(row)}: column '{name}' holds {quote_cell(cell)}, which is not a number ({such}); "
+        f"{cells.at(row)}: {_name(name, of)} holds {quote_cell(cell)}, which is not a number ({such}); "
         f"{find_notation(cell) or 'correct it'}, empty the cell if nothing was observed, "
         "or leave the channel out with --data.channels (`channels`)."
     )
 
 
-def _refuse_infinite(cells: Cells, name: str, first: int, n: int) -> None:
+def _refuse_infinite(cells: Cells, name: str, first: int, n: int, *, of: str | None = None) -> None:
     raise DataError(
-        f"{cells.at(first)}: column '{name}' holds an infinite value ({count(n, 'such row', 'such rows')}); "
+        f"{cells.at(first)}: {_name(name, of)} holds an infinite value ({count(n, 'such row', 'such rows')}); "
         "correct it, or empty the cell if nothing was observed."
     )
+
+
+def _name(column: str, channel: str | None) -> str:
+    return f"column '{column}'" if channel is None else f"column '{column}' (channel {quote_names([channel])})"
 
 
 def read_long_channels(
@@ -289,10 +293,10 @@ def read_long_channels(
     is_text &= channel >= 0
     value = np.where(channel >= 0, value, np.nan)
     if is_text.any():
-        _refuse_text(cells, VALUE, is_text)
+        _refuse_text(cells, VALUE, is_text, of=names[channel[is_text.argmax()]])
     infinite = np.flatnonzero(np.isinf(value))
     if len(infinite):
-        _refuse_infinite(cells, VALUE, int(infinite[0]), len(infinite))
+        _refuse_infinite(cells, VALUE, int(infinite[0]), len(infinite), of=names[channel[infinite[0]]])
     others = [name for name in found if name not in place]
     if not others:
         return names, channel, value, ()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
-from latentode.data.rows import Ids, arrange, parse_ids, pivot
+from latentode.data.rows import Ids, arrange, parse_ids, pivot, refuse_long_repeat, repeats
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, check_choice, check_column, check_columns
 from latentode.data.suspicious import note_epoch, note_fillers
@@ -167,11 +167,13 @@ def read_table(
     )
     times, zone_notes = _match_schema(times, schema, cells, columns)
     _check_span(times, cells, columns)
+    long = None
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
         time, at = times.value, cells.at
     else:
         names, channel, value, notes = read_long_channels(cells, columns, may_be_absent=schema is not None)
+        long = ids, times.value, channel, names
         ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
         at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
     cells.release()
@@ -185,9 +187,11 @@ def read_table(
         times.zone,
     )
 
-    def show_time(row: int) -> str:
+    def show_time(row: int, time: np.ndarray = time) -> str:
         return str(format_times(time[row : row + 1], found)[0])
 
+    if long and duplicates == "error" and repeats(ids.codes, time).any():
+        refuse_long_repeat(*long, at=cells.at, show_time=lambda row: show_time(row, times.value))
     rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
     survey = Survey.of(rows.values)
     odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values, survey))

@@ -241,6 +241,12 @@ NUMBERS = (
     refused("unicode_minus.csv", HEAD + "A,1,\u22122,1\nA,2,\u22123,2\n", ":2: column 'a' holds '\u22122', which is not a number (2 such rows); write the minus as '-'"),
     refused("unicode_digits.csv", HEAD + "A,1,\u0662,1\nA,2,\u0663,2\n", ":2: column 'a' holds '\u0662', which is not a number (2 such rows); write it with the digits 0 to 9"),
     refused("fortran.csv", HEAD + "A,1,1.5D+03,1\nA,2,3,2\n", ":2: column 'a' holds '1.5D+03', which is not a number (1 such row); correct it"),
+    refused("blank_before_a_quote.csv", HEAD + 'A,1, "2",1\nA,2, "3",2\n', ":2: column 'a' holds '\"2\"', which is not a number (2 such rows); remove the blank before the quote"),
+    refused("single_quotes.csv", HEAD + "A,1,'2',1\nA,2,'3.5e1',2\n", ":2: column 'a' holds \"'2'\", which is not a number (2 such rows); write it without quotes"),
+    refused("t_and_f.csv", HEAD + "A,1,T,1\nA,2,F,2\nA,3,,2\n", ":2: column 'a' holds 'T', which is not a number (2 such rows); write true and false, or 1 and 0"),
+    refused("yes_and_no.csv", HEAD + "A,1,yes,1\nA,2,no,2\n", ":2: column 'a' holds 'yes', which is not a number (2 such rows); write true and false, or 1 and 0"),
+    read("the_sex_of_all.csv", HEAD + "A,1,F,1\nA,2,F,2\nA,3,,2\n", ("A", 1.0, 1.0), ("A", 2.0, 2.0), ("A", 3.0, 2.0), notes=("Column 'a' holds no numbers (2 cells",)),
+    read("sexes.csv", HEAD + "A,1,F,1\nA,2,M,2\n", ("A", 1.0, 1.0), ("A", 2.0, 2.0), notes=("Column 'a' holds no numbers (2 cells",)),
     refused("below_detection.csv", HEAD + "A,1,<0.5,1\nA,2,3,2\n", ":2: column 'a' holds '<0.5', which is not a number (1 such row); correct it"),
     refused("infinite.csv", HEAD + "A,1,1,1\nA,2,-inf,2\n", ":3: column 'a' holds an infinite value (1 such row); correct it, or empty the cell"),
     refused("too_large.csv", HEAD + "A,1,1,1\nA,2,1e309,2\n", ":3: column 'a' holds an infinite value (1 such row)"),
@@ -316,7 +322,11 @@ SERIES = (
     refused("repeated_id_with_a_line_break.csv", HEAD + '"A\nB",1,1,1\n"A\nB",1,2,2\n', ":4: series 'A\\nB' has time 1.0 twice (first at "),
     refused("no_id_column.csv", "time,a\n1,1\n2,2\n1,3\n", ":4: the table is read as one series and has time 1.0 twice (first at "),
     read("long_layout.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,b,1\nA,2,b,2\nA,2,a,2\n", *days(1.0, 2.0), layout="long"),
-    refused("long_layout_repeats.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,a,2\n", ":3: series 'A' has time 1.0 twice (first at ", layout="long"),
+    refused("long_layout_repeats.csv", "series_id,time,channel,value\nA,1,b,1\nA,1,a,1\nA,2,b,1\nA,1,a,2\n", ":5: series 'A' has time 1.0 of channel 'a' twice (first at ", layout="long"),
+    refused("long_layout_repeats_at_a_date.csv", "series_id,time,channel,value\nA,2026-02-01,a,1\nA,2026-01-31,a,1\nA,2026-01-31,a,2\n", ":4: series 'A' has time 2026-01-31 00:00:00 of channel 'a' twice (first at ", layout="long"),
+    refused("long_layout_word.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,b,abc\n", ":3: column 'value' (channel 'b') holds 'abc', which is not a number (1 such row)", layout="long"),
+    refused("long_layout_infinite.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,b,inf\n", ":3: column 'value' (channel 'b') holds an infinite value (1 such row)", layout="long"),
+    read("long_layout_ids_that_look_alike.csv", "series_id,time,channel,value\na,1,x,1\na,2,x,2\nA,1,x,1\nA,2,x,2\n", ("a", 1.0, 1.0), ("a", 2.0, 2.0), ("A", 1.0, 1.0), ("A", 2.0, 2.0), notes=("1 series id is spelt in several ways",), layout="long"),
 )  # fmt: skip
 
 DAMAGED = (

@@ -279,7 +279,7 @@ def _grafiti(data_dir: Path | None, split: int) -> Task:
 
 
 def _pyomnits(data_dir: Path | None, split: int) -> Task:
-    # The code divides times by their largest + 1 and then by their largest once more, and reads what is below 36 / 48 - so hours 0 to 34.
+    # P12.py divides times by their largest + 1, its scaler by their range: of 36 hours it reads 0 to 34, and hour 35 is the first target.
     return _next_three_steps(data_dir, 34.5, {"test_size": 0.1, "shuffle": False}, {"test_size": 0.1, "shuffle": False})
 
 
@@ -311,9 +311,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "pyomnits": Protocol(
         name="pyomnits",
         source="PyOmniTS, https://github.com/Ladbaby/PyOmniTS (P12, 36 -> 3)",
-        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 34 (its two "
-        "scalings of time differ, which costs the 36th), targets the next 3 time steps; the last 10 % of the stays are the test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged "
-        "over values.",
+        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 34 (36 as named, "
+        "but its code divides times by another number than their range), targets the next 3 time steps; the last 10 % of the stays are the "
+        "test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged over values.",
         average="pooled",
         splits=(0,),
         build=_pyomnits,
