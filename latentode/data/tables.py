@@ -14,7 +14,7 @@ from latentode.data.columns import Columns, choose_columns, read_channels, read_
 from latentode.data.rows import Ids, arrange, parse_ids, pivot, refuse_long_repeat, repeats
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, check_choice, check_column, check_columns
-from latentode.data.suspicious import note_epoch, note_fillers
+from latentode.data.suspicious import note_epoch, note_fillers, note_gaps
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
 from latentode.data.zones import localize
 from latentode.errors import DataError
@@ -194,7 +194,8 @@ def read_table(
         refuse_long_repeat(*long, at=cells.at, show_time=lambda row: show_time(row, times.value))
     rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
     survey = Survey.of(rows.values)
-    odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values, survey))
+    gaps = note_gaps(rows.time, rows.starts, ids.names, lambda row: show_time(row, rows.time))
+    odd = (*ids.notes, *_note_numbers(times), *gaps, *note_fillers(names, rows.values, survey))
     report = validate(
         found,
         ids.names,

@@ -260,10 +260,17 @@ NUMBERS = (
     refused("one_word_late.csv", HEAD + "".join(f"A,{t},{t},{t}\n" for t in range(30_000)) + "A,30000,oops,1\n", ":30002: column 'a' holds 'oops', which is not a number (1 such row)"),
     read("minus_999.csv", HEAD + "A,1,-999,1\nA,2,3,2\nA,3,4,2\n", ("A", 1.0, -999.0, 1.0), ("A", 2.0, 3.0, 2.0), ("A", 3.0, 4.0, 2.0), notes=("1 value of 'a' is -999, far from all others; if this stands for a missing value, empty these cells.",)),
     read("minus_one.csv", HEAD + "A,1,-1,1\nA,2,70.5,2\nA,3,81,2\nA,4,-1,2\n", ("A", 1.0, -1.0, 1.0), ("A", 2.0, 70.5, 2.0), ("A", 3.0, 81.0, 2.0), ("A", 4.0, -1.0, 2.0), notes=("2 values of 'a' are -1, the only negative number;",)),
+    *(
+        read(f"filler_{i}.csv", HEAD + f"A,1,{text},1\nA,2,3,2\nA,3,4,2\n", ("A", 1.0, float(text), 1.0), ("A", 2.0, 3.0, 2.0), ("A", 3.0, 4.0, 2.0), notes=(f"1 value of 'a' is {float(text):g}, far from all others;",))
+        for i, text in enumerate(("-3.4028235e38", "3.4028234663852886e38", "-2147483647", "2147483647", "-99.99", "-8888", "9999999"))
+    ),
+    read("three_fillers.csv", HEAD + "A,1,-9999,1\nA,2,-999,2\nA,3,9999,2\nA,4,3,2\nA,5,4,2\n", *(("A", t + 1.0, a, 1.0 if t == 0 else 2.0) for t, a in enumerate((-9999.0, -999.0, 9999.0, 3.0, 4.0))), notes=("1 value of 'a' is -9999, far", "1 value of 'a' is -999, far", "1 value of 'a' is 9999, far")),
+    read("percent_to_99.csv", HEAD + "A,1,0,1\nA,2,50,2\nA,3,99,2\n", ("A", 1.0, 0.0, 1.0), ("A", 2.0, 50.0, 2.0), ("A", 3.0, 99.0, 2.0)),
     refused("nothing_observed.csv", HEAD + "A,1,,NaN\nA,2,,\n", ": no channel holds a single value ('a', 'b'); name the columns of values with"),
     read("a_channel_that_one_series_lacks.csv", HEAD + "A,1,1,1\nA,2,2,2\nB,1,,1\nB,2,,2\n", ("A", 1.0, 1.0, 1.0), ("A", 2.0, 2.0, 2.0), ("B", 1.0, NAN, 1.0), ("B", 2.0, NAN, 2.0)),
 )  # fmt: skip
 
+SPLIT = ("1970-01-01", "2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04", "2126-01-01", "2126-01-02")
 DAY = "A,{},1,1\nA,{},2,2\n"
 PAIR = ((1.0, 1.0), (2.0, 2.0))
 
@@ -286,6 +293,8 @@ TIMES = (
     refused("no_time.csv", HEAD + DAY.format("2026-01-31", "NA"), ":3: column 'time' holds no time (1 such row); fill it in or remove the row."),
     refused("infinite_time.csv", HEAD + DAY.format("1", "inf"), ":3: column 'time' holds 'inf', which is not a finite number (1 such row)"),
     read("before_1970.csv", HEAD + DAY.format("1899-12-31T23:00", "1969-07-20T20:17:40"), *days("1899-12-31 23:00:00", "1969-07-20 20:17:40")),
+    read("a_stamp_of_1970.csv", "time,a\n" + "".join(f"{day},{a}\n" for a, day in enumerate(SPLIT[:4])), *((f"{day} 00:00:00", float(a)) for a, day in enumerate(SPLIT[:4])), notes=("1 series has a gap more than 100 times as long as all its other rows span: in 'series' 1 row ends at 1970-01-01 00:00:00 and 3 rows begin at 2026-01-01 00:00:00; check these times.",)),
+    read("a_series_moved_by_a_century.csv", "series_id,time,a\n" + "".join(f"{s},{day},{a}\n" for s, part in (("A", SPLIT[1:]), ("B", SPLIT[1:5])) for a, day in enumerate(part)), *((s, f"{day} 00:00:00", float(a)) for s, part in (("A", SPLIT[1:]), ("B", SPLIT[1:5])) for a, day in enumerate(part)), notes=("1 series has a gap more than 100 times as long as all its other rows span: in 'A' 4 rows end at 2026-01-04 00:00:00 and 2 rows begin at 2126-01-01",)),
     read("fractions_of_a_second.csv", HEAD + DAY.format("2026-01-01T00:00:00.000001", "2026-01-01T00:00:00.5"), *days("2026-01-01 00:00:00.000001", "2026-01-01 00:00:00.500000")),
     read("nanoseconds.csv", HEAD + DAY.format("2026-01-01T00:00:00.000000001", "2026-01-01T00:00:01"), *days("2026-01-01 00:00:00.000000001", "2026-01-01 00:00:01.000000000")),
     read("date_late_in_a_column_of_stamps.csv", HEAD + DAY.format("2026-01-01T12:00", "2026-01-02"), *days("2026-01-01 12:00:00", "2026-01-02 00:00:00")),

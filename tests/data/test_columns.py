@@ -167,7 +167,7 @@ def test_text_in_the_long_layout_is_refused_with_its_line(choose):
 def test_infinite_value_in_the_long_layout_is_refused(choose):
     cells, columns = choose(LONG.replace("x", "1"), layout="long")
     assert refusal(read_long_channels, cells, columns).startswith(
-        "data.csv:6: column 'value' holds an infinite value (1 such row)"
+        "data.csv:6: column 'value' (channel 'c') holds an infinite value (1 such row)"
     )
 
 

@@ -122,7 +122,7 @@ def test_long_layout_is_the_wide_table(channels, csv_file):
 
 def test_repeated_observation_of_the_long_layout_is_refused_with_its_lines(csv_file):
     text = "series_id,time,channel,value\nA,1,x,1\nA,1,y,1\nA,2,x,1\nA,1,x,3\n"
-    assert ":5: series 'A' has time 1.0 twice (first at " in refusal(csv_file(text), layout="long")
+    assert ":5: series 'A' has time 1.0 of channel 'x' twice (first at " in refusal(csv_file(text), layout="long")
     table = read_table(csv_file(text), layout="long", duplicates="mean")
     np.testing.assert_array_equal(table.values, [[2, 1], [1, NAN]])
     assert "1 row repeats a series and time; their mean was taken." in table.report.notes
