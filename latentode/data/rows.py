@@ -339,5 +339,5 @@ def refuse_long_repeat(
     repetition = _count_repetitions(group, channel[order], len(names))
     again = np.flatnonzero(repetition)
     same = order[(group == group[again[0]]) & (channel[order] == channel[order[again[0]]])]
-    of = f" of channel {quote_names([names[channel[same[0]]]])}"
+    of = f" of channel {quote_names([names[int(channel[same[0]])]])}"
     raise DataError(_describe_repeat(ids, (int(same[0]), int(same[1])), len(again), at, show_time, of=of))

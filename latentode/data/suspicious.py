@@ -16,10 +16,10 @@ from latentode.data.arrow import pc
 from latentode.data.schema import Survey, count, quote_names
 
 # Fillers of loggers, of NetCDF and of statistics packages; a value counts as one only where it stands far from all others.
-FILLERS = frozenset(
-    (-9, -99, -999, -9999, -99999, -8888, -99.99, -999.9, -9999.9, -999.99, -32768, -2147483647, -2147483648)
-    + (99, 999, 9999, 99999, 9999999, 999.9, 9999.9, 32767, 2147483647)
-)
+FILLERS = frozenset((
+    *(-9, -99, -999, -9999, -99999, -8888, -99.99, -999.9, -9999.9, -999.99, -32768, -2147483647, -2147483648),
+    *(99, 999, 9999, 99999, 9999999, 999.9, 9999.9, 32767, 2147483647),
+))  # fmt: skip
 LARGE_FILLERS = (-3.4028235e38, -1e34, -1e30, -1e20, 1e20, 1e30, 1e34, 1e36, 9.96921e36, 3.4028235e38)
 _UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 # 1990 to 2050 in seconds since 1970: the years of most tables. Numbers of other units fall into none of the four ranges by chance.

@@ -252,13 +252,13 @@ def _check_span(times: Times, cells: Cells, columns: Columns) -> None:
 def _targets(target_channels: Sequence[str] | None, names: tuple[str, ...], source: str) -> tuple[str, ...]:
     if target_channels is None:
         return names
-    unknown = [name for name in target_channels if name not in names]
+    known, chosen = set(names), set(target_channels)
+    unknown = [name for name in target_channels if name not in known]
     if unknown:
         raise DataError(
             f"{source}: target channel '{unknown[0]}' is not among the channels {quote_names(names)}; "
             "correct --data.target_channels (`target_channels`)."
         )
-    chosen = set(target_channels)
     return tuple(name for name in names if name in chosen)
 
 

@@ -22,8 +22,8 @@ import pandas as pd
 from latentode.data.assembly import (
     assemble,
     fixed_windows,
-    split_series,
     split_series_in_turn,
+    split_t_patch_gnn,
     step_after,
     value_range,
 )
@@ -91,11 +91,7 @@ def _gru_ode_bayes(data_dir: Path | None, split: int) -> Task:
 
 def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
     table = read_masked(data_dir)
-    parts = split_series(
-        table.n_series,
-        {"train_size": 0.8, "random_state": split, "shuffle": True},
-        {"train_size": 0.75, "shuffle": False},
-    )
+    parts = split_t_patch_gnn(table.n_series, split)
     is_seen = ~np.isin(table.row_series, parts[2])
     windows = [fixed_windows(table, part, float(np.nextafter(24.0, 0.0)), np.inf) for part in parts]
     return assemble(table, windows, time_scale=24.0, unit=value_range(table.values[is_seen]), mean_of="targets")

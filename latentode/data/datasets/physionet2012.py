@@ -32,6 +32,7 @@ from latentode.data.assembly import (
     assemble,
     fixed_windows,
     split_series,
+    split_t_patch_gnn,
     step_after,
     table_of,
     value_range,
@@ -211,11 +212,7 @@ def _minutes(times: np.ndarray) -> np.ndarray:
 
 def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
     table = read(data_dir)
-    parts = split_series(
-        table.n_series,
-        {"train_size": 0.8, "random_state": split, "shuffle": True},
-        {"train_size": 0.75, "shuffle": False},
-    )
+    parts = split_t_patch_gnn(table.n_series, split)
     # A target is what stands at 24 h or later, so the origin lies just before.
     origin = float(np.nextafter(24.0, 0.0))
     is_seen = ~np.isin(table.row_series, parts[2])

@@ -154,7 +154,7 @@ def test_targets_in_two_parts_are_counted_and_left_out_of_our_own_variant(tmp_pa
     texts.to_csv(entity / "text.csv", index=False)
     published = PROTOCOLS["ilinet"].build(tmp_path, 0)
     assert [len(part) for part in laws.parts(published)] == [49, 16, 17]
-    week = (pd.DatetimeIndex(dates) - dates[0]).days // 7
+    week = np.arange(400)
     targets = [
         np.any([(week >= start + 36) & (week < start + 72) for start in starts], axis=0)
         for starts in (range(0, 196, 4), range(196, 260, 4), range(260, 328, 4))
