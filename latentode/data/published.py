@@ -35,8 +35,16 @@ def read_columns(path: Path, wanted: Sequence[str] | None = None) -> pd.DataFram
         raise DataError(f"{path}: cannot be read as CSV ({error}); download it again.") from error
 
 
-def to_floats(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.ndarray:
+def to_floats(
+    frame: pd.DataFrame, columns: Sequence[str], path: Path, *, counted: np.ndarray | None = None
+) -> np.ndarray:
     """Give columns of a frame that `read_columns` gave as float64 `(N, K)`, an empty cell as NaN.
+
+    Args:
+        frame: the file's columns.
+        columns: `K` of their names.
+        path: of the file.
+        counted: which cells count, bool `(N, K)`; another may be infinite. None: all.
 
     Raises:
         DataError: a cell is no finite number; the message names line and column.
@@ -45,7 +53,8 @@ def to_floats(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> np.nda
     for i, name in enumerate(columns):
         column = frame[name]
         numbers[:, i] = np.asarray(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
-        is_wrong = ~np.isfinite(numbers[:, i]) & column.notna().to_numpy()
+        is_infinite = np.isinf(numbers[:, i]) & (True if counted is None else counted[:, i])
+        is_wrong = (np.isnan(numbers[:, i]) & column.notna().to_numpy()) | is_infinite
         _refuse(frame, name, is_wrong, path, "holds {cell}, which is no number")
     return numbers
 

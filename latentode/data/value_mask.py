@@ -47,7 +47,7 @@ def read_value_mask(
         raise DataError(
             f"{path}, line {line_of(path, int(wrong[0]))}: a Mask column holds something other than 0 and 1; write 1 where observed."
         )
-    values = np.where(mask == 1, to_floats(frame, names, path), np.nan)
+    values = np.where(mask == 1, to_floats(frame, names, path, counted=mask == 1), np.nan)
     wide = pd.DataFrame(values, columns=[name[len("Value") :].lstrip("_") for name in names])
     wide.insert(0, "series_id", frame[id_column])
     wide.insert(1, "time", to_floats(frame, [time_column], path)[:, 0] * time_scale)

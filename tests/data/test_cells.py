@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,21 @@ def test_parquet_damaged_in_the_middle_is_refused(tmp_path):
     data[4:40] = b"\xff" * 36
     path.write_bytes(data)
     assert "cannot be read as Parquet" in refusal(path)
+
+
+def test_a_place_is_found_without_the_whole_file_in_memory(csv_file):
+    rows = "A,1,2.5\n" * 1_000_000
+    cells = read_cells(csv_file("series_id,time,a\nA,0,1\nA,x,2\n" + rows))
+    ragged = csv_file("series_id,time,a\nA,0,1\nA,1\n" + rows, "ragged.csv")
+    tracemalloc.start()
+    try:
+        assert cells.at(1).endswith("data.csv:3")
+        assert "ragged.csv:3: has 2 cells" in refusal(ragged)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Decoded as a whole the text takes four times its size; arrow's memory is not counted.
+    assert peak < len(rows) / 2
 
 
 def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
