@@ -16,7 +16,7 @@ from latentode.data.schema import Report, Schema, Survey, count, quote_names, va
 from latentode.data.settings import CHOICES, check_choice, check_column, check_columns
 from latentode.data.suspicious import note_epoch, note_fillers, note_gaps
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
-from latentode.data.zones import localize
+from latentode.data.zones import check_zone, localize
 from latentode.errors import DataError
 
 
@@ -149,6 +149,8 @@ def read_table(
     check_columns("channels", channels)
     check_columns("target_channels", target_channels)
     if schema is not None:
+        if time_zone is not None:
+            check_zone(time_zone)
         id_column, time_column = schema.id_column or "series_id", schema.time_column
         channels, target_channels = schema.channels, schema.target_channels
     text_columns = ({id_column} if id_column else set()) | ({"channel"} if layout == "long" else set())
@@ -160,12 +162,15 @@ def read_table(
     cells.columns.pop(columns.id or "", None)
     times = parse_times(
         cells.columns.pop(columns.time),
-        time_zone=time_zone,
-        zone_if_mixed=schema.time_zone if schema else None,
+        # A fitted model's zone also serves times without offsets, which there is otherwise nothing to convert from.
+        time_zone=None if schema else time_zone,
+        zone_if_mixed=(time_zone or schema.time_zone) if schema else None,
         place=lambda row: f"{cells.at(row)}: column '{columns.time}'",
         hint=", or name another column with --data.time_column (`time_column`)",
     )
     times, zone_notes = _match_schema(times, schema, cells, columns)
+    if schema and time_zone and times.zone:
+        times = replace(times, zone=time_zone)
     _check_span(times, cells, columns)
     long = None
     if layout == "wide":

@@ -345,6 +345,10 @@ def test_times_without_offset_are_read_in_the_zone_of_the_fitted_model_and_it_is
     table = read_table(naive, schema=fitted.schema)
     np.testing.assert_array_equal(table.time, fitted.time)
     assert table.schema == fitted.schema
+    # The settings of the fit come along when a run reads a history.
+    again = read_table(naive, schema=fitted.schema, time_zone="Europe/Berlin")
+    np.testing.assert_array_equal(again.time, fitted.time)
+    assert read_table(with_offset, schema=fitted.schema, time_zone="Asia/Tokyo").schema.time_zone == "Asia/Tokyo"
     assert table.report.notes == (
         "The times of DataFrame have no offset and were read in the table's zone, Europe/Berlin.",
     )
