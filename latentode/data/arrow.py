@@ -28,6 +28,8 @@ _MANY = 1000
 _FIRST = "+-.0123456789iInN"
 # Arabic, Persian, Devanagari and full-width digits.
 _DIGITS = "\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\uff10-\uff19"
+# Two answers; a column of one of them alone is some other code: the sex of all, a country.
+_WORDS = ("[Tt]|[Ff]", "yes|no|Yes|No|YES|NO")
 # Numbers that people and spreadsheets write otherwise, and what to do; forms of both Python's and arrow's expressions.
 NOTATIONS = {
     r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?": "write it without thousands separators",
@@ -38,6 +40,9 @@ NOTATIONS = {
     "[\u2212\u2012\u2013][0-9.]+([eE][+-]?[0-9]+)?": "write the minus as '-'",
     r"[+-]?0[xX][0-9a-fA-F]+": "write it as a decimal number",
     f"[+-]?[{_DIGITS}][{_DIGITS}.]*": "write it with the digits 0 to 9",
+    '"[+-]?[0-9.]+([eE][+-]?[0-9]+)?"': "remove the blank before the quote, or the quotes",
+    "'[+-]?[0-9.]+([eE][+-]?[0-9]+)?'": "write it without quotes",
+    **dict.fromkeys(_WORDS, "write true and false, or 1 and 0"),
 }
 
 
@@ -76,6 +81,8 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.large_string())
     if isinstance(column.type, pa.BaseExtensionType):
         return _as_text(column.to_pandas())
+    if pa.types.is_fixed_size_binary(column.type) and not pa.types.is_decimal(column.type):
+        column = column.cast(pa.binary())
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         # Some writers of Parquet do not say that their bytes are text.
         return try_cast(column, pa.large_string()) or column
@@ -188,14 +195,15 @@ def find_notation(text: str) -> str | None:
 
 
 def is_in_other_notation(column: pa.ChunkedArray) -> bool:
-    """Tell whether all texts of a column that are not missing are numbers in one of `NOTATIONS`."""
+    """Tell whether all texts of a column that are not missing are numbers, or two answers, in one of `NOTATIONS`."""
     # The first cells tell most columns.
     for part in (column.slice(0, 100), column):
         text = pc.utf8_trim_whitespace(part)
         is_number = pc.match_substring_regex(text, f"^({'|'.join(NOTATIONS)})$")
         if not pc.all(pc.or_(is_missing_text(text), pc.fill_null(is_number, False))).as_py():
             return False
-    return True
+    words = pc.match_substring_regex(text, f"^({'|'.join(_WORDS)})$")
+    return len(pc.unique(text.filter(pc.fill_null(words, False)))) != 1
 
 
 def read_flags(column: pa.ChunkedArray) -> np.ndarray | None:

@@ -160,6 +160,17 @@ def split_series(
     return np.asarray(trained), np.asarray(validated), np.asarray(tested)
 
 
+def split_t_patch_gnn(n_series: int, random_state: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hold series out as t-PatchGNN's code does: a fifth, drawn, is the test, the last quarter of the others validation.
+
+    Args:
+        n_series: how many there are, in the order that the code would have them.
+        random_state: of the draw.
+    """
+    first = {"train_size": 0.8, "random_state": random_state, "shuffle": True}
+    return split_series(n_series, first, {"train_size": 0.75, "shuffle": False})
+
+
 def split_series_in_turn(
     n_series: int, fold: int, *, seed: int, test: float, validation: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -257,8 +268,15 @@ def _count_targeted(rows: Rows, windows: Windows) -> int:
 
 def count_history(table: Table, windows: Windows) -> np.ndarray:
     """Count the observed values that each window reads, int64 `(W,)`."""
+    return _count_between(table, windows.series, windows.history_from, windows.origin)
+
+
+def count_targets(table: Table, windows: Windows) -> np.ndarray:
+    """Count the observed values that each window forecasts, int64 `(W,)`."""
+    return _count_between(table, windows.series, windows.origin, windows.until)
+
+
+def _count_between(table: Table, series: np.ndarray, after: np.ndarray, until: np.ndarray) -> np.ndarray:
     rows = Rows.of(table)
     counted = np.concatenate([[0], np.cumsum((~np.isnan(table.values)).sum(axis=1))])
-    return (
-        counted[rows.until(windows.series, windows.origin)] - counted[rows.until(windows.series, windows.history_from)]
-    )
+    return counted[rows.until(series, until)] - counted[rows.until(series, after)]

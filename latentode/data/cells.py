@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import stat
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
@@ -18,10 +22,12 @@ import pyarrow.parquet as pa_parquet
 
 from latentode.data.arrow import TEXT_CODES, is_string, plain, to_arrow
 from latentode.data.csv_text import NO_ROWS, Text, check_names, read_csv
+from latentode.data.parts import join
 from latentode.data.schema import count, quote_names
 from latentode.errors import DataError, InputError
 
 _GZIP = b"\x1f\x8b"
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 class ArrowStream(Protocol):
@@ -77,16 +83,16 @@ def read_cells(
         InputError: the source is neither a path nor a DataFrame.
     """
     if isinstance(source, pd.DataFrame):
-        return _read_frame(source)
+        return _read_frame(source, text_columns)
     if not isinstance(source, str | Path):
         return _read_stream(source, role)
-    path = Path(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path's own fails where there is no home)
     try:
         is_parquet = path.is_dir() or _starts_with(path, b"PAR1")
         with _unchanged([path]):
             if is_parquet:
                 return _read_parquet(path, text_columns)
-            columns, at = read_csv(str(path), _open(path), text_columns=text_columns, time_column=time_column)
+            columns, at, notes = read_csv(str(path), _open(path), text_columns=text_columns, time_column=time_column)
             # What the parser needed on the way.
             pa.default_memory_pool().release_unused()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -96,7 +102,7 @@ def read_cells(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); check the path and its permissions.") from error
-    return _tabular(str(path), columns, at, untyped=frozenset(columns))
+    return _tabular(str(path), columns, at, untyped=frozenset(columns), notes=notes)
 
 
 def _open(path: Path) -> Text:
@@ -104,7 +110,9 @@ def _open(path: Path) -> Text:
         # A pipe gives its bytes once.
         return Text.of_bytes(_gunzip(str(path), path.read_bytes()))
     if _starts_with(path, _GZIP):
-        return Text.of_bytes(_gunzip(str(path), path.read_bytes()), whole=lambda: _gunzip(str(path), path.read_bytes()))
+        return Text.of_bytes(
+            _gunzip(str(path), path.read_bytes()), again=lambda: io.BufferedReader(gzip.GzipFile(path))
+        )
     return Text.of_file(path)
 
 
@@ -148,54 +156,85 @@ def _gunzip(path: str, data: bytes) -> bytes:
 def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
     files, notes = ([path], ()) if path.is_file() else _list_folder(path)
     with _unchanged(files):
-        schemas = [_parquet_schema(file) for file in files]
-        # Values in names of folders (`station=007`) are text: an id keeps its zeros, and numbers are read from text as in a CSV.
-        parts = [part for file in files for part in file.relative_to(path).parent.parts if "=" in part]
-        partition = pa.schema([(key, pa.string()) for key in dict.fromkeys(part.split("=")[0] for part in parts)])
-        for file, schema in zip(files, schemas, strict=True):
-            for name in set(schema.names) & set(partition.names):
+        partitions = [_partition(file.relative_to(path)) if path.is_dir() else {} for file in files]
+        untyped = frozenset(key for partition in partitions for key in partition)
+        names = [_parquet_names(file) for file in files]
+        for file, inside in zip(files, names, strict=True):
+            for name in untyped & set(inside.values()):
                 raise DataError(
                     f"{file}: column '{name}' stands in the file and in the names of the folders; remove it from one of them."
                 )
-        try:
-            # A column that only some files have is part of the table, empty in the others.
-            schema = pa.unify_schemas([*schemas, partition], promote_options="permissive")
-            coded = [field.name for field in schema if field.name in text_columns and is_string(field.type)]
-            for name in coded:
-                # Few are distinct: read as their numbers, which takes less time and memory.
-                schema = schema.set(schema.get_field_index(name), pa.field(name, TEXT_CODES))
-            dataset = pa_dataset.dataset(
-                [str(file) for file in files],
-                schema=schema,
-                format=pa_dataset.ParquetFileFormat(
-                    dictionary_columns=set(coded) - set(partition.names),
-                    # Without these the bytes of the files are all in memory beside what is read from them.
-                    pre_buffer=False,
-                    use_buffered_stream=True,
-                ),
-                partitioning=pa_dataset.partitioning(partition, flavor="hive"),
-                partition_base_dir=str(path) if path.is_dir() else None,
-            )
-            # pandas writes an index that has no name as a column of this name.
-            names = [name for name in schema.names if not name.startswith("__index_level_")]
-            table = dataset.to_table(columns=names)
-            pa.default_memory_pool().release_unused()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read as Parquet ({_first_line(error)}); "
-                "the file is damaged, or the files of the folder disagree on a column; write them again."
-            ) from error
-    columns = {name: table.column(name) if name in coded else plain(table.column(name)) for name in names}
+        tables = [_read_parquet_file(file, inside, text_columns) for file, inside in zip(files, names, strict=True)]
+        pa.default_memory_pool().release_unused()
+    n_rows = [table.num_rows for table in tables]
+    # A column that only some files have is part of the table, empty in the others.
+    found = dict.fromkeys([name for inside in names for name in inside.values()])
+    columns = {}
+    for name in found:
+        parts = [
+            _plain(table.column(name), name in text_columns) if name in table.column_names else None for table in tables
+        ]
+        columns[name], note = join(name, parts, n_rows, [str(file) for file in files])
+        notes += note
+    for key in dict.fromkeys(key for partition in partitions for key in partition):
+        # Values in names of folders (`station=007`) are text: an id keeps its zeros, and numbers are read from text as in a CSV.
+        texts = [pa.scalar(partition.get(key), pa.string()) for partition in partitions]
+        columns[key] = pa.chunked_array([pa.repeat(text, n) for text, n in zip(texts, n_rows, strict=True)])
 
     def at(row: int) -> str:
-        for file in files:
-            n_rows = pa_parquet.read_metadata(file).num_rows
-            if row < n_rows:
-                break
-            row -= n_rows
-        return f"{file}, row {row + 1}"
+        ends = np.cumsum(n_rows)
+        i = int(np.searchsorted(ends, row, side="right"))
+        return f"{files[i]}, row {row - int(ends[i]) + n_rows[i] + 1}"
 
-    return _tabular(str(path), columns, at, untyped=frozenset(partition.names), notes=notes)
+    return _tabular(str(path), columns, at, untyped=untyped, notes=notes)
+
+
+def _partition(file: Path) -> dict[str, str | None]:
+    """Read the values that Hive and Spark write into the names of folders: `station=007`, or a word of theirs for no value."""
+    pairs = [part.split("=", 1) for part in file.parent.parts if "=" in part]
+    return {unquote(key): None if value == _NO_VALUE else unquote(value) for key, value in pairs}
+
+
+def _parquet_names(file: Path) -> dict[str, str]:
+    """Give the columns of a file, each with its name without the blanks around it."""
+    try:
+        schema = pa_parquet.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{file}: cannot be read as Parquet ({_first_line(error)}); the file is damaged or cut off, write it again."
+        ) from error
+    # pandas writes an index that has no name as a column of this name.
+    names = [name for name in schema.names if not name.startswith("__index_level_")]
+    check_names(str(file), [name.strip() for name in names])
+    return {name: name.strip() for name in names}
+
+
+def _read_parquet_file(file: Path, names: Mapping[str, str], text_columns: Collection[str]) -> pa.Table:
+    try:
+        schema = pa_parquet.read_schema(file).remove_metadata()
+        coded = [name for name, bare in names.items() if bare in text_columns and is_string(schema.field(name).type)]
+        for name in coded:
+            # Few are distinct: read as their numbers, which takes less time and memory.
+            schema = schema.set(schema.get_field_index(name), pa.field(name, TEXT_CODES))
+        dataset = pa_dataset.dataset(
+            str(file),
+            schema=schema,
+            format=pa_dataset.ParquetFileFormat(
+                dictionary_columns=set(coded),
+                # Without these the bytes of the files are all in memory beside what is read from them.
+                pre_buffer=False,
+                use_buffered_stream=True,
+            ),
+        )
+        return dataset.to_table(columns=list(names)).rename_columns(list(names.values()))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{file}: cannot be read as Parquet ({_first_line(error)}); the file is damaged, write it again."
+        ) from error
+
+
+def _plain(column: pa.ChunkedArray, is_coded: bool) -> pa.ChunkedArray:
+    return column if is_coded and column.type == TEXT_CODES else plain(column)
 
 
 def _list_folder(path: Path) -> tuple[list[Path], tuple[str, ...]]:
@@ -221,22 +260,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith((".", "_")) and "=" not in name
 
 
-def _parquet_schema(file: Path) -> pa.Schema:
-    try:
-        schema = pa_parquet.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file}: cannot be read as Parquet ({_first_line(error)}); the file is damaged or cut off, write it again."
-        ) from error
-    check_names(str(file), schema.names)
-    return schema.remove_metadata()
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0].rstrip(".")
 
 
-def _read_frame(frame: pd.DataFrame) -> Cells:
+def _read_frame(frame: pd.DataFrame, text_columns: Collection[str]) -> Cells:
     columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
     names = [_column_name(name) for name in frame.columns]
     if any(name is not None for name in frame.index.names):
@@ -245,7 +273,21 @@ def _read_frame(frame: pd.DataFrame) -> Cells:
         names = [_column_name(name) for name in frame.index.names] + names
     check_names("DataFrame", names)
     arrays = {name: to_arrow(column) for name, column in zip(names, columns, strict=True)}
-    return _of_frame("DataFrame", arrays)
+    pairs = zip(names, columns, strict=True)
+    notes = [note for name, column in pairs if name in text_columns for note in _note_mixed(name, column)]
+    return _of_frame("DataFrame", arrays, tuple(notes))
+
+
+def _note_mixed(name: str, column: pd.Series) -> tuple[str, ...]:
+    """Name what is one text and yet two cells of a frame, such as 1 and '1'."""
+    if column.dtype != object or len({isinstance(cell, str) for cell in column}) < 2:
+        return ()
+    texts = {cell for cell in column if isinstance(cell, str)}
+    both = texts & {str(cell) for cell in column if not isinstance(cell, str)}
+    if not both:
+        return ()
+    which = f"{count(len(both), 'name stands', 'names stand')} as a text and as another kind of cell"
+    return (f"Column '{name}': {which}: {quote_names(sorted(both), limit=5)}; each was read as one.",)
 
 
 def _read_stream(source: Any, role: str) -> Cells:
@@ -261,8 +303,9 @@ def _read_stream(source: Any, role: str) -> Cells:
     return _of_frame(kind, {name: plain(column) for name, column in zip(names, table.columns, strict=True)})
 
 
-def _of_frame(source: str, columns: dict[str, pa.ChunkedArray]) -> Cells:
-    return _tabular(source, columns, lambda row: f"{source}, row {row} (counted from 0)", untyped=frozenset())
+def _of_frame(source: str, columns: dict[str, pa.ChunkedArray], notes: tuple[str, ...] = ()) -> Cells:
+    at = "{}, row {} (counted from 0)".format
+    return _tabular(source, columns, lambda row: at(source, row), untyped=frozenset(), notes=notes)
 
 
 def _column_name(name: Any) -> str:

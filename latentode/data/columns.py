@@ -22,6 +22,7 @@ from latentode.data.arrow import (
 from latentode.data.cells import Cells
 from latentode.data.rows import encode_text
 from latentode.data.schema import Schema, blocks, count, quote_cell, quote_names
+from latentode.data.suspicious import note_row_numbers
 from latentode.errors import DataError
 
 CHANNEL, VALUE = "channel", "value"
@@ -95,13 +96,14 @@ def choose_columns(
                 f"{cells.source}: has no column of values beside {quote_names(names)}; add at least one channel."
             )
         return Columns(found_id, time_column, tuple(rest), False, static, known)
+    is_there = set(rest)
     for name in channels:
         if name in (found_id, time_column):
             what = "time" if name == time_column else "series id"
             raise DataError(
                 f"{cells.source}: column '{name}' is the {what} and cannot be a channel; correct `channels`."
             )
-        if name not in rest:
+        if name not in is_there:
             raise DataError(_describe_unknown_channel(cells, name, rest, schema))
     return Columns(found_id, time_column, tuple(channels), True, static, known, _extra_note(rest, channels))
 
@@ -161,7 +163,8 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _extra_note(rest: list[str], used: Sequence[str]) -> tuple[str, ...]:
-    extra = [name for name in rest if name not in used]
+    known = set(used)
+    extra = [name for name in rest if name not in known]
     if not extra:
         return ()
     return (f"{count(len(extra), 'column is', 'columns are')} no channel and left out: {quote_names(extra)}.",)
@@ -190,6 +193,8 @@ def read_channels(cells: Cells, columns: Columns) -> tuple[tuple[str, ...], np.n
     for i in np.flatnonzero(n_infinite):
         _refuse_infinite(cells, names[i], int(first_infinite[i]), int(n_infinite[i]))
     notes += [_describe_large(name, int(n)) for name, n in zip(names, n_large, strict=True) if n]
+    if not columns.is_chosen:
+        notes += note_row_numbers(names, values)
     return names, values, tuple(notes)
 
 
@@ -278,21 +283,27 @@ def read_numbers(cells: Cells, name: str, *, remedy: str) -> np.ndarray:
     return value
 
 
-def _refuse_text(cells: Cells, name: str, is_text: np.ndarray, remedy: str = _NO_CHANNEL) -> None:
+def _refuse_text(
+    cells: Cells, name: str, is_text: np.ndarray, remedy: str = _NO_CHANNEL, *, of: str | None = None
+) -> None:
     row = int(np.flatnonzero(is_text)[0])
     cell = str(cells.columns[name][row].as_py()).strip()
     such = count(int(is_text.sum()), "such row", "such rows")
     raise DataError(
-        f"{cells.at(row)}: column '{name}' holds {quote_cell(cell)}, which is not a number ({such}); "
+        f"{cells.at(row)}: {_name(name, of)} holds {quote_cell(cell)}, which is not a number ({such}); "
         f"{find_notation(cell) or 'correct it'}, {remedy}."
     )
 
 
-def _refuse_infinite(cells: Cells, name: str, first: int, n: int) -> None:
+def _refuse_infinite(cells: Cells, name: str, first: int, n: int, *, of: str | None = None) -> None:
     raise DataError(
-        f"{cells.at(first)}: column '{name}' holds an infinite value ({count(n, 'such row', 'such rows')}); "
+        f"{cells.at(first)}: {_name(name, of)} holds an infinite value ({count(n, 'such row', 'such rows')}); "
         "correct it, or empty the cell if nothing was observed."
     )
+
+
+def _name(column: str, channel: str | None) -> str:
+    return f"column '{column}'" if channel is None else f"column '{column}' (channel {quote_names([channel])})"
 
 
 def read_long_channels(
@@ -319,24 +330,26 @@ def read_long_channels(
     found = list(dict.fromkeys(stripped))
     names = columns.channels if columns.is_chosen else tuple(name for name in found if name not in columns.known)
     names = (*names, *columns.known)
+    is_found = set(found)
     for name in names:
         if name in (columns.id, columns.time):
             raise DataError(f"{cells.source}: a channel is named '{name}' like a column of the table; rename it.")
-        if name not in found and not may_be_absent:
+        if name not in is_found and not may_be_absent:
             raise DataError(
                 f"{cells.source}: column '{CHANNEL}' never names the channel '{name}' (it names {quote_names(found)}); "
                 "correct --data.channels (`channels`)."
             )
-    channel = np.asarray([names.index(text) if text in names else -1 for text in stripped], dtype=np.int64)[codes]
+    place = {name: i for i, name in enumerate(names)}
+    channel = np.asarray([place.get(text, -1) for text in stripped], dtype=np.int64)[codes]
     value, is_text = parse_numbers(cells.columns[VALUE])
     is_text &= channel >= 0
     value = np.where(channel >= 0, value, np.nan)
     if is_text.any():
-        _refuse_text(cells, VALUE, is_text)
+        _refuse_text(cells, VALUE, is_text, of=names[channel[is_text.argmax()]])
     infinite = np.flatnonzero(np.isinf(value))
     if len(infinite):
-        _refuse_infinite(cells, VALUE, int(infinite[0]), len(infinite))
-    others = [name for name in found if name not in names]
+        _refuse_infinite(cells, VALUE, int(infinite[0]), len(infinite), of=names[channel[infinite[0]]])
+    others = [name for name in found if name not in place]
     if not others:
         return names, channel, value, ()
     n_rows = count(int((channel < 0).sum()), "row", "rows")

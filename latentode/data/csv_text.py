@@ -10,15 +10,18 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from latentode.data.arrow import MISSING, TEXT_CODES
+from latentode.data.arrow import MISSING, TEXT_CODES, is_string, pc
 from latentode.data.schema import count, quote_cell
 from latentode.errors import DataError
 
@@ -47,6 +50,7 @@ class Text:
         blocks: gives all of them, one after the other, each good until the next.
         stream: opens them from a position on.
         whole: gives all of them at once; for messages.
+        again: opens them from the start once more, as they were left; for messages.
     """
 
     head: bytes
@@ -54,10 +58,11 @@ class Text:
     blocks: Callable[[], Iterator[bytes | bytearray]]
     stream: Callable[[int], pa.NativeFile]
     whole: Callable[[], bytes]
+    again: Callable[[], IO[bytes]]
 
     @classmethod
-    def of_bytes(cls, data: bytes, *, whole: Callable[[], bytes] | None = None) -> Text:
-        """Take bytes in memory; `whole` gives them again where they shall not be kept for a message."""
+    def of_bytes(cls, data: bytes, *, again: Callable[[], IO[bytes]] | None = None) -> Text:
+        """Take bytes in memory; `again` opens them once more where they shall not be kept for a message."""
 
         def blocks() -> Iterator[bytes]:
             return (data[start : start + _BLOCK] for start in range(0, len(data), _BLOCK))
@@ -67,7 +72,8 @@ class Text:
             len(data),
             blocks,
             lambda start: pa.BufferReader(pa.py_buffer(data).slice(start)),
-            whole or (lambda: data),
+            lambda: data,
+            again or (lambda: io.BytesIO(data)),
         )
 
     @classmethod
@@ -87,12 +93,12 @@ class Text:
 
         with path.open("rb") as file:
             head = file.read(_BLOCK)
-        return cls(head, path.stat().st_size, blocks, stream, path.read_bytes)
+        return cls(head, path.stat().st_size, blocks, stream, path.read_bytes, lambda: path.open("rb"))
 
 
 def read_csv(
     path: str, text: Text, *, text_columns: Collection[str] = (), time_column: str | None = None
-) -> tuple[dict[str, pa.ChunkedArray], Callable[[int], str]]:
+) -> tuple[dict[str, pa.ChunkedArray], Callable[[int], str], tuple[str, ...]]:
     """Read CSV text.
 
     Args:
@@ -105,6 +111,7 @@ def read_csv(
         columns: float64; numbered text (`TEXT_CODES`) for `text_columns`; nanoseconds, where the time column holds nothing but datetimes
             without offset; else plain text.
         at: gives the place of a row (0-based), `data.csv:7`; it reads the file again, so it is for messages only.
+        notes: on cells that hold a line break, as a stray pair of quotes makes them.
 
     Raises:
         DataError: the file is empty, binary, not UTF-8, ragged, or has unusable column names.
@@ -115,16 +122,49 @@ def read_csv(
         raise DataError(f"{path}: holds a header {NO_ROWS}")
     n_quotes -= text.head.count(b'"', 0, start)
     if n_quotes % 2:
-        _check_quotes(path, text.whole(), start, n_header_lines)
+        _check_quotes(path, text, start, n_header_lines)
     kinds = dict.fromkeys(names, pa.float64())
     kinds.update({name: kind for name, kind in _guess(text, start, names, time_column).items() if name in kinds})
     kinds.update({name: TEXT_CODES for name in names if name in text_columns})
     table, n_ragged = _parse_as_meant(path, lambda: text.stream(start), kinds, n_quotes > 0)
     if n_ragged:
-        raise DataError(_describe_ragged(path, text.whole()[start:], len(names), n_ragged, n_header_lines))
+        raise DataError(_describe_ragged(path, text, start, len(names), n_ragged, n_header_lines))
     columns = {name: table.column(i) for i, name in enumerate(names)}
-    whole = text.whole
-    return columns, lambda row: f"{path}:{_line_of(whole()[start:], row) + n_header_lines}"
+    again, size = text.again, text.size
+
+    def at(row: int) -> str:
+        with again() as file:
+            return f"{path}:{_line_of(file, start, size, row) + n_header_lines}"
+
+    return columns, at, _note_line_breaks(columns, at) if n_quotes else ()
+
+
+def _note_line_breaks(columns: Mapping[str, pa.ChunkedArray], at: Callable[[int], str]) -> tuple[str, ...]:
+    """Name cells that go over several lines: two quotes that are there by mistake join all the rows between them to one cell."""
+    notes = []
+    for name, column in columns.items():
+        is_broken = _has_line_break(column)
+        if is_broken is not None:
+            rows = np.flatnonzero(is_broken)
+            what = count(len(rows), "cell", "cells")
+            notes.append(
+                f"{what} of column '{name}' {'holds' if len(rows) == 1 else 'hold'} a line break, the first at {at(int(rows[0]))}; if this "
+                "is not meant, a quote there is opened or closed by mistake."
+            )
+    return tuple(notes)
+
+
+def _has_line_break(column: pa.ChunkedArray) -> np.ndarray | None:
+    """Tell which cells of a column of text hold a line break; None where none does, or the column is none of text."""
+    if pa.types.is_dictionary(column.type):
+        parts = [(chunk.dictionary, chunk.indices) for chunk in column.chunks]
+        broken = [pc.match_substring_regex(texts, "[\r\n]").take(codes) for texts, codes in parts]
+    elif is_string(column.type):
+        broken = [pc.match_substring_regex(chunk, "[\r\n]") for chunk in column.chunks]
+    else:
+        return None
+    found = pa.chunked_array(broken, pa.bool_())
+    return pc.fill_null(found, False).to_numpy() if pc.any(found).as_py() else None
 
 
 def check_names(place: str, names: list[str]) -> None:
@@ -133,7 +173,7 @@ def check_names(place: str, names: list[str]) -> None:
     Raises:
         DataError: a name stands twice; a single column without a name is allowed.
     """
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, n in Counter(names).items() if n > 1)
     if repeated:
         columns = [str(i + 1) for i, name in enumerate(names) if name == repeated[0]]
         what = f"column '{repeated[0]}'" if repeated[0] else "a column without a name"
@@ -214,7 +254,7 @@ def _split_header(path: str, text: Text) -> tuple[list[str], int, int]:
     head, start = (data[begin:], len(data)) if end < 0 else (data[begin:end], end + 1)
     if head.count(b'"') % 2:
         raise DataError(f"{path}:{line}: a quote in the header is not closed on its line; close it.")
-    _, cells = next(_records(head))
+    _, cells = next(_records(io.BytesIO(head), 0, len(head)))
     names = [cell.strip() for cell in cells]
     _check_header(f"{path}:{line}", names)
     return names, start, line
@@ -237,12 +277,13 @@ def _check_header(place: str, names: list[str]) -> None:
             raise DataError(f"{place}: the columns seem to be separated by {word}; save the file with commas.")
 
 
-def _check_quotes(path: str, data: bytes, start: int, n_header_lines: int) -> None:
+def _check_quotes(path: str, text: Text, start: int, n_header_lines: int) -> None:
     """Refuse a quote that is never closed: the parser would take the rest of the file for one cell, or drop the quote."""
     line = 0
     try:
-        for line, record in _records(data[start:], strict=True):
-            line += sum(cell.count("\n") for cell in record)
+        with text.again() as file:
+            for line, record in _records(file, start, text.size, strict=True):
+                line += sum(cell.count("\n") for cell in record)
     except csv.Error as error:
         # Other oddities, such as a text after a closing quote, read the same everywhere.
         if "unexpected end" in str(error):
@@ -310,10 +351,14 @@ def _parse(
     return table, len(ragged)
 
 
-def _records(body: bytes, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first line (1-based) and the cells of each row that is not blank; slow, so never for all of a good file."""
-    with _cells_of_any_size(len(body)):
-        reader = csv.reader(io.StringIO(body.decode("utf-8"), newline=""), strict=strict)
+def _records(file: IO[bytes], start: int, size: int, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line (1-based) and the cells of each row from `start` on that is not blank; slow, so never for all of a good file.
+
+    The file is decoded on the way, so no more than a block of it is in memory, and not after the last row that is asked for.
+    """
+    file.seek(start)
+    with _cells_of_any_size(size), io.TextIOWrapper(file, "utf-8", newline="") as text:
+        reader = csv.reader(text, strict=strict)
         line = 1
         for record in reader:
             if record:
@@ -331,16 +376,17 @@ def _cells_of_any_size(size: int) -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _line_of(body: bytes, row: int) -> int:
-    return next((line for i, (line, _) in enumerate(_records(body)) if i == row), row + 1)
+def _line_of(file: IO[bytes], start: int, size: int, row: int) -> int:
+    return next((line for i, (line, _) in enumerate(_records(file, start, size)) if i == row), row + 1)
 
 
-def _describe_ragged(path: str, body: bytes, n_columns: int, n_ragged: int, n_header_lines: int) -> str:
+def _describe_ragged(path: str, text: Text, start: int, n_columns: int, n_ragged: int, n_header_lines: int) -> str:
     such = count(n_ragged, "such row", "such rows")
-    for line, record in _records(body):
-        if len(record) != n_columns:
-            return (
-                f"{path}:{line + n_header_lines}: has {count(len(record), 'cell', 'cells')} where the header has {n_columns} "
-                f"({such}); write one cell per column, an empty one where nothing was observed."
-            )
+    with text.again() as file:
+        for line, record in _records(file, start, text.size):
+            if len(record) != n_columns:
+                return (
+                    f"{path}:{line + n_header_lines}: has {count(len(record), 'cell', 'cells')} where the header has {n_columns} "
+                    f"({such}); write one cell per column, an empty one where nothing was observed."
+                )
     return f"{path}: has rows without the {n_columns} cells of the header ({such}); check the quotes."

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
+import pyarrow.parquet as pa_parquet
 
 from latentode.data.arrow import is_string, pc
-from latentode.data.cells import _list_folder, _parquet_schema, _starts_with, _version
+from latentode.data.cells import _list_folder, _starts_with, _version, check_names
 from latentode.data.schema import Schema, count, quote_names
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
@@ -103,6 +104,12 @@ class Groups:
         for name in dict.fromkeys(group.path for group in self.fragments[begin:end]):
             if _version(Path(name)) != self.versions[name]:
                 raise DataError(f"{name}: changed while it was read; read it again when it is written.")
+
+
+def _parquet_schema(file: Path) -> pa.Schema:
+    schema = pa_parquet.read_schema(file)
+    check_names(str(file), schema.names)
+    return schema.remove_metadata()
 
 
 # Without these the bytes of a file are in memory beside what is read from them.

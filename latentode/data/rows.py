@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 from latentode.data.arrow import is_numeric, is_string, pc, to_float, try_cast
 from latentode.data.cells import Cells
 from latentode.data.schema import IdKind, count, quote_names
-from latentode.data.suspicious import note_blanks
+from latentode.data.suspicious import note_spellings
 from latentode.errors import DataError
 
 # A whole number as a program writes it: `007` is a text, and so is what int64 does not hold.
@@ -67,7 +67,7 @@ def parse_ids(cells: Cells, column: str | None) -> Ids:
     names[:] = texts.to_pylist() if integers is None else integers
     if integers is not None:
         return Ids(codes, names, "integer")
-    return Ids(codes, names, "text", note_blanks(texts, "series id"))
+    return Ids(codes, names, "text", note_spellings(texts, "series id"))
 
 
 def _as_integers(texts: pa.Array) -> list[int] | None:
@@ -112,6 +112,9 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = pc.if_else(pc.is_nan(column), None, column)
         if (np.isnan(numbers) | ((np.rint(numbers) == numbers) & (np.abs(numbers) < 2**53))).all():
             column = column.cast(pa.int64())
+    if pa.types.is_boolean(column.type):
+        # As Python writes them, in a frame and in a text of one.
+        column = pc.if_else(column, "True", "False")
     if is_numeric(column.type):
         # Numbered first: writing a number as text takes ten times as long.
         encoded = column.combine_chunks().dictionary_encode()
@@ -153,8 +156,7 @@ def arrange(
         codes, time, values = codes[order], time[order], values.take(order, axis=0)
         rows = count(out_of_order, "row comes", "rows come")
         notes.append(f"{rows} before the row above in series or time; the table was sorted.")
-    is_repeat = np.zeros(len(time), dtype=bool)
-    is_repeat[1:] = (codes[1:] == codes[:-1]) & (time[1:] == time[:-1])
+    is_repeat = repeats(codes, time)
     if is_repeat.any():
         if duplicates == "error":
             second = int(np.flatnonzero(is_repeat)[0])
@@ -166,6 +168,13 @@ def arrange(
         notes.append(f"{count(int(is_repeat.sum()), 'row repeats', 'rows repeat')} a series and time; {how} was taken.")
     starts = np.searchsorted(codes, np.arange(len(ids.names) + 1)).astype(np.int64)
     return Rows(starts, time, values, tuple(notes), int(is_repeat.sum()))
+
+
+def repeats(codes: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Tell which of these sorted rows have the series and time of the row above."""
+    is_repeat = np.zeros(len(time), dtype=bool)
+    is_repeat[1:] = (codes[1:] == codes[:-1]) & (time[1:] == time[:-1])
+    return is_repeat
 
 
 def _count_out_of_order(codes: np.ndarray, time: np.ndarray) -> int:
@@ -221,7 +230,13 @@ def _count_up(time: np.ndarray) -> np.ndarray:
 
 
 def _describe_repeat(
-    ids: Ids, pair: tuple[int, int], n_repeats: int, at: Callable[[int], str], show_time: Callable[[int], str]
+    ids: Ids,
+    pair: tuple[int, int],
+    n_repeats: int,
+    at: Callable[[int], str],
+    show_time: Callable[[int], str],
+    *,
+    of: str = "",
 ) -> str:
     first, second = pair
     series, remedy = f"series {quote_names([ids.names[ids.codes[second]]])} has", "remove one"
@@ -232,7 +247,7 @@ def _describe_repeat(
         )
     such = count(n_repeats, "such row", "such rows")
     return (
-        f"{at(second)}: {series} time {show_time(second)} twice (first at {at(first)}; {such}); "
+        f"{at(second)}: {series} time {show_time(second)}{of} twice (first at {at(first)}; {such}); "
         f"{remedy}, or choose --data.duplicates mean or last (`duplicates`)."
     )
 
@@ -266,20 +281,63 @@ def pivot(
         several times, per repetition; and `row` `(N,)`, the first long row of each.
     """
     # Repetitions of one (series, time, channel) go to separate wide rows, in the order of the file, and `arrange` settles them.
-    order = np.lexsort((channel, time, ids.codes))
-    same = (np.diff(ids.codes[order]) == 0) & (time[order][1:] == time[order][:-1]) & (np.diff(channel[order]) == 0)
-    position = np.arange(len(time))
-    first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), position, 0))
-    repetition = np.empty(len(time), dtype=np.int64)
-    repetition[order] = position - first
-    repetition[channel < 0] = 0
-    order = np.lexsort((repetition, time, ids.codes))
-    keys = (ids.codes[order], time[order], repetition[order])
-    is_new = np.ones(len(order), dtype=bool)
-    is_new[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    order, is_new = _group(ids.codes, time)
+    repetition = _count_repetitions(np.cumsum(is_new) - 1, channel[order], n_channels)
+    if repetition.any():
+        # Within a series and time, one wide row per repetition.
+        step = np.lexsort((repetition, np.cumsum(is_new)))
+        order, repetition = order[step], repetition[step]
+        is_new[1:] |= repetition[1:] != repetition[:-1]
     place = np.cumsum(is_new) - 1
     values = np.full((int(is_new.sum()), n_channels), np.nan)
-    is_kept = channel[order] >= 0
-    values[place[is_kept], channel[order][is_kept]] = value[order][is_kept]
-    row = np.minimum.reduceat(order, np.flatnonzero(is_new))
-    return Ids(keys[0][is_new], ids.names, ids.kind), keys[1][is_new], values, row
+    column = channel[order]
+    is_kept = column >= 0
+    values[place[is_kept], column[is_kept]] = value[order[is_kept]]
+    first = np.flatnonzero(is_new)
+    row = np.minimum.reduceat(order, first)
+    return Ids(ids.codes[order[first]], ids.names, ids.kind, ids.notes), time[order[first]], values, row
+
+
+def _group(codes: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the order by series and time, and which rows in that order begin another series or time."""
+    order = sorting(codes, time) if _count_out_of_order(codes, time) else np.arange(len(time))
+    codes, time = codes[order], time[order]
+    return order, ~repeats(codes, time)
+
+
+def _count_repetitions(group: np.ndarray, channel: np.ndarray, n_channels: int) -> np.ndarray:
+    """Number the rows of one group and channel 0, 1, ... in their order; 0 for all of channel -1."""
+    key = group * (n_channels + 1) + channel + 1
+    seen = np.zeros(int(group[-1] + 1) * (n_channels + 1), dtype=bool)
+    seen[key] = True
+    repetition = np.zeros(len(key), dtype=np.int64)
+    if np.count_nonzero(seen) == len(key):
+        return repetition
+    order = np.argsort(key, kind="stable")
+    position = np.arange(len(key))
+    is_first = np.append(True, key[order][1:] != key[order][:-1])
+    repetition[order] = position - np.maximum.accumulate(np.where(is_first, position, 0))
+    repetition[channel < 0] = 0
+    return repetition
+
+
+def refuse_long_repeat(
+    ids: Ids,
+    time: np.ndarray,
+    channel: np.ndarray,
+    names: Sequence[str],
+    at: Callable[[int], str],
+    show_time: Callable[[int], str],
+) -> None:
+    """Name the rows of the long layout, of which some do, that hold the same series, time and channel; arguments as of `pivot`.
+
+    Raises:
+        DataError: always.
+    """
+    order, is_new = _group(ids.codes, time)
+    group = np.cumsum(is_new) - 1
+    repetition = _count_repetitions(group, channel[order], len(names))
+    again = np.flatnonzero(repetition)
+    same = order[(group == group[again[0]]) & (channel[order] == channel[order[again[0]]])]
+    of = f" of channel {quote_names([names[int(channel[same[0]])]])}"
+    raise DataError(_describe_repeat(ids, (int(same[0]), int(same[1])), len(again), at, show_time, of=of))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -91,6 +92,8 @@ class DataSettings:
             )
         for name in ("horizon", "history"):
             _check_positive(name, getattr(self, name))
+        check_column("id_column", self.id_column, may_be_none=True)
+        check_column("time_column", self.time_column)
         check_column_lists({name: getattr(self, name) for name in COLUMN_LISTS})
 
     def reading(self) -> dict[str, Any]:
@@ -151,6 +154,16 @@ def check_column_lists(lists: Mapping[str, Any]) -> None:
                 raise InputError(f"column '{column}' is named in {role_of[column]} and in {name}; give it one role.")
 
 
+def check_column(name: str, value: Any, *, may_be_none: bool = False) -> None:
+    """Refuse what is no name of a column.
+
+    Raises:
+        InputError: `value` is no text, or is None where it may not be.
+    """
+    if not isinstance(value, str) and not (value is None and may_be_none):
+        raise InputError(f"{name} is {value!r}; give the name of a column.")
+
+
 def check_columns(name: str, value: Any) -> None:
     """Refuse what is no list of distinct column names; None stands for "chosen from the data".
 
@@ -164,6 +177,6 @@ def check_columns(name: str, value: Any) -> None:
         raise InputError(f"{name} is {value!r}; give a list of column names.")
     if len(value) == 0:
         raise InputError(f"{name} is an empty list; name at least one column or leave it out.")
-    repeated = sorted({entry for entry in value if list(value).count(entry) > 1})
+    repeated = sorted(entry for entry, n in Counter(value).items() if n > 1)
     if repeated:
         raise InputError(f"{name} names '{repeated[0]}' twice; name each column once.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
 
@@ -50,17 +51,22 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_series", "n_observations"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give a whole number of at least 1.")
-        if not 0 <= self.noise < np.inf:
-            raise InputError(f"noise is {self.noise}; give a number of at least 0, in deviations of each channel.")
-        if not 0 <= self.missing < 1:
-            raise InputError(f"missing is {self.missing}; give the share of cells to drop, at least 0 and below 1.")
-        if self.sampling not in SAMPLINGS:
+        for name, least in (("n_series", 1), ("n_observations", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise InputError(f"{name} is {value!r}; give a whole number of at least {least}.")
+        if not _is_number(self.noise) or not 0 <= self.noise < np.inf:
+            raise InputError(f"noise is {self.noise!r}; give a number of at least 0, in deviations of each channel.")
+        if not _is_number(self.missing) or not 0 <= self.missing < 1:
+            raise InputError(f"missing is {self.missing!r}; give the share of cells to drop, at least 0 and below 1.")
+        if not isinstance(self.sampling, str) or self.sampling not in SAMPLINGS:
             raise InputError(
                 f"sampling is {self.sampling!r}; choose one of {', '.join(SAMPLINGS)}{did_you_mean(self.sampling, SAMPLINGS)}."
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,15 @@ def half_to_half(
         system: what is simulated.
         options: how it is observed; left out, the system's own. Split `k` simulates with seed `options.seed + k`.
         name, average: of the protocol.
+
+    Raises:
+        InputError: there are too few series to hold any out.
     """
     options = options or system.options
+    if options.n_series < 3:
+        raise InputError(
+            f"n_series is {options.n_series}; give at least 3, one each for training, validation and test."
+        )
     return Protocol(
         name=name,
         source=system.source,

@@ -12,11 +12,12 @@ from latentode.data.cells import Cells, Source, read_cells
 from latentode.data.columns import Columns, choose_columns, read_channels, read_long_channels
 from latentode.data.covariates import Statics, check_known, read_known, read_statics
 from latentode.data.fingerprint import Fingerprint
-from latentode.data.rows import Ids, Rows, arrange, parse_ids, pivot
+from latentode.data.rows import Ids, Rows, arrange, parse_ids, pivot, refuse_long_repeat, repeats
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
-from latentode.data.settings import CHOICES, COLUMN_LISTS, check_choice, check_column_lists
-from latentode.data.suspicious import note_epoch, note_fillers
+from latentode.data.settings import CHOICES, COLUMN_LISTS, check_choice, check_column, check_column_lists
+from latentode.data.suspicious import note_epoch, note_fillers, note_gaps
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
+from latentode.data.zones import check_zone, localize
 from latentode.errors import DataError
 
 
@@ -177,10 +178,14 @@ def read_table(
     """
     check_choice("layout", layout, CHOICES["layout"])
     check_choice("duplicates", duplicates, CHOICES["duplicates"])
+    check_column("id_column", id_column, may_be_none=True)
+    check_column("time_column", time_column)
     lists = (channels, target_channels, log_channels, static_columns, known_columns)
     check_column_lists(dict(zip(COLUMN_LISTS, lists, strict=True)))
     text_columns = {"channel"} if layout == "long" else set()
     if schema is not None:
+        if time_zone is not None:
+            check_zone(time_zone)
         id_column, time_column = schema.id_column or "series_id", schema.time_column
         channels, target_channels, log_channels = schema.channels, schema.target_channels, schema.log_channels
         static_columns, known_columns = schema.static_columns, schema.known_columns
@@ -203,13 +208,17 @@ def read_table(
     cells.columns.pop(columns.id or "", None)
     times = parse_times(
         cells.columns.pop(columns.time),
-        time_zone=time_zone,
-        zone_if_mixed=schema.time_zone if schema else None,
+        # A fitted model's zone also serves times without offsets, which there is otherwise nothing to convert from.
+        time_zone=None if schema else time_zone,
+        zone_if_mixed=(time_zone or schema.time_zone) if schema else None,
         place=lambda row: f"{cells.at(row)}: column '{columns.time}'",
         hint=", or name another column with --data.time_column (`time_column`)",
     )
-    _check_kind(times, schema, cells, columns)
+    times, zone_notes = _match_schema(times, schema, cells, columns)
+    if schema and time_zone and times.zone:
+        times = replace(times, zone=time_zone)
     _check_span(times, cells, columns)
+    long = None
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
         _check_positive(log_channels, names, lambda i: values[:, i], cells)
@@ -217,6 +226,7 @@ def read_table(
     else:
         names, channel, value, notes = read_long_channels(cells, columns, may_be_absent=schema is not None)
         _check_positive(log_channels, names, lambda i: np.where(channel == i, value, np.nan), cells)
+        long = ids, times.value, channel, names
         ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
         at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
     cells.release()
@@ -236,9 +246,11 @@ def read_table(
         _among("log", log_channels or (), names, cells.source),
     )
 
-    def show_time(row: int) -> str:
+    def show_time(row: int, time: np.ndarray = time) -> str:
         return str(format_times(time[row : row + 1], found)[0])
 
+    if long and duplicates == "error" and repeats(ids.codes, time).any():
+        refuse_long_repeat(*long, at=cells.at, show_time=lambda row: show_time(row, times.value))
     rows = arrange(ids, time, values, duplicates=duplicates, at=at, show_time=show_time)
     known = None
     if columns.known:
@@ -247,14 +259,15 @@ def read_table(
         check_known(known, columns.known, lambda row: at(_first(ids.codes == series[row], time == rows.time[row])))
         notes = (*notes, *note_fillers(columns.known, known, Survey.of(known)))
     survey = Survey.of(rows.values)
-    odd = (*ids.notes, *_note_numbers(times), *note_fillers(names, rows.values, survey))
+    gaps = note_gaps(rows.time, rows.starts, ids.names, lambda row: show_time(row, rows.time))
+    odd = (*ids.notes, *_note_numbers(times), *gaps, *note_fillers(names, rows.values, survey))
     report = validate(
         found,
         ids.names,
         rows.starts,
         survey,
         source=cells.source,
-        notes=(*cells.notes, *columns.notes, *notes, *rows.notes),
+        notes=(*cells.notes, *columns.notes, *zone_notes, *notes, *rows.notes),
         n_repeats=rows.n_repeats,
     )
     report = replace(report, notes=(*report.notes, *odd))
@@ -296,12 +309,24 @@ def _note_numbers(times: Times) -> tuple[str, ...]:
     return (*rounded, *note_epoch(times.value))
 
 
-def _check_kind(times: Times, schema: Schema | None, cells: Cells, columns: Columns) -> None:
-    if schema is not None and times.kind != schema.time_kind:
+def _match_schema(times: Times, schema: Schema | None, cells: Cells, columns: Columns) -> tuple[Times, tuple[str, ...]]:
+    """Bring times to the zone of a fitted model's, with a note where they carry no offset."""
+    if schema is None:
+        return times, ()
+    if times.kind != schema.time_kind:
         raise DataError(
             f"{cells.at(0)}: column '{columns.time}' holds {times.kind}s, but the model was fitted on times that are "
             f"{schema.time_kind}s; write the times as in the training data."
         )
+    if times.zone is not None and schema.time_zone is None:
+        raise DataError(
+            f"{cells.at(0)}: column '{columns.time}' holds times with an offset, but the model was fitted on times without; "
+            "leave the offset out."
+        )
+    if times.zone is not None or schema.time_zone is None:
+        return times, ()
+    value = localize(times.value, schema.time_zone, what=f"{cells.source}, column '{columns.time}'")
+    return Times(value, times.kind, schema.time_zone), (read_in_zone(cells.source, schema.time_zone),)
 
 
 def _check_span(times: Times, cells: Cells, columns: Columns) -> None:
@@ -320,13 +345,14 @@ def _among(what: str, chosen: Sequence[str] | None, names: tuple[str, ...], sour
     """Give the chosen channels in the order of the channels; all where none are chosen."""
     if chosen is None:
         return names
-    unknown = [name for name in chosen if name not in names]
+    known, is_chosen = set(names), set(chosen)
+    unknown = [name for name in chosen if name not in known]
     if unknown:
         raise DataError(
             f"{source}: {what} channel '{unknown[0]}' is not among the channels {quote_names(names)}; "
             f"correct --data.{what}_channels (`{what}_channels`)."
         )
-    return tuple(name for name in names if name in set(chosen))
+    return tuple(name for name in names if name in is_chosen)
 
 
 def read_queries(source: Source, schema: Schema, table: Table) -> Queries:

@@ -50,6 +50,7 @@ _STAMP = pa.timestamp("ns")
 # The first nanosecond of 1678 and of 2262.
 _FIRST, _END = -9_214_560_000_000_000_000, 9_214_646_400_000_000_000
 _DAY = 86_400_000_000_000
+_LARGE_OFFSET = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}{_CLOCK} ?[+-](?:(?:2[4-9]|[3-9][0-9])(?::?[0-9]{{2}})?|[0-9]{{2}}:?[6-9][0-9])$"
 _ISO = rf"^(?P<stamp>[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}(?:{_CLOCK})?) ?(?P<offset>{_OFFSET})?$"
 
 
@@ -150,7 +151,16 @@ def _read_stamps(column: _Column) -> Times:
     column.refuse_years(to_numpy(pc.year(column.cells.cast(pa.timestamp("us"), safe=False))))
     # The number of an arrow timestamp with a zone is UTC already.
     nanoseconds = to_numpy(column.cells.cast(pa.timestamp("ns", tz=zone)).cast(pa.int64()))
-    return Times(nanoseconds, "datetime", zone and name_zone(zone))
+    zone = zone and name_zone(zone)
+    if zone:
+        try:
+            check_zone(zone)
+        except InputError as error:
+            raise DataError(
+                f"{column.place(0)} is of type {column.cells.type}, whose zone is neither an IANA zone nor an offset; "
+                "write it with one such as Europe/Berlin, UTC or +02:00."
+            ) from error
+    return Times(nanoseconds, "datetime", zone)
 
 
 def _read_one_offset(text: pa.ChunkedArray) -> Times | None:
@@ -186,6 +196,11 @@ def _read_text(column: _Column, zone_if_mixed: str | None, hint: str) -> Times:
         if 2 * is_text.sum() <= len(text):
             column.refuse(is_text, "holds {cell} where other rows hold numbers", f"write all times in one form{hint}")
             return _read_numbers(column, values)
+        column.refuse(
+            to_numpy(pc.fill_null(pc.match_substring_regex(text, _LARGE_OFFSET), False)),
+            "holds {cell}, whose offset is beyond 23:59",
+            "correct the offset",
+        )
         column.refuse(
             is_other,
             "holds {cell}, which is no ISO 8601 datetime",

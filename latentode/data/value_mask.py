@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from latentode.data.published import note_checksum, read_columns, to_floats
+from latentode.data.published import line_of, note_checksum, read_columns, refuse_empty, to_floats
 from latentode.data.schema import quote_names
 from latentode.data.tables import Table, read_table
 from latentode.errors import DataError
@@ -29,7 +29,7 @@ def read_value_mask(
         A table whose channels are the `x` of `Value_x`; rows of one series and time are averaged.
 
     Raises:
-        DataError: a column is missing, or a mask is something other than 0 and 1.
+        DataError: a column is missing, an id or a time is empty, or a mask is something other than 0 and 1.
     """
     frame = read_columns(path)
     names = [name for name in frame.columns if name.startswith("Value")] or ["Value_0"]
@@ -40,13 +40,14 @@ def read_value_mask(
             f"{path}: has no column '{missing[0]}' (it has {quote_names(list(frame.columns))}); "
             f"columns {id_column}, {time_column}, Value_... and Mask_... are needed."
         )
+    refuse_empty(frame, [id_column, time_column], path)
     mask = to_floats(frame, masks, path)
     wrong = np.flatnonzero(~np.isin(mask, (0.0, 1.0)).all(axis=1))
     if len(wrong):
         raise DataError(
-            f"{path}, line {wrong[0] + 2}: a Mask column holds something other than 0 and 1; write 1 where observed."
+            f"{path}, line {line_of(path, int(wrong[0]))}: a Mask column holds something other than 0 and 1; write 1 where observed."
         )
-    values = np.where(mask == 1, to_floats(frame, names, path), np.nan)
+    values = np.where(mask == 1, to_floats(frame, names, path, counted=mask == 1), np.nan)
     wide = pd.DataFrame(values, columns=[name[len("Value") :].lstrip("_") for name in names])
     wide.insert(0, "series_id", frame[id_column])
     wide.insert(1, "time", to_floats(frame, [time_column], path)[:, 0] * time_scale)

@@ -12,6 +12,7 @@ from latentode.data.schema import count
 from latentode.errors import DataError, InputError
 
 _MINUTE_NS = 60_000_000_000
+_OFFSET = r"([+-])([0-9]{2}):([0-9]{2})"
 
 
 def check_zone(name: str) -> None:
@@ -20,6 +21,9 @@ def check_zone(name: str) -> None:
     Raises:
         InputError: there is no such zone.
     """
+    found = re.fullmatch(_OFFSET, name) if isinstance(name, str) else None
+    if found and (int(found[2]) > 23 or int(found[3]) > 59):
+        raise InputError(f"time_zone is {name!r}; offsets go from -23:59 to +23:59, write one such as +02:00.")
     try:
         if offset_ns(name) is None:
             zoneinfo.ZoneInfo(name)
@@ -49,7 +53,7 @@ def offset_ns(zone: str) -> int | None:
     """
     if zone == "UTC":
         return 0
-    found = re.fullmatch(r"([+-])([0-9]{2}):([0-9]{2})", zone)
+    found = re.fullmatch(_OFFSET, zone)
     if not found:
         return None
     minutes = int(found[2]) * 60 + int(found[3])

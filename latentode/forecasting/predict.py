@@ -50,6 +50,12 @@ def read_history(fitted: FittedModel, source: str | Path | pd.DataFrame | Table)
                 f"{source.source}: has the channels {quote_names(source.schema.channels)}, but the model was fitted on "
                 f"{quote_names(fitted.schema.channels)}; read the table with these."
             )
+        if (source.schema.time_zone is None) != (fitted.schema.time_zone is None):
+            have, had = ("no offset", "an offset") if source.schema.time_zone is None else ("an offset", "none")
+            raise DataError(
+                f"{source.source}: its times have {have}, but those that the model was fitted on have {had}; give the file or frame "
+                "itself, whose times are then read as the model's, or write them alike."
+            )
         check_roles(source, fitted.schema)
         # Categories have the numbers that they had in training.
         return replace(source, schema=replace(source.schema, categories=fitted.schema.categories))

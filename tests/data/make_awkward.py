@@ -80,7 +80,8 @@ def folder(**files: dict[str, Any] | bytes) -> Callable[[Path], None]:
 
     def write(path: Path) -> None:
         for name, content in files.items():
-            file = path / name.replace("__", "/")
+            # Hive's word for no value has some of its own.
+            file = path / (name.replace("__", "/") if "HIVE" not in name else "/".join(name.rsplit("__", 1)))
             file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 file.write_bytes(content)
@@ -177,6 +178,21 @@ SEPARATORS = (
         "line_break_in_a_cell.csv",
         HEAD + '"A\nnorth",1,2,3\n"A\nnorth",2,4,5\n',
         *((("A\nnorth", *row[1:])) for row in ONE),
+        notes=("2 cells of column 'series_id' hold a line break, the first at ",),
+    ),
+    read(
+        "quotes_that_pair_up_by_accident.csv",
+        'series_id,time,a\nB,1,2\nB,2,3\n"A,1,2\nA,2,3\nB",3,4\n',
+        ("B", 1.0, 2.0),
+        ("B", 2.0, 3.0),
+        ("A,1,2\nA,2,3\nB", 3.0, 4.0),
+        notes=("quotes_that_pair_up_by_accident.csv:4; if this is not meant, a quote", SINGLE),
+    ),
+    read(
+        "line_break_in_a_comment.csv",
+        'series_id,time,a,comment\nA,1,2,\nA,2,4,"two\r\nlines"\n',
+        *TWO,
+        notes=("1 cell of column 'comment' holds a line break", "Column 'comment' holds no numbers"),
     ),
     refused(
         "line_breaks_before_a_slip.csv",
@@ -225,6 +241,12 @@ NUMBERS = (
     refused("unicode_minus.csv", HEAD + "A,1,\u22122,1\nA,2,\u22123,2\n", ":2: column 'a' holds '\u22122', which is not a number (2 such rows); write the minus as '-'"),
     refused("unicode_digits.csv", HEAD + "A,1,\u0662,1\nA,2,\u0663,2\n", ":2: column 'a' holds '\u0662', which is not a number (2 such rows); write it with the digits 0 to 9"),
     refused("fortran.csv", HEAD + "A,1,1.5D+03,1\nA,2,3,2\n", ":2: column 'a' holds '1.5D+03', which is not a number (1 such row); correct it"),
+    refused("blank_before_a_quote.csv", HEAD + 'A,1, "2",1\nA,2, "3",2\n', ":2: column 'a' holds '\"2\"', which is not a number (2 such rows); remove the blank before the quote"),
+    refused("single_quotes.csv", HEAD + "A,1,'2',1\nA,2,'3.5e1',2\n", ":2: column 'a' holds \"'2'\", which is not a number (2 such rows); write it without quotes"),
+    refused("t_and_f.csv", HEAD + "A,1,T,1\nA,2,F,2\nA,3,,2\n", ":2: column 'a' holds 'T', which is not a number (2 such rows); write true and false, or 1 and 0"),
+    refused("yes_and_no.csv", HEAD + "A,1,yes,1\nA,2,no,2\n", ":2: column 'a' holds 'yes', which is not a number (2 such rows); write true and false, or 1 and 0"),
+    read("the_sex_of_all.csv", HEAD + "A,1,F,1\nA,2,F,2\nA,3,,2\n", ("A", 1.0, 1.0), ("A", 2.0, 2.0), ("A", 3.0, 2.0), notes=("Column 'a' holds no numbers (2 cells",)),
+    read("sexes.csv", HEAD + "A,1,F,1\nA,2,M,2\n", ("A", 1.0, 1.0), ("A", 2.0, 2.0), notes=("Column 'a' holds no numbers (2 cells",)),
     refused("below_detection.csv", HEAD + "A,1,<0.5,1\nA,2,3,2\n", ":2: column 'a' holds '<0.5', which is not a number (1 such row); correct it"),
     refused("infinite.csv", HEAD + "A,1,1,1\nA,2,-inf,2\n", ":3: column 'a' holds an infinite value (1 such row); correct it, or empty the cell"),
     refused("too_large.csv", HEAD + "A,1,1,1\nA,2,1e309,2\n", ":3: column 'a' holds an infinite value (1 such row)"),
@@ -238,10 +260,17 @@ NUMBERS = (
     refused("one_word_late.csv", HEAD + "".join(f"A,{t},{t},{t}\n" for t in range(30_000)) + "A,30000,oops,1\n", ":30002: column 'a' holds 'oops', which is not a number (1 such row)"),
     read("minus_999.csv", HEAD + "A,1,-999,1\nA,2,3,2\nA,3,4,2\n", ("A", 1.0, -999.0, 1.0), ("A", 2.0, 3.0, 2.0), ("A", 3.0, 4.0, 2.0), notes=("1 value of 'a' is -999, far from all others; if this stands for a missing value, empty these cells.",)),
     read("minus_one.csv", HEAD + "A,1,-1,1\nA,2,70.5,2\nA,3,81,2\nA,4,-1,2\n", ("A", 1.0, -1.0, 1.0), ("A", 2.0, 70.5, 2.0), ("A", 3.0, 81.0, 2.0), ("A", 4.0, -1.0, 2.0), notes=("2 values of 'a' are -1, the only negative number;",)),
+    *(
+        read(f"filler_{i}.csv", HEAD + f"A,1,{text},1\nA,2,3,2\nA,3,4,2\n", ("A", 1.0, float(text), 1.0), ("A", 2.0, 3.0, 2.0), ("A", 3.0, 4.0, 2.0), notes=(f"1 value of 'a' is {float(text):g}, far from all others;",))
+        for i, text in enumerate(("-3.4028235e38", "3.4028234663852886e38", "-2147483647", "2147483647", "-99.99", "-8888", "9999999"))
+    ),
+    read("three_fillers.csv", HEAD + "A,1,-9999,1\nA,2,-999,2\nA,3,9999,2\nA,4,3,2\nA,5,4,2\n", *(("A", t + 1.0, a, 1.0 if t == 0 else 2.0) for t, a in enumerate((-9999.0, -999.0, 9999.0, 3.0, 4.0))), notes=("1 value of 'a' is -9999, far", "1 value of 'a' is -999, far", "1 value of 'a' is 9999, far")),
+    read("percent_to_99.csv", HEAD + "A,1,0,1\nA,2,50,2\nA,3,99,2\n", ("A", 1.0, 0.0, 1.0), ("A", 2.0, 50.0, 2.0), ("A", 3.0, 99.0, 2.0)),
     refused("nothing_observed.csv", HEAD + "A,1,,NaN\nA,2,,\n", ": no channel holds a single value ('a', 'b'); name the columns of values with"),
     read("a_channel_that_one_series_lacks.csv", HEAD + "A,1,1,1\nA,2,2,2\nB,1,,1\nB,2,,2\n", ("A", 1.0, 1.0, 1.0), ("A", 2.0, 2.0, 2.0), ("B", 1.0, NAN, 1.0), ("B", 2.0, NAN, 2.0)),
 )  # fmt: skip
 
+SPLIT = ("1970-01-01", "2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04", "2126-01-01", "2126-01-02")
 DAY = "A,{},1,1\nA,{},2,2\n"
 PAIR = ((1.0, 1.0), (2.0, 2.0))
 
@@ -258,10 +287,14 @@ TIMES = (
     refused("dates_and_numbers.csv", HEAD + DAY.format("2026-01-31", "46054") + "A,46055,1,1\n", ":2: column 'time' holds '2026-01-31' where other rows hold numbers (1 such row)"),
     refused("no_such_day.csv", HEAD + DAY.format("2026-02-28", "2026-02-30"), ":3: column 'time' holds '2026-02-30', a day or hour that does not exist (1 such row); correct it."),
     refused("leap_second.csv", HEAD + DAY.format("2016-12-31T23:59:59Z", "2016-12-31T23:59:60Z"), ":3: column 'time' holds '2016-12-31T23:59:60Z', a leap second, which clocks of a computer do not count (1 such row)"),
+    refused("an_offset_of_a_day.csv", HEAD + DAY.format("2026-01-31T00:00+24:00", "2026-02-01T00:00+02:00"), ":2: column 'time' holds '2026-01-31T00:00+24:00', whose offset is beyond 23:59 (1 such row); correct the offset."),
+    refused("an_offset_of_minutes.csv", HEAD + DAY.format("2026-01-31T00:00-0260", "2026-02-01T00:00+02:00"), ":2: column 'time' holds '2026-01-31T00:00-0260', whose offset is beyond 23:59 (1 such row)"),
     refused("year_9999.csv", HEAD + DAY.format("2026-01-31", "9999-12-31"), ":3: column 'time' holds '9999-12-31', outside the years 1678 to 2261 that nanoseconds can tell (1 such row)"),
     refused("no_time.csv", HEAD + DAY.format("2026-01-31", "NA"), ":3: column 'time' holds no time (1 such row); fill it in or remove the row."),
     refused("infinite_time.csv", HEAD + DAY.format("1", "inf"), ":3: column 'time' holds 'inf', which is not a finite number (1 such row)"),
     read("before_1970.csv", HEAD + DAY.format("1899-12-31T23:00", "1969-07-20T20:17:40"), *days("1899-12-31 23:00:00", "1969-07-20 20:17:40")),
+    read("a_stamp_of_1970.csv", "time,a\n" + "".join(f"{day},{a}\n" for a, day in enumerate(SPLIT[:4])), *((f"{day} 00:00:00", float(a)) for a, day in enumerate(SPLIT[:4])), notes=("1 series has a gap more than 100 times as long as all its other rows span: in 'series' 1 row ends at 1970-01-01 00:00:00 and 3 rows begin at 2026-01-01 00:00:00; check these times.",)),
+    read("a_series_moved_by_a_century.csv", "series_id,time,a\n" + "".join(f"{s},{day},{a}\n" for s, part in (("A", SPLIT[1:]), ("B", SPLIT[1:5])) for a, day in enumerate(part)), *((s, f"{day} 00:00:00", float(a)) for s, part in (("A", SPLIT[1:]), ("B", SPLIT[1:5])) for a, day in enumerate(part)), notes=("1 series has a gap more than 100 times as long as all its other rows span: in 'A' 4 rows end at 2026-01-04 00:00:00 and 2 rows begin at 2126-01-01",)),
     read("fractions_of_a_second.csv", HEAD + DAY.format("2026-01-01T00:00:00.000001", "2026-01-01T00:00:00.5"), *days("2026-01-01 00:00:00.000001", "2026-01-01 00:00:00.500000")),
     read("nanoseconds.csv", HEAD + DAY.format("2026-01-01T00:00:00.000000001", "2026-01-01T00:00:01"), *days("2026-01-01 00:00:00.000000001", "2026-01-01 00:00:01.000000000")),
     read("date_late_in_a_column_of_stamps.csv", HEAD + DAY.format("2026-01-01T12:00", "2026-01-02"), *days("2026-01-01 12:00:00", "2026-01-02 00:00:00")),
@@ -283,7 +316,14 @@ SERIES = (
     read("id_na.csv", HEAD + "NA,1,1,1\nNA,2,2,2\nnull,1,3,3\nnull,2,4,4\n", ("NA", 1.0, 1.0, 1.0), ("NA", 2.0, 2.0, 2.0), ("null", 1.0, 3.0, 3.0), ("null", 2.0, 4.0, 4.0)),
     read("ids_beyond_2_53.csv", HEAD + "9007199254740993,1,1,1\n9007199254740993,2,2,2\n", (9007199254740993, 1.0, 1.0, 1.0), (9007199254740993, 2.0, 2.0, 2.0)),
     read("ids_beyond_2_63.csv", HEAD + "99999999999999999999,1,1,1\n99999999999999999999,2,2,2\n", ("99999999999999999999", 1.0, 1.0, 1.0), ("99999999999999999999", 2.0, 2.0, 2.0)),
-    read("ids_that_differ_by_a_blank.csv", HEAD + "A1,1,1,1\nA1,2,2,2\nA1 ,1,3,3\nA1 ,2,4,4\n", ("A1", 1.0, 1.0, 1.0), ("A1", 2.0, 2.0, 2.0), ("A1 ", 1.0, 3.0, 3.0), ("A1 ", 2.0, 4.0, 4.0), notes=("1 series id is spelt in several ways that differ by blanks only: 'A1', 'A1 '",)),
+    read("ids_that_differ_by_a_blank.csv", HEAD + "A1,1,1,1\nA1,2,2,2\nA1 ,1,3,3\nA1 ,2,4,4\n", ("A1", 1.0, 1.0, 1.0), ("A1", 2.0, 2.0, 2.0), ("A1 ", 1.0, 3.0, 3.0), ("A1 ", 2.0, 4.0, 4.0), notes=("1 series id is spelt in several ways that differ by blanks, case or the form of a letter only: 'A1', 'A1 '",)),
+    *(
+        read(f"ids_that_look_alike_{i}.csv", HEAD + f"{one},1,1,1\n{one},2,2,2\n{other},1,3,3\n{other},2,4,4\n", (one, 1.0, 1.0, 1.0), (one, 2.0, 2.0, 2.0), (other, 1.0, 3.0, 3.0), (other, 2.0, 4.0, 4.0), notes=(f"1 series id is spelt in several ways that differ by blanks, case or the form of a letter only: {one!a}, {other!a};",))
+        for i, (one, other) in enumerate((("A1", "A\u202f1"), ("A1", "A\u30001"), ("A1", "A\u200b1"), ("A1", "A1\ufeff"), ("K\u00f6ln", "Ko\u0308ln"), ("a1", "A1"), ("\u03c3\u03c2", "\u03a3\u03a3")))
+    ),
+    read("index_written_along.csv", "Unnamed: 0,series_id,time,a\n0,A,1,2\n1,A,2,4\n", ("A", 1.0, 0.0, 2.0), ("A", 2.0, 1.0, 4.0), notes=("Column 'Unnamed: 0' counts the rows of the file, as an index does, and was read as a channel;",)),
+    read("a_column_that_counts_the_rows.csv", "time,a,b\n" + "".join(f"{t},{t + 1},{t % 7}\n" for t in range(12)), *((float(t), t + 1.0, float(t % 7)) for t in range(12)), notes=("Column 'a' counts the rows of the file",)),
+    read("a_chosen_column_that_counts_the_rows.csv", "time,a\n" + "".join(f"{t},{t}\n" for t in range(12)), *((float(t), float(t)) for t in range(12)), channels=["a"]),
     refused("blank_id.csv", HEAD + "A,1,1,1\n ,2,2,2\n", ":3: column 'series_id' holds no series id (1 such row); fill it in or remove the row."),
     read("unsorted.csv", HEAD + "B,2,4,4\nA,2,2,2\nB,1,3,3\nA,1,1,1\n", ("B", 1.0, 3.0, 3.0), ("B", 2.0, 4.0, 4.0), ("A", 1.0, 1.0, 1.0), ("A", 2.0, 2.0, 2.0), notes=("1 row comes before the row above in series or time; the table was sorted.",)),
     refused("duplicate_stamps.csv", HEAD + ROWS + "A,1.0,9,9\n", ":4: series 'A' has time 1.0 twice (first at "),
@@ -291,7 +331,11 @@ SERIES = (
     refused("repeated_id_with_a_line_break.csv", HEAD + '"A\nB",1,1,1\n"A\nB",1,2,2\n', ":4: series 'A\\nB' has time 1.0 twice (first at "),
     refused("no_id_column.csv", "time,a\n1,1\n2,2\n1,3\n", ":4: the table is read as one series and has time 1.0 twice (first at "),
     read("long_layout.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,b,1\nA,2,b,2\nA,2,a,2\n", *days(1.0, 2.0), layout="long"),
-    refused("long_layout_repeats.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,a,2\n", ":3: series 'A' has time 1.0 twice (first at ", layout="long"),
+    refused("long_layout_repeats.csv", "series_id,time,channel,value\nA,1,b,1\nA,1,a,1\nA,2,b,1\nA,1,a,2\n", ":5: series 'A' has time 1.0 of channel 'a' twice (first at ", layout="long"),
+    refused("long_layout_repeats_at_a_date.csv", "series_id,time,channel,value\nA,2026-02-01,a,1\nA,2026-01-31,a,1\nA,2026-01-31,a,2\n", ":4: series 'A' has time 2026-01-31 00:00:00 of channel 'a' twice (first at ", layout="long"),
+    refused("long_layout_word.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,b,abc\n", ":3: column 'value' (channel 'b') holds 'abc', which is not a number (1 such row)", layout="long"),
+    refused("long_layout_infinite.csv", "series_id,time,channel,value\nA,1,a,1\nA,1,b,inf\n", ":3: column 'value' (channel 'b') holds an infinite value (1 such row)", layout="long"),
+    read("long_layout_ids_that_look_alike.csv", "series_id,time,channel,value\na,1,x,1\na,2,x,2\nA,1,x,1\nA,2,x,2\n", ("a", 1.0, 1.0), ("a", 2.0, 2.0), ("A", 1.0, 1.0), ("A", 2.0, 2.0), notes=("1 series id is spelt in several ways",), layout="long"),
 )  # fmt: skip
 
 DAMAGED = (
@@ -326,6 +370,10 @@ PARQUET = (
     *(stamps(unit, None, end="") for unit in ("s", "ms", "us", "ns")),
     stamps("us", "Europe/Berlin", end="+02:00"),
     stamps("ms", "+02:00", end="+02:00"),
+    *(
+        refused(f"zone_{i}.parquet", parquet(time=pa.array([1, 2], pa.timestamp("ms", zone)), a=[1.0, 2.0]), f", row 1: column 'time' is of type timestamp[ms, tz={zone}], whose zone is neither an IANA zone nor an offset; write it")
+        for i, zone in enumerate(("Mars/Olympus", "UTC+1", "+24:00"))
+    ),
     read("date32.parquet", parquet(series_id=["A", "A"], time=pa.array([20484, 20485], pa.date32()), a=[2.0, 4.0]), ("A", "2026-01-31 00:00:00", 2.0), ("A", "2026-02-01 00:00:00", 4.0)),
     refused("year_9999.parquet", parquet(time=pa.array([0, 253402214400], pa.timestamp("s")), a=[1.0, 2.0]), ", row 2: column 'time' holds '9999-12-31 00:00:00', outside the years 1678 to 2261"),
     refused("time_of_day.parquet", parquet(time=pa.array([1, 2], pa.time32("s")), a=[1.0, 2.0]), ", row 1: column 'time' is of type time32"),
@@ -335,6 +383,9 @@ PARQUET = (
     refused("nested_id.parquet", parquet(series_id=[["A"], ["A"]], time=[1, 2], a=[2.0, 4.0]), ", row 1: column 'series_id' is of type list<"),
     read("dictionary_ids.parquet", parquet(series_id=pa.array(["A", "A"]).dictionary_encode(), time=[1, 2], a=[2.0, 4.0]), *TWO),
     read("binary_ids.parquet", parquet(series_id=pa.array([b"A", b"A"]), time=[1, 2], a=[2.0, 4.0]), *TWO),
+    read("fixed_size_binary_ids.parquet", parquet(series_id=pa.array([b"A", b"A"], pa.binary(1)), time=[1, 2], a=[2.0, 4.0]), *TWO),
+    refused("ids_of_bytes.parquet", parquet(series_id=pa.array([b"\xff", b"\xfe"], pa.binary(1)), time=[1, 2], a=[2.0, 4.0]), ", row 1: column 'series_id' is of type binary; write each series id as text"),
+    read("boolean_ids.parquet", parquet(series_id=[True, True], time=[1, 2], a=[2.0, 4.0]), ("True", 1.0, 2.0), ("True", 2.0, 4.0)),
     read("large_string_ids.parquet", parquet(series_id=pa.array(["A", "A"], pa.large_string()), time=[1, 2], a=[2.0, 4.0]), *TWO),
     read("text_ids_of_digits.parquet", parquet(series_id=["7", "7"], time=[1, 2], a=[2.0, 4.0]), ("7", 1.0, 2.0), ("7", 2.0, 4.0)),
     read("categories.parquet", parquet(**AB, a=pa.array([2, 4]).dictionary_encode()), *TWO),
@@ -348,14 +399,34 @@ PARQUET = (
     refused("duplicate_columns.parquet", lambda path: pq.write_table(pa.Table.from_arrays([pa.array([1])] * 3, names=["time", "a", "a"]), path), ": column 'a' stands 2 times (columns 2, 3)"),
 )  # fmt: skip
 
+
+def zoned(day: int, zone: str | None) -> dict[str, Any]:
+    """Give a row of series A at the start of 31 January 2026, or of a later day, in a zone."""
+    return {
+        "series_id": ["A"],
+        "time": pa.array([1769817600000 + day * 86_400_000], pa.timestamp("ms", zone)),
+        "a": [2.0 * (day + 1)],
+    }
+
+
 FOLDERS = (
     read("schemas_that_differ", folder(**{"1.parquet": {"series_id": ["A"], "time": [1], "a": [2]}, "2.parquet": {"series_id": ["A"], "time": [2.0], "a": [4.5], "b": [1]}}), ("A", 1.0, 2.0, NAN), ("A", 2.0, 4.5, 1.0)),
-    refused("types_that_differ", folder(**{"1.parquet": {"time": [1], "a": [2]}, "2.parquet": {"time": ["2026-01-31"], "a": [4]}}), ": cannot be read as Parquet ("),
+    refused("types_that_differ", folder(**{"1.parquet": {"time": [1], "a": [2]}, "2.parquet": {"time": ["2026-01-31"], "a": [4]}}), "/2.parquet: column 'time' is of type string, but of type int64 in "),
+    read("text_and_dictionary", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "2.parquet": {"series_id": pa.array(["A"]).dictionary_encode(), "time": [3], "a": [6.0]}, "3.parquet": {"series_id": pa.array(["A"], pa.large_string()), "time": [4], "a": [8.0]}}), *TWO, ("A", 3.0, 6.0), ("A", 4.0, 8.0)),
+    read("days_and_stamps", folder(**{"1.parquet": {"series_id": ["A"], "time": pa.array([20484], pa.date32()), "a": [2.0]}, "2.parquet": {"series_id": ["A"], "time": pa.array([1769904000500], pa.timestamp("ms")), "a": [4.0]}}), ("A", "2026-01-31 00:00:00.000", 2.0), ("A", "2026-02-01 00:00:00.500", 4.0)),
+    read("stamps_of_two_zones", folder(**{"1.parquet": zoned(0, "Europe/Berlin"), "2.parquet": zoned(1, "UTC")}), ("A", "2026-01-31 00:00:00+00:00", 2.0), ("A", "2026-02-01 00:00:00+00:00", 4.0), notes=("Column 'time' is in the zones 'Europe/Berlin', 'UTC' in different files and was read in UTC;",)),
+    read("stamps_of_two_zones_in_a_third", folder(**{"1.parquet": zoned(0, "Europe/Berlin"), "2.parquet": zoned(1, "UTC")}), ("A", "2026-01-31 09:00:00+09:00", 2.0), ("A", "2026-02-01 09:00:00+09:00", 4.0), notes=("Column 'time' is in the zones",), time_zone="Asia/Tokyo"),
+    refused("stamps_with_and_without_zone", folder(**{"1.parquet": zoned(0, "UTC"), "2.parquet": zoned(1, None)}), "/2.parquet: column 'time' is of type timestamp[ms], but of type timestamp[ms, tz=UTC] in "),
+    read("large_numbers_and_floats", folder(**{"1.parquet": {"series_id": ["A"], "time": [1], "a": [2**53 + 1]}, "2.parquet": {"series_id": ["A"], "time": [2], "a": [4.5]}}), ("A", 1.0, 2.0**53), ("A", 2.0, 4.5), notes=("1 value of 'a' is beyond 2^53",)),
+    read("names_with_blanks", folder(**{"1.parquet": {" series_id": ["A"], "time ": [1], "a ": [2.0]}, "2.parquet": {"series_id": ["A"], "time": [2], "a": [4.0]}}), *TWO),
+    refused("names_that_differ_by_a_blank", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0], "a ": [2.0, 4.0]}}), "/1.parquet: column 'a' stands 2 times (columns 3, 4)"),
+    read("partition_without_a_name_of_a_channel", folder(**{"place=1__0.parquet": {**AB, "a": [2.0, 4.0]}, "place=__HIVE_DEFAULT_PARTITION____0.parquet": {"series_id": ["B", "B"], "time": [1, 2], "a": [2.0, 4.0]}}), ("A", 1.0, 2.0, 1.0), ("A", 2.0, 4.0, 1.0), ("B", 1.0, 2.0, NAN), ("B", 2.0, 4.0, NAN)),
     read("a_file_without_rows", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "2.parquet": {"series_id": pa.array([], pa.string()), "time": pa.array([], pa.int64()), "a": pa.array([], pa.float64())}}), *TWO),
     refused("a_file_of_no_bytes", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "2.parquet": b""}), "/2.parquet: cannot be read as Parquet ("),
     read("written_by_spark", folder(**{"part-0.parquet": {**AB, "a": [2.0, 4.0]}, "_SUCCESS": b"", ".part-0.parquet.crc": b"x", "_temporary__part-0.parquet": {**AB, "a": [9.0, 9.0]}, ".old__part-0.parquet": {**AB, "a": [9.0, 9.0]}}), *TWO),
     read("with_a_note", folder(**{"1.parquet": {**AB, "a": [2.0, 4.0]}, "README.txt": b"x"}), *TWO, notes=("1 file is no .parquet file and was left out: 'README.txt'.",)),
     read("partitions", folder(**{"series_id=007__0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}, "series_id=A%20B__0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}}), (2.0, 1.0, "007")[::-1], (4.0, 2.0, "007")[::-1], ("A B", 1.0, 2.0), ("A B", 2.0, 4.0)),
+    refused("partition_without_a_series", folder(**{"series_id=007__0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}, "series_id=__HIVE_DEFAULT_PARTITION____0.parquet": {"time": [1, 2], "a": [2.0, 4.0]}}), "/series_id=__HIVE_DEFAULT_PARTITION__/0.parquet, row 1: column 'series_id' holds no series id (2 such rows)"),
     refused("a_column_in_the_files_and_the_names", folder(**{"series_id=A__0.parquet": {**AB, "a": [2.0, 4.0]}}), "/series_id=A/0.parquet: column 'series_id' stands in the file and in the names of the folders; remove it from one of them."),
 )  # fmt: skip
 

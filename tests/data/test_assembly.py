@@ -11,12 +11,14 @@ from sklearn.model_selection import train_test_split
 from latentode.data.assembly import (
     assemble,
     count_history,
+    count_targets,
     fit_scaler,
     fixed_windows,
     keep_channels,
     rows_of,
     split_series,
     split_series_in_turn,
+    split_t_patch_gnn,
     step_after,
     table_of,
     value_range,
@@ -165,3 +167,19 @@ def test_a_task_drops_windows_without_history_or_target_and_counts_the_former():
     beyond = fixed_windows(table, np.array([1]), 13.0, 20.0)
     with pytest.raises(DataError, match="small: no validation window"):
         assemble(table, [train, beyond, part], time_scale=1.0)
+
+
+def test_t_patch_gnn_draws_the_test_and_takes_the_last_quarter_of_the_others_for_validation():
+    train, validation, test = split_t_patch_gnn(40, 42)
+    seen, drawn = train_test_split(np.arange(40), train_size=0.8, random_state=42, shuffle=True)
+    assert test.tolist() == drawn.tolist()
+    assert train.tolist() == seen[:24].tolist()
+    assert validation.tolist() == seen[24:].tolist()
+
+
+def test_values_read_and_values_forecast_are_counted_on_either_side_of_the_origin():
+    table = small()
+    windows = fixed_windows(table, np.array([0, 0]), np.array([1.0, 3.0]), 4.0, np.array([-np.inf, 1.0]))
+    n = (~np.isnan(table.values[:5])).sum(axis=1)
+    assert count_history(table, windows).tolist() == [n[:2].sum(), n[2:4].sum()]
+    assert count_targets(table, windows).tolist() == [n[2:].sum(), n[4:].sum()]

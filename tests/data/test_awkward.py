@@ -87,13 +87,13 @@ def test_csv_that_changes_while_it_is_read_is_refused(csv_file, monkeypatch, how
 def test_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     for i in range(2):
         pq.write_table(pa.table({"time": [i], "a": [1.0]}), tmp_path / f"{i}.parquet")
-    unify = pa.unify_schemas
+    read = cells_module.pa_dataset.dataset
 
     def rewrite(*args, **options):
         pq.write_table(pa.table({"time": [1, 2, 3], "a": [1.0, 2.0, 3.0]}), tmp_path / "1.parquet")
-        return unify(*args, **options)
+        return read(*args, **options)
 
-    monkeypatch.setattr(pa, "unify_schemas", rewrite)
+    monkeypatch.setattr(cells_module.pa_dataset, "dataset", rewrite)
     with pytest.raises(DataError) as caught:
         read_table(tmp_path)
     assert str(caught.value) == f"{tmp_path}/1.parquet: changed while it was read; read it again when it is written."
@@ -175,6 +175,15 @@ def test_awkward_frame_is_read_exactly(frame, rows):
         repr(row) for row in (rows if len(columns) == 3 else [row[1:] for row in rows])
     ]
     assert [note for note in table.report.notes if "'place' holds no numbers" not in note] == []
+
+
+def test_ids_of_two_kinds_that_read_the_same_are_one_series_and_it_is_said():
+    table = read_table(FRAME.assign(series_id=pd.Series([1, "1"], dtype=object)))
+    assert table.series_ids.tolist() == ["1"]
+    assert table.report.notes == (
+        "Column 'series_id': 1 name stands as a text and as another kind of cell: '1'; each was read as one.",
+    )
+    assert read_table(FRAME.assign(series_id=pd.Series([1, "2"], dtype=object))).series_ids.tolist() == ["1", "2"]
 
 
 @pytest.mark.parametrize(

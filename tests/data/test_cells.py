@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -277,10 +278,33 @@ def test_parquet_damaged_in_the_middle_is_refused(tmp_path):
     assert "cannot be read as Parquet" in refusal(path)
 
 
+def test_a_place_is_found_without_the_whole_file_in_memory(csv_file):
+    rows = "A,1,2.5\n" * 1_000_000
+    cells = read_cells(csv_file("series_id,time,a\nA,0,1\nA,x,2\n" + rows))
+    ragged = csv_file("series_id,time,a\nA,0,1\nA,1\n" + rows, "ragged.csv")
+    tracemalloc.start()
+    try:
+        assert cells.at(1).endswith("data.csv:3")
+        assert "ragged.csv:3: has 2 cells" in refusal(ragged)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Decoded as a whole the text takes four times its size; arrow's memory is not counted.
+    assert peak < len(rows) / 2
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.csv").write_text("time,a\n1,2\n", encoding="utf-8")
+    assert read_cells("~/x.csv").source == str(tmp_path / "x.csv")
+
+
 def test_files_that_disagree_on_a_column_are_refused(tmp_path):
     pq.write_table(pa.table({"time": [1]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"time": ["2026-01-01"]}), tmp_path / "2.parquet")
-    assert "the files of the folder disagree on a column" in refusal(tmp_path)
+    assert refusal(tmp_path) == (
+        f"{tmp_path}/2.parquet: column 'time' is of type string, but of type int64 in {tmp_path}/1.parquet; write it alike in all files."
+    )
 
 
 def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path):

@@ -160,14 +160,14 @@ def test_channels_that_are_not_chosen_are_not_judged_but_counted(choose):
 def test_text_in_the_long_layout_is_refused_with_its_line(choose):
     cells, columns = choose(LONG, layout="long")
     assert refusal(read_long_channels, cells, columns).startswith(
-        "data.csv:5: column 'value' holds 'x', which is not a number (1 such row)"
+        "data.csv:5: column 'value' (channel 'c') holds 'x', which is not a number (1 such row)"
     )
 
 
 def test_infinite_value_in_the_long_layout_is_refused(choose):
     cells, columns = choose(LONG.replace("x", "1"), layout="long")
     assert refusal(read_long_channels, cells, columns).startswith(
-        "data.csv:6: column 'value' holds an infinite value (1 such row)"
+        "data.csv:6: column 'value' (channel 'c') holds an infinite value (1 such row)"
     )
 
 

@@ -36,6 +36,12 @@ def test_a_cell_that_is_no_number_is_named_by_line_and_column(csv_file):
         to_floats(read_columns(path), ["a", "b"], path)
 
 
+def test_lines_are_counted_with_blank_ones_and_line_breaks_in_quotes(csv_file):
+    path = csv_file('a,b\n\n"x\ny",2\n \n3,high\n')
+    with pytest.raises(DataError, match="line 6: column 'b' holds 'high'"):
+        to_floats(read_columns(path), ["b"], path)
+
+
 def test_cells_are_text_and_short_lines_are_filled():
     cells = read_cells_as_text(b"007,NA,\nx\n", 3, "file")
     assert cells.tolist() == [["007", "NA", ""], ["x", "", ""]]

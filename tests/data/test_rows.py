@@ -71,7 +71,7 @@ def test_whole_numbers_of_a_csv_are_integers_and_everything_else_the_text_it_is(
         (["NA", "nan"], "text", ["NA", "nan"]),
         ([0.5, 1.0], "text", ["0.5", "1"]),
         ([1e300], "text", ["1e+300"]),
-        ([True, False], "text", ["true", "false"]),
+        ([True, False], "text", ["True", "False"]),
         ([1, "A"], "text", ["1", "A"]),
         (pd.Series(["é", "x"], dtype="string"), "text", ["é", "x"]),
         (pd.to_datetime(["2026-01-31"]), "text", ["2026-01-31 00:00:00"]),

@@ -143,9 +143,22 @@ def test_trajectories_stay_when_the_way_of_observing_changes():
         ({"noise": -0.1}, "noise is -0.1"),
         ({"noise": np.inf}, "noise is inf"),
         ({"missing": 1.0}, "missing is 1.0"),
+        ({"missing": "0.5"}, "missing is '0.5'"),
+        ({"noise": None}, "noise is None"),
+        ({"n_observations": 1.5}, "n_observations is 1.5; give a whole number of at least 1"),
+        ({"n_series": True}, "n_series is True"),
+        ({"seed": -1}, "seed is -1; give a whole number of at least 0"),
+        ({"sampling": ["poisson"]}, "sampling is .'poisson'.; choose one of"),
         ({"sampling": "poison"}, "did you mean 'poisson'"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Options(**options)
+
+
+def test_too_few_series_to_hold_any_out_are_refused():
+    system = SYSTEMS["damped_oscillators"]
+    with pytest.raises(InputError, match="n_series is 2; give at least 3"):
+        half_to_half(system, replace(SMALL, n_series=2))
+    laws.check_no_series_twice(half_to_half(system, replace(SMALL, n_series=3)).build(None, 0))

@@ -122,7 +122,7 @@ def test_long_layout_is_the_wide_table(channels, csv_file):
 
 def test_repeated_observation_of_the_long_layout_is_refused_with_its_lines(csv_file):
     text = "series_id,time,channel,value\nA,1,x,1\nA,1,y,1\nA,2,x,1\nA,1,x,3\n"
-    assert ":5: series 'A' has time 1.0 twice (first at " in refusal(csv_file(text), layout="long")
+    assert ":5: series 'A' has time 1.0 of channel 'x' twice (first at " in refusal(csv_file(text), layout="long")
     table = read_table(csv_file(text), layout="long", duplicates="mean")
     np.testing.assert_array_equal(table.values, [[2, 1], [1, NAN]])
     assert "1 row repeats a series and time; their mean was taken." in table.report.notes
@@ -282,6 +282,9 @@ def test_columns_left_out_are_counted(csv_file):
         ({"duplicates": "first"}, "duplicates is 'first', which is none of error, mean, last"),
         ({"channels": "temp"}, "channels is 'temp'; give a list of column names"),
         ({"channels": []}, "channels is an empty list"),
+        ({"id_column": ["x"]}, "id_column is ['x']; give the name of a column."),
+        ({"time_column": 3}, "time_column is 3; give the name of a column."),
+        ({"time_column": None}, "time_column is None; give the name of a column."),
         ({"target_channels": ["temp", "temp"]}, "target_channels names 'temp' twice"),
         ({"time_zone": "Berlin"}, "time_zone is 'Berlin', which is no IANA zone"),
     ],
@@ -333,6 +336,30 @@ def test_offsets_may_differ_in_a_table_for_a_model_with_a_zone():
     assert "mixes the offsets" in refusal(frame)
     assert read_table(frame, schema=fitted.schema).schema == fitted.schema
     assert fitted.to_frame()["time"].tolist() == ["2026-03-29 00:00:00+01:00", "2026-03-29 12:00:00+02:00"]
+
+
+def test_times_without_offset_are_read_in_the_zone_of_the_fitted_model_and_it_is_said():
+    with_offset = pd.DataFrame({"time": ["2026-07-01T12:00+02:00", "2026-07-02T12:00+02:00"], "a": [1, 2]})
+    naive = pd.DataFrame({"time": ["2026-07-01T12:00", "2026-07-02T12:00"], "a": [1, 2]})
+    fitted = read_table(with_offset, time_zone="Europe/Berlin")
+    table = read_table(naive, schema=fitted.schema)
+    np.testing.assert_array_equal(table.time, fitted.time)
+    assert table.schema == fitted.schema
+    # The settings of the fit come along when a run reads a history.
+    again = read_table(naive, schema=fitted.schema, time_zone="Europe/Berlin")
+    np.testing.assert_array_equal(again.time, fitted.time)
+    assert read_table(with_offset, schema=fitted.schema, time_zone="Asia/Tokyo").schema.time_zone == "Asia/Tokyo"
+    assert table.report.notes == (
+        "The times of DataFrame have no offset and were read in the table's zone, Europe/Berlin.",
+    )
+    spring = naive.assign(time=["2026-03-29T02:30", "2026-03-30T02:30"])
+    assert refusal(spring, schema=fitted.schema).startswith(
+        "DataFrame, column 'time': 2026-03-29 02:30:00 does not exist or exists twice in Europe/Berlin"
+    )
+    assert refusal(with_offset, schema=read_table(naive).schema) == (
+        "DataFrame, row 0 (counted from 0): column 'time' holds times with an offset, but the model was fitted on times without; "
+        "leave the offset out."
+    )
 
 
 # --- Back to a frame ---------------------------------------------------------------------------------------------------------------
@@ -555,3 +582,18 @@ def test_physionet_is_read_in_time(shared_data):
     assert table.report.notes[0].startswith("12 series have one row and can serve as history only: ")
     assert (table.time.min(), table.time.max()) == (0, pytest.approx(48, abs=0.1))
     assert seconds < 6
+
+
+def test_twenty_thousand_columns_take_no_time_to_tell_apart(csv_file):
+    names = [f"c{i}" for i in range(20_000)]
+    wide = csv_file("\n".join([",".join(["time", *names]), *(",".join([str(t), *["1.5"] * 20_000]) for t in range(2))]))
+    long = pd.DataFrame({"time": 1, "channel": names, "value": 1.5})
+    begin = time.process_time()
+    # With a search through the list for every name each of these takes seconds.
+    tables = (
+        read_table(wide, channels=names, target_channels=names),
+        read_table(wide, channels=names[:-1]),
+        read_table(long, layout="long", channels=names[:-1]),
+    )
+    assert time.process_time() - begin < 5
+    assert [len(table.schema.target_channels) for table in tables] == [20_000, 19_999, 19_999]

@@ -215,8 +215,6 @@ def test_infinite_time_is_refused():
         "2026-01-31T",
         "2026-01-31T0730",
         "07:30",
-        "2026-01-31T07:30+25:00",
-        "2026-01-31T07:30+01:60",
         "20260131",
         "2026-01-31T07:30 CET",
     ],
@@ -286,6 +284,19 @@ def test_column_of_another_type_is_refused(cells):
 def test_unknown_zone_is_refused(zone):
     with pytest.raises(InputError, match=r"which is no IANA zone; write one such as Europe/Berlin or UTC\."):
         check_zone(zone)
+
+
+@pytest.mark.parametrize("zone", ["+99:99", "+24:00", "-01:60"])
+def test_offset_of_a_day_or_more_is_refused(zone):
+    with pytest.raises(InputError, match=r"offsets go from -23:59 to \+23:59, write one such as \+02:00\."):
+        check_zone(zone)
+
+
+@pytest.mark.parametrize("cell", ["2026-01-31T07:30+25:00", "2026-01-31T07:30+01:60", "2026-01-31 07:30:00 -2400"])
+def test_offset_of_a_day_or_more_in_a_cell_is_named_as_such(cell):
+    assert refusal(["2026-01-01", cell, "2026-01-02"]) == (
+        f"data.csv:3: column 'time' holds '{cell}', whose offset is beyond 23:59 (1 such row); correct the offset."
+    )
 
 
 # --- Giving back -------------------------------------------------------------------------------------------------------------------

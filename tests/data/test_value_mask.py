@@ -11,7 +11,7 @@ from latentode.errors import DataError
 
 def test_masked_values_are_missing_and_equal_times_are_averaged(csv_file):
     path = csv_file(
-        "i,ID,Time,Value_a,Value_b,Mask_a,Mask_b\n0,2,120,1,5,1,0\n1,1,60,3,7,1,1\n2,1,60,5,9,1,0\n3,1,0,8,0,0,1\n"
+        "i,ID,Time,Value_a,Value_b,Mask_a,Mask_b\n0,2,120,1,5,1,0\n1,1,60,3,7,1,1\n2,1,60,5,9,1,0\n3,1,0,inf,0,0,1\n"
     )
     table = read_value_mask(path, "ID", "Time", time_scale=1 / 60)
     assert table.schema.channels == ("a", "b")
@@ -33,6 +33,10 @@ def test_names_with_two_parts_pair_up(csv_file):
         ("ID,Value_0,Mask_0\n1,2,1\n", "no column 'Time'"),
         ("ID,Time\n1,2\n", "no column 'Value_0'"),
         ("ID,Time,Value_0,Mask_0\n1,2,3,1\n1,3,4,0.5\n", "line 3: a Mask column"),
+        ("ID,Time,Value_0,Mask_0\n1,2,3,1\n\n1,3,4,0.5\n", "line 4: a Mask column"),
+        ("ID,Time,Value_0,Mask_0\n1,2,3,1\n1,3,inf,1\n", "line 3: column 'Value_0' holds 'inf'"),
+        ("ID,Time,Value_0,Mask_0\n1,2,3,1\n\n1,,4,1\n", "line 4: column 'Time' is empty"),
+        ("ID,Time,Value_0,Mask_0\n1,2,3,1\n,3,4,1\n", "line 3: column 'ID' is empty"),
     ],
 )
 def test_other_layouts_are_refused(csv_file, text, message):

@@ -263,6 +263,16 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(fitted, frame, ask, error
         fitted.predict(frame, **ask)
 
 
+def test_a_history_without_offsets_is_forecast_as_the_one_with_the_offsets_of_the_fit(fitted_dates, dates):
+    naive = dates.assign(time=dates["time"].str.removesuffix("+02:00"))
+    expected = fitted_dates.predict(dates, every="1h", horizon="3h").to_frame()
+    pd.testing.assert_frame_equal(fitted_dates.predict(naive, every="1h", horizon="3h").to_frame(), expected)
+    with pytest.raises(
+        DataError, match="its times have no offset, but those that the model was fitted on have an offset"
+    ):
+        fitted_dates.predict(read_table(naive), every="1h", horizon="3h")
+
+
 def test_a_history_of_another_schema_is_refused(fitted, frame):
     with pytest.raises(DataError, match="x1"):
         fitted.predict(frame.drop(columns="x1"), every=1.0)

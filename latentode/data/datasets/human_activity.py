@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from latentode.data.assembly import assemble, fixed_windows, split_series, table_of, value_range
+from latentode.data.assembly import assemble, fixed_windows, split_t_patch_gnn, table_of, value_range
 from latentode.data.protocols import Protocol, Task, find_files
 from latentode.data.published import read_cells_as_text
 from latentode.data.tables import Table
@@ -78,11 +78,7 @@ def read(data_dir: str | Path | None = None) -> Table:
 
 def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
     table = read(data_dir)
-    parts = split_series(
-        table.n_series,
-        {"train_size": 0.8, "random_state": split, "shuffle": True},
-        {"train_size": 0.75, "shuffle": False},
-    )
+    parts = split_t_patch_gnn(table.n_series, split)
     is_seen = ~np.isin(table.row_series, parts[2])
     return assemble(
         table,

@@ -22,13 +22,13 @@ import pandas as pd
 from latentode.data.assembly import (
     assemble,
     fixed_windows,
-    split_series,
     split_series_in_turn,
+    split_t_patch_gnn,
     step_after,
     value_range,
 )
 from latentode.data.protocols import Protocol, Task, find_files
-from latentode.data.published import note_checksum, read_columns, to_floats
+from latentode.data.published import note_checksum, read_columns, refuse_empty, to_floats, to_integers
 from latentode.data.tables import Table, read_table
 from latentode.data.value_mask import read_value_mask
 
@@ -48,12 +48,15 @@ def read_tensor(data_dir: str | Path | None = None) -> Table:
         data_dir,
         how="prepare complete_tensor.csv with data_preproc/MIMIC of https://github.com/edebrouwer/gru_ode_bayes (bin_k = 2).",
     )
-    stay, stamp, label, value = to_floats(read_columns(path, _WANTED), _WANTED, path).T
+    read = read_columns(path, _WANTED)
+    refuse_empty(read, ["TIME_STAMP"], path)
+    stay, label = to_integers(read, ["UNIQUE_ID", "LABEL_CODE"], path).T
+    stamp, value = to_floats(read, ["TIME_STAMP", "VALUENORM"], path).T
     order = np.lexsort((stamp, stay))
-    codes, code = np.unique(label.astype(np.int64), return_inverse=True)
+    codes, code = np.unique(label, return_inverse=True)
     names = [str(name) for name in codes]
     columns = {
-        "series_id": stay.astype(np.int64),
+        "series_id": stay,
         "time": stamp,
         "channel": np.array(names, object)[code],
         "value": value,
@@ -88,11 +91,7 @@ def _gru_ode_bayes(data_dir: Path | None, split: int) -> Task:
 
 def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
     table = read_masked(data_dir)
-    parts = split_series(
-        table.n_series,
-        {"train_size": 0.8, "random_state": split, "shuffle": True},
-        {"train_size": 0.75, "shuffle": False},
-    )
+    parts = split_t_patch_gnn(table.n_series, split)
     is_seen = ~np.isin(table.row_series, parts[2])
     windows = [fixed_windows(table, part, float(np.nextafter(24.0, 0.0)), np.inf) for part in parts]
     return assemble(table, windows, time_scale=24.0, unit=value_range(table.values[is_seen]), mean_of="targets")

@@ -21,6 +21,7 @@ Two layouts are read, and give the same table:
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from latentode.data.assembly import (
     assemble,
     fixed_windows,
     split_series,
+    split_t_patch_gnn,
     step_after,
     table_of,
     value_range,
@@ -39,6 +41,8 @@ from latentode.data.assembly import (
 )
 from latentode.data.protocols import Protocol, Task, find_files
 from latentode.data.published import note_checksum, read_cells_as_text
+from latentode.data.schema import Survey
+from latentode.data.suspicious import note_fillers
 from latentode.data.tables import Table, read_table
 from latentode.errors import DataError
 
@@ -81,7 +85,7 @@ SETS = ("set-a", "set-b", "set-c")
 SHA256 = "39a652f83aa52f79d698afa68bccb56ff7420f0441417ba51a688bda548da11a"  # of the tidy table
 HOW = "download sets a, b and c from https://physionet.org/content/challenge-2012/1.0.0/ and unpack them there."
 
-_HEADER = "Parameter"  # in the line on top of every stay's file
+_HEADER = b"Time,Parameter,Value"  # the line on top of every stay's file
 _MINUTES = 60_000  # more than any time of three digits of hours has minutes
 _WITHOUT_MEANING = ("RecordID", "")
 
@@ -104,11 +108,19 @@ def read(data_dir: str | Path | None = None) -> Table:
 
 
 def _without_blanks(table: Table) -> Table:
-    """Take the -1 of a descriptor for what it means: not recorded."""
+    """Take the -1 of a descriptor for what it means, not recorded; a note that asked for just this goes with it."""
     values = table.values.copy()
+    before = _note_descriptors(values)
     descriptors = values[:, : len(DESCRIPTORS)]
     descriptors[descriptors == -1] = np.nan
-    return with_values(table, values)
+    settled = before - _note_descriptors(values)
+    notes = tuple(note for note in table.report.notes if note not in settled)
+    return with_values(replace(table, report=replace(table.report, notes=notes)), values)
+
+
+def _note_descriptors(values: np.ndarray) -> set[str]:
+    descriptors = values[:, : len(DESCRIPTORS)]
+    return set(note_fillers(DESCRIPTORS, descriptors, Survey.of(descriptors)))
 
 
 def _read_folders(folders: list[Path]) -> Table:
@@ -120,6 +132,9 @@ def _read_folders(folders: list[Path]) -> Table:
         raise DataError(
             f"{source}: the folders {', '.join(f.name for f in folders)} hold no stay (a number with .txt); {HOW}"
         )
+    for one, other in pairwise(files):
+        if int(one.stem) == int(other.stem):
+            raise DataError(f"{other}: is the stay of {one} once more; remove one of them.")
     stay, minute, channel, value = _read_lines(files)
     cell = (stay * _MINUTES + minute) * len(CHANNELS) + channel
     cells, place, n_values = np.unique(cell, return_inverse=True, return_counts=True)
@@ -144,17 +159,48 @@ def _read_folders(folders: list[Path]) -> Table:
 def _read_lines(files: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Give stay (position in `files`), minute, channel and value of every measurement, each `(L,)`."""
     # Every file starts with the same header line, which so tells the files apart after they were joined.
-    text = b"".join(file.read_bytes().rstrip() + b"\n" for file in files)
-    cells = read_cells_as_text(text, 3, str(files[0].parent.parent))
-    is_header = cells[:, 1] == _HEADER
+    cells = read_cells_as_text(b"".join(_read_stay(file) for file in files), 3, str(files[0].parent.parent))
+    is_header = (cells == _HEADER.decode().split(",")).all(axis=1)
     stay = np.cumsum(is_header) - 1
+    row = np.arange(len(cells)) - np.flatnonzero(is_header)[stay]
     channel = pd.Index(CHANNELS).get_indexer(pd.Index(cells[:, 1]))
-    _refuse(cells, stay, files, (channel < 0) & ~is_header & ~np.isin(cells[:, 1], _WITHOUT_MEANING))
-    cells, stay, channel = cells[channel >= 0], stay[channel >= 0], channel[channel >= 0]
-    minute = _minutes(cells[:, 0])
     value = np.asarray(pd.to_numeric(pd.Series(cells[:, 2]), errors="coerce"), dtype=np.float64)
-    _refuse(cells, stay, files, np.isnan(minute) | ~np.isfinite(value))
-    return stay, minute.astype(np.int64), channel, value
+    minute = _minutes(cells[:, 0])
+    is_other = is_header | np.isin(cells[:, 1], _WITHOUT_MEANING)
+    is_wrong = np.where(channel < 0, ~is_other, np.isnan(minute) | ~np.isfinite(value))
+    wrong = np.flatnonzero(is_wrong)
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{_place(files[stay[first]], int(row[first]))}: the line '{','.join(cells[first])}' is not HH:MM, a variable of the challenge "
+            f"and a number ({len(wrong)} such lines in all files); download the file again."
+        )
+    number = np.asarray([int(file.stem) for file in files])
+    other = np.flatnonzero((cells[:, 1] == "RecordID") & (value != number[stay]))
+    if len(other):
+        first = int(other[0])
+        raise DataError(
+            f"{_place(files[stay[first]], int(row[first]))}: the RecordID is '{cells[first, 2]}' and not the name of the file "
+            f"({len(other)} such files); download the file again."
+        )
+    kept = channel >= 0
+    return stay[kept], minute[kept].astype(np.int64), channel[kept], value[kept]
+
+
+def _read_stay(file: Path) -> bytes:
+    """Give the lines of one stay, after making sure that its header stands on top and nowhere else."""
+    text = file.read_bytes().strip() + b"\n"
+    if text.partition(b"\n")[0].strip() != _HEADER:
+        raise DataError(f"{file}: does not begin with the line '{_HEADER.decode()}'; download the file again.")
+    if text.count(_HEADER) > 1:
+        raise DataError(f"{file}: holds the line '{_HEADER.decode()}' more than once; download the file again.")
+    return text
+
+
+def _place(file: Path, row: int) -> str:
+    """Name the line of a stay's row, counted from its header; blank lines are no rows."""
+    lines = [i for i, line in enumerate(file.read_bytes().splitlines(), start=1) if line.strip()]
+    return f"{file}:{lines[row]}"
 
 
 def _minutes(times: np.ndarray) -> np.ndarray:
@@ -164,22 +210,9 @@ def _minutes(times: np.ndarray) -> np.ndarray:
     return (parts @ np.array([60.0, 1.0]))[codes]
 
 
-def _refuse(cells: np.ndarray, stay: np.ndarray, files: list[Path], is_wrong: np.ndarray) -> None:
-    wrong = np.flatnonzero(is_wrong)
-    if len(wrong):
-        raise DataError(
-            f"{files[stay[wrong[0]]]}: the line '{','.join(cells[wrong[0]])}' is not HH:MM, a variable of the challenge and a number "
-            f"({len(wrong)} such lines in all files); download the file again."
-        )
-
-
 def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
     table = read(data_dir)
-    parts = split_series(
-        table.n_series,
-        {"train_size": 0.8, "random_state": split, "shuffle": True},
-        {"train_size": 0.75, "shuffle": False},
-    )
+    parts = split_t_patch_gnn(table.n_series, split)
     # A target is what stands at 24 h or later, so the origin lies just before.
     origin = float(np.nextafter(24.0, 0.0))
     is_seen = ~np.isin(table.row_series, parts[2])
@@ -243,8 +276,8 @@ def _grafiti(data_dir: Path | None, split: int) -> Task:
 
 
 def _pyomnits(data_dir: Path | None, split: int) -> Task:
-    # Hours count from 0: hour 35 is the last of 36.
-    return _next_three_steps(data_dir, 35.5, {"test_size": 0.1, "shuffle": False}, {"test_size": 0.1, "shuffle": False})
+    # P12.py divides times by their largest + 1, its scaler by their range: of 36 hours it reads 0 to 34, and hour 35 is the first target.
+    return _next_three_steps(data_dir, 34.5, {"test_size": 0.1, "shuffle": False}, {"test_size": 0.1, "shuffle": False})
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -275,9 +308,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "pyomnits": Protocol(
         name="pyomnits",
         source="PyOmniTS, https://github.com/Ladbaby/PyOmniTS (P12, 36 -> 3)",
-        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 35, targets the next 3 time steps; "
-        "the last 10 % of the stays are the test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged "
-        "over values.",
+        rules="Hourly means of 36 variables, standardised and cut as in 'grafiti'; history hours 0 to 34 (36 as named, "
+        "but its code divides times by another number than their range), targets the next 3 time steps; the last 10 % of the stays are the "
+        "test, the last 10 % of the others validation, nothing shuffled; errors in deviations, averaged over values.",
         average="pooled",
         splits=(0,),
         build=_pyomnits,

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from latentode.data.assembly import assemble, with_values
+from latentode.data.assembly import assemble, count_history, count_targets, rows_of, with_values
 from latentode.data.protocols import Protocol, Task, find_files
-from latentode.data.published import read_columns
+from latentode.data.published import read_columns, refuse_empty, to_floats
+from latentode.data.schema import count, quote_names
 from latentode.data.tables import Table, read_table
 from latentode.data.windows import Windows, bisect_rows
 from latentode.errors import DataError
@@ -41,16 +42,25 @@ class Collection:
     Attributes:
         folder: its name, as published.
         history, horizon, stride: in nanoseconds.
+        of_tidy: what the tidy table lacks, for a note.
     """
 
     folder: str
     history: int
     horizon: int
     stride: int
+    of_tidy: str = ""
 
 
 COLLECTIONS = {
-    "epa_air": Collection("EPA-Air", 7 * _DAY, 7 * _DAY, 7 * _DAY),
+    "epa_air": Collection(
+        "EPA-Air",
+        7 * _DAY,
+        7 * _DAY,
+        7 * _DAY,
+        of_tidy="The tidy table lacks the 121 rows without a record_id, at the ends of series, that the published folder has (146, 51 and "
+        "51 windows)",
+    ),
     "ilinet": Collection("ILINet", 36 * _WEEK, 36 * _WEEK, 4 * _WEEK),
     "repohealth": Collection("RepoHealth", 31 * _DAY, 31 * _DAY, 31 * _DAY),
     "gdelt": Collection("GDELT", 14 * _DAY, 14 * _DAY, 14 * _DAY),
@@ -78,14 +88,27 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Table, list[np.
     entities = sorted(entity for entity in path.iterdir() if (entity / "time_series.csv").is_file())
     if not entities:
         raise DataError(f"{path}: no folder in it holds a time_series.csv; {HOW}")
-    frames = [
-        read_columns(entity / "time_series.csv").drop(columns="record_id", errors="ignore") for entity in entities
-    ]
+    frames = [_read_entity(entity / "time_series.csv") for entity in entities]
     frame = pd.concat([one.assign(series_id=entity.name) for one, entity in zip(frames, entities, strict=True)])
     # Dates are written ISO in most collections, month first in one: each collection keeps to its own way.
     frame["time"] = _read_dates(frame.pop("date_time"), path)
     table = read_table(frame, duplicates="mean")
     return replace(table, source=str(path)), [_read_text_times(entity / "text.csv") for entity in entities]
+
+
+def _read_entity(path: Path) -> pd.DataFrame:
+    frame = read_columns(path).drop(columns="record_id", errors="ignore")
+    if "date_time" not in frame.columns:
+        raise DataError(f"{path}: has no column 'date_time' (it has {quote_names(list(frame.columns))}); {HOW}")
+    refuse_empty(frame, ["date_time"], path)
+    # What is to be refused is refused here, by file and line; a column of words alone is left to `read_table`, which leaves it out.
+    numbers = [name for name in frame.columns if name != "date_time" and _holds_numbers(frame, name)]
+    frame[numbers] = to_floats(frame, numbers, path)
+    return frame
+
+
+def _holds_numbers(frame: pd.DataFrame, name: str) -> bool:
+    return not np.isnan(np.asarray(pd.to_numeric(frame[name], errors="coerce"), dtype=np.float64)).all()
 
 
 def _read_text_times(path: Path) -> np.ndarray:
@@ -120,8 +143,7 @@ def _lay_windows(table: Table, collection: Collection, texts: list[np.ndarray] |
     start = first[series] + number * collection.stride
     # [start, start + history) is read, [start + history, start + total) is forecast; in whole nanoseconds these are closed on the right.
     windows = Windows(series, start + collection.history - 1, start + total - 1, start - 1)
-    kept = _count_values(table, windows.series, windows.history_from, windows.origin) > 0
-    kept &= _count_values(table, windows.series, windows.origin, windows.until) > 0
+    kept = (count_history(table, windows) > 0) & (count_targets(table, windows) > 0)
     if texts is not None:
         starts = np.concatenate([[0], np.cumsum([len(times) for times in texts])])
         stamps = np.concatenate([*texts, np.zeros(0, np.int64)])
@@ -135,10 +157,25 @@ def _lay_windows(table: Table, collection: Collection, texts: list[np.ndarray] |
     return [windows.take(np.flatnonzero(part == i)) for i in range(3)]
 
 
-def _count_values(table: Table, series: np.ndarray, after: np.ndarray, until: np.ndarray) -> np.ndarray:
-    counted = np.concatenate([[0], np.cumsum((~np.isnan(table.values)).sum(axis=1))])
-    bounds = table.starts[series], table.starts[series + 1]
-    return counted[bisect_rows(table.time, *bounds, until)] - counted[bisect_rows(table.time, *bounds, after)]
+def _end_before_later_parts(table: Table, parts: list[Windows]) -> list[Windows]:
+    """Leave out windows of training and validation whose targets reach past the first origin of a later part of their series."""
+    first = np.full(table.n_series, np.iinfo(np.int64).max)
+    kept = []
+    for part in reversed(parts):
+        kept.insert(0, part.take(np.flatnonzero(part.until <= first[part.series])))
+        np.minimum.at(first, part.series, part.origin)
+    return kept
+
+
+def _note_shared_targets(table: Table, parts: list[Windows]) -> list[str]:
+    """Say how many values are targets in two parts, as windows that overlap make them."""
+    targets = [rows_of(table, part, targets_only=True) for part in parts]
+    is_shared = np.sum(targets, axis=0) > 1
+    n = int((~np.isnan(table.values[is_shared])).sum())
+    if not n:
+        return []
+    which = count(n, "value is a target", "values are targets")
+    return [f"{which} in two parts or more, since windows overlap under the published rules; this is followed here."]
 
 
 def _standardise(table: Table, is_seen: np.ndarray, *, floor: float) -> Table:
@@ -171,11 +208,16 @@ def _build(name: str, data_dir: Path | None, split: int, *, of_training: bool) -
     notes = []
     if texts is None:
         notes.append("The published rules keep only windows with a text in their history; this table carries no text.")
+    if texts is None and collection.of_tidy:
+        sizes = [len(part) for part in windows]
+        notes.append(f"{collection.of_tidy}; here there are {sizes[0]}, {sizes[1]} and {sizes[2]}.")
     if of_training:
+        windows = _end_before_later_parts(table, windows)
         until = np.full(table.n_series, np.iinfo(np.int64).min)
         np.maximum.at(until, windows[0].series, windows[0].until)
         table = _standardise(table, table.time <= until[table.row_series], floor=_FLOOR)
     else:
+        notes += _note_shared_targets(table, windows)
         table = _standardise(table, np.ones(table.n_rows, bool), floor=0.0)
         notes.append(
             "The published rules standardise each series over all of its rows, the test included; this is followed here."
@@ -194,14 +236,15 @@ def _protocol(name: str, *, of_training: bool) -> Protocol:
         if of_training
         else "all of its rows (deviations as pandas', with n - 1)"
     )
+    ends = ", those whose targets reach into a later part left out" if of_training else ""
     days = [f"{span / _DAY:g}" for span in (collection.history, collection.horizon, collection.stride)]
     return Protocol(
         name=f"{name}_training_scale" if of_training else name,
         source="C. Chang et al., Time-IMM, NeurIPS 2025; https://github.com/blacksnail789521/IMM-TSF"
-        + ("; the scaling is ours" if of_training else ""),
+        + ("; the scaling, and that no target is in two parts, are ours" if of_training else ""),
         rules=f"{collection.folder}: windows of {days[0]} days of history and {days[1]} days to forecast every {days[2]} days from a "
         "series' first stamp, kept where both parts hold a value (and the history a text); the first 60 % of a series' windows train, the "
-        f"next 20 % validate; each series in deviations of {scaling}; errors averaged per channel, then over channels.",
+        f"next 20 % validate{ends}; each series in deviations of {scaling}; errors averaged per channel, then over channels.",
         average="macro",
         splits=(0,),
         build=partial(_build, name, of_training=of_training),

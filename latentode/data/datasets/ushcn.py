@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentode.data.assembly import assemble, fixed_windows, split_series, split_series_in_turn, step_after
+from latentode.data.assembly import assemble, fixed_windows, split_series_in_turn, split_t_patch_gnn, step_after
 from latentode.data.protocols import Protocol, Task, find_files
 from latentode.data.tables import Table
 from latentode.data.value_mask import read_value_mask
@@ -42,11 +42,7 @@ def read(data_dir: str | Path | None = None, time_scale: float = 1.0) -> Table:
 
 def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
     table = read(data_dir, time_scale=_MONTHS / 200)
-    parts = split_series(
-        table.n_series,
-        {"train_size": 0.8, "random_state": split, "shuffle": True},
-        {"train_size": 0.75, "shuffle": False},
-    )
+    parts = split_t_patch_gnn(table.n_series, split)
     # Windows [start, start + 25 months), the last one closed; targets from start + 24.
     start = np.arange(_MONTHS - _HISTORY, dtype=np.float64)
     end = np.where(start + _HISTORY + 1 == _MONTHS, _MONTHS, np.nextafter(start + _HISTORY + 1, 0))

@@ -76,3 +76,22 @@ def test_a_missing_column_and_missing_files_are_named(tmp_path):
     (tmp_path / "complete_tensor.csv").write_text("a,UNIQUE_ID\n1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match="no column 'TIME_STAMP'"):
         read_tensor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1,,0,0.5", r"line 4: column 'LABEL_CODE' is empty \(1 such cell\)"),
+        (",3,0,0.5", r"line 4: column 'UNIQUE_ID' is empty"),
+        ("1,2.7,0,0.5", r"line 4: column 'LABEL_CODE' holds '2.7', which is no whole number"),
+        ("1,1e300,0,0.5", r"line 4: column 'LABEL_CODE' holds '1e\+300', which is no whole number"),
+        ("1,3,,0.5", r"line 4: column 'TIME_STAMP' is empty"),
+        ("1,3,0,inf", r"line 4: column 'VALUENORM' holds 'inf', which is no number"),
+    ],
+)
+def test_labels_and_stays_are_whole_numbers_or_refused_by_line(tmp_path, row, message):
+    # The blank line is no row and still counts as a line.
+    text = f"UNIQUE_ID,LABEL_CODE,TIME_STAMP,VALUENORM\n\n1,3,0,0.5\n{row}\n"
+    (tmp_path / "complete_tensor.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_tensor(tmp_path)
