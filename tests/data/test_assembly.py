@@ -172,9 +172,9 @@ def test_a_task_drops_windows_without_history_or_target_and_counts_the_former():
 def test_t_patch_gnn_draws_the_test_and_takes_the_last_quarter_of_the_others_for_validation():
     train, validation, test = split_t_patch_gnn(40, 42)
     seen, drawn = train_test_split(np.arange(40), train_size=0.8, random_state=42, shuffle=True)
-    assert test.tolist() == drawn.tolist()
-    assert train.tolist() == seen[:24].tolist()
-    assert validation.tolist() == seen[24:].tolist()
+    assert list(test) == list(drawn)
+    assert list(train) == list(seen[:24])
+    assert list(validation) == list(seen[24:])
 
 
 def test_values_read_and_values_forecast_are_counted_on_either_side_of_the_origin():
