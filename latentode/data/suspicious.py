@@ -162,11 +162,12 @@ def note_row_numbers(channels: Sequence[str], values: np.ndarray) -> tuple[str, 
     Fewer than ten rows count for a column of such a name alone: 1, 2 is soon measured.
     """
     n_rows = len(values)
-    counts = np.isin(values[0], (0, 1)) & (values[-1] - values[0] == n_rows - 1) if n_rows > 1 else np.zeros(0, bool)
+    may_count = np.isin(values[0], (0, 1)) & (values[-1] == values[0] + n_rows - 1) if n_rows > 1 else np.zeros(0, bool)
     found = [
         channels[i]
-        for i in map(int, np.flatnonzero(counts))
-        if (n_rows >= 10 or re.fullmatch(_NAMES_OF_INDEX, channels[i].lower())) and (np.diff(values[:, i]) == 1).all()
+        for i in map(int, np.flatnonzero(may_count))
+        if (n_rows >= 10 or re.fullmatch(_NAMES_OF_INDEX, channels[i].lower()))
+        and (values[:, i] == values[0, i] + np.arange(n_rows)).all()
     ]
     return tuple(
         f"Column '{name}' counts the rows of the file, as an index does, and was read as a channel; to leave it out, name the others with "
