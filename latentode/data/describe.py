@@ -66,6 +66,8 @@ class Description:
         rows_per_series: quantiles `QUANTILES` of the number of rows.
         gaps: quantiles `QUANTILES` of the time between two rows of a series, as durations; empty where no series has two rows.
         channels: one summary each.
+        statics: columns with one value per series: "number", or the categories of the training part, the most frequent first.
+        known: columns that are known in the future, too.
         horizon: that a fit would take, as a duration; None where nothing can be forecast.
         n_heldout: validation and test windows under the settings.
         settings: of `data`, as they were used.
@@ -85,6 +87,8 @@ class Description:
     rows_per_series: tuple[float, ...]
     gaps: tuple[str, ...]
     channels: tuple[ChannelSummary, ...]
+    statics: dict[str, str | tuple[str, ...]]
+    known: tuple[str, ...]
     horizon: str | None
     n_heldout: dict[str, int]
     settings: dict[str, Any]
@@ -125,6 +129,11 @@ def describe(table: Table, settings: DataSettings) -> Description:
         rows_per_series=tuple(float(n) for n in np.quantile(np.diff(table.starts), QUANTILES)),
         gaps=tuple(_show_duration(gap, kind) for gap in np.quantile(gaps, QUANTILES)) if len(gaps) else (),
         channels=channels,
+        statics={
+            **dict.fromkeys(table.schema.static_numbers, "number"),
+            **dict(zip(table.schema.static_categories, table.schema.categories, strict=True)),
+        },
+        known=table.schema.known_columns,
         horizon=horizon,
         n_heldout=n_heldout,
         settings={name: getattr(settings, name) for name in settings.help_texts()},

@@ -103,9 +103,9 @@ def backtest(
             + ("." if refit else ", or --refit (`refit=True`).")
         )
     totals, pit = reduce(_plus, sums.values())
-    single = [{"origin": back, **fitted.summarise(*one)} for back, one in sums.items()]
+    single = [{"origin": back, **fitted.summarise(*one, is_whole=True)} for back, one in sums.items()]
     return {
-        **fitted.summarise(totals, pit, n_draws=n_draws),
+        **fitted.summarise(totals, pit, n_draws=n_draws, is_whole=True),
         "n_windows": sum(map(len, parts)),
         "horizon": float(span) if kind == "number" else format_duration(span, kind),
         "refit": refit,

@@ -59,7 +59,11 @@ def evaluate(
     fitted.network.to(device).eval()
     fitted.baselines.to(device)
     n_seen = 0 if is_known or fitted.seen is None else int((~fitted.seen.is_unseen(table, windows)).sum())
-    return {"part": part, "n_seen": n_seen, **fitted.score(table, windows, names, device=device, n_draws=n_draws)}
+    return {
+        "part": part,
+        "n_seen": n_seen,
+        **fitted.score(table, windows, names, device=device, n_draws=n_draws, is_whole=True),
+    }
 
 
 def _holds_out_nothing(fitted: FittedModel) -> bool:

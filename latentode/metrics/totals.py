@@ -259,20 +259,22 @@ class Totals:
         figures = {key: self.macro(name, std) for key, name in macro.items() if name in self.sums}
         return figures | ({"mse_pooled": self.pooled("mse", std)} if "mse" in self.sums else {})
 
-    def summary(self, channels: Sequence[str], std: Tensor) -> dict[str, Any]:
+    def summary(self, channels: Sequence[str], std: Tensor, *, is_whole: bool = False) -> dict[str, Any]:
         """Give the figures as plain values.
 
         Args:
             channels: names, `C` of them.
             std: training deviations, `(C,)`, float64.
+            is_whole: whether every metric is given per channel within the bins, too, which makes a large file.
 
         Returns:
             In training deviations: `<name>_macro` (also under the bare name: the headline) and `<name>_pooled`. In the user's units:
             `pooled` and `channels`. `n_values`. With several bins of lead time `bins`, the same of each, `after` and `until` in horizons;
-            their `channels` hold the headline metrics only, where there are such, for the size of the file.
+            their `channels` hold the headline metrics only, where there are such, unless it is to be whole.
         """
         figures = self._figures(channels, std, tuple(self.sums))
-        crossed = tuple(name for name in self.sums if METRICS[name].is_headline) or tuple(self.sums)
+        headline = tuple(name for name in self.sums if METRICS[name].is_headline)
+        crossed = tuple(self.sums) if is_whole or not headline else headline
         if len(self.edges) > 2:
             figures["bins"] = [
                 {"after": part.edges[0], "until": part.edges[1], **part._figures(channels, std, crossed)}

@@ -114,6 +114,7 @@ class FittedModel:
         *,
         device: torch.device | str = "cpu",
         n_draws: int = 0,
+        is_whole: bool = False,
     ) -> dict[str, Any]:
         """Score the model and the baselines on the same windows.
 
@@ -123,6 +124,7 @@ class FittedModel:
             names: of metrics; `mase` is left out of a run whose naive error was not measured.
             device: where to compute.
             n_draws: of the bootstrap over series; 0: no intervals.
+            is_whole: whether every metric is given per channel and bin, too.
 
         Returns:
             The model's figures (`Totals.summary`, by four bins of the horizon), its `calibration` (`PitCounts.summary`), `n_windows`,
@@ -130,9 +132,11 @@ class FittedModel:
             the headline errors.
         """
         totals, pit = self.totals(table, windows, names, device=device, per_series=n_draws > 0)
-        return {**self.summarise(totals, pit, n_draws=n_draws), "n_windows": len(windows)}
+        return {**self.summarise(totals, pit, n_draws=n_draws, is_whole=is_whole), "n_windows": len(windows)}
 
-    def summarise(self, totals: dict[str, Totals], pit: dict[str, PitCounts], *, n_draws: int = 0) -> dict[str, Any]:
+    def summarise(
+        self, totals: dict[str, Totals], pit: dict[str, PitCounts], *, n_draws: int = 0, is_whole: bool = False
+    ) -> dict[str, Any]:
         """Give the figures of `score` from the sums of `totals`, in the deviations of this model's training part.
 
         A channel that was constant in training has no such deviation: it stands among the channels and in no average; `left_out` names it.
@@ -142,7 +146,7 @@ class FittedModel:
         averaged = {name: total.without(flat) for name, total in totals.items()} if left_out else totals
         figures = {}
         for name, total in averaged.items():
-            figures[name] = total.summary(self.schema.channels, std)
+            figures[name] = total.summary(self.schema.channels, std, is_whole=is_whole)
             if left_out:
                 figures[name]["channels"] = totals[name].summary(self.schema.channels, std)["channels"]
             figures[name]["calibration"] = pit[name].without(flat).summary()

@@ -164,3 +164,22 @@ def test_picture_of_many_rows_is_thinned():
     table = read_table(pd.DataFrame({"time": np.arange(1000.0), "x": 1.0}))
     assert len(overview(table, n_marks=100).marks) == 100
     assert overview(table).gap_unit == "units of time"
+
+
+def test_columns_that_are_no_channels_are_named_with_their_categories():
+    frame = pd.DataFrame(
+        {
+            "series_id": ["a", "a", "b", "b", "c", "c"],
+            "time": [0.0, 1.0] * 3,
+            "x": np.arange(6.0),
+            "dose": 1.5,
+            "age": [30, 30, 40, 40, 50, 50],
+            "sex": ["F", "F", "M", "M", "F", "F"],
+        }
+    )
+    columns = {"static_columns": ["age", "sex"], "known_columns": ["dose"]}
+    d = describe(read_table(frame, **columns), DataSettings(**columns))
+    assert d.statics == {"age": "number", "sex": ("F", "M")}
+    assert d.known == ("dose",)
+    assert [channel.name for channel in d.channels] == ["x"]
+    json.dumps(d.to_dict())

@@ -13,6 +13,7 @@ from latentode import Forecaster
 from latentode.data.windows import make_split
 from latentode.forecasting.evaluate import evaluate
 from latentode.forecasting.report import print_scores
+from latentode.metrics import METRICS
 from tests.data.tables import make_frame, make_table
 
 QUICK = {"horizon": 3.0, "max_epochs": 2, "windows_per_epoch": 64, "device": "cpu", "show_progress": False}
@@ -51,6 +52,9 @@ def test_a_report_has_every_metric_per_channel_and_lead_time_and_against_every_b
     assert set(report["channels"]) == {"x0", "x1"}
     assert [round(one["until"], 2) for one in report["bins"]] == [0.25, 0.5, 0.75, 1.0]
     assert sum(one["n_values"] for one in report["bins"]) == report["n_values"]
+    for one in report["bins"]:
+        assert set(METRICS) <= set(one)
+        assert set(METRICS) <= set(one["channels"]["x0"])
     for name in ("mse", "mae", "crps"):
         low, high = report["intervals"][name]["macro"]
         assert low <= report[f"{name}_macro"] <= high

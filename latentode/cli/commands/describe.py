@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from latentode.cli.parser import OK, Parser, add_data_settings, check_outputs, n
 if TYPE_CHECKING:
     from latentode.data.describe import Description
     from latentode.data.tables import Table
+
+MAX_SHOWN = 8  # categories
 
 SUMMARY = "show what is in a table: series, channels, gaps, what a fit would do"
 EXAMPLE = "latentode describe data.csv --id_column station --time_column date --plot overview.png"
@@ -64,6 +67,11 @@ def _plot_overview(table: Table, path: Path) -> None:
     print(f"picture: {path}", file=sys.stderr)
 
 
+def _list_categories(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
+    return f"{len(names):,} categories: {', '.join(names[:MAX_SHOWN])}{more}"
+
+
 def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
     from latentode.data.settings import COLUMN_LISTS, DataSettings
     from latentode.data.tables import read_table
@@ -106,5 +114,9 @@ def _print_description(d: Description) -> None:
         figures = ["-" if x is None else f"{x:.4g}" for x in (c.mean, c.std, c.low, c.high)]
         grid.add_row(escape(c.name), f"{c.n_values:,}", f"{c.share:.0%}", f"{c.n_series:,}", *figures)
     console.print(grid)
+    for name, kind in d.statics.items():
+        print(f"  {name}: one value per series, {kind if isinstance(kind, str) else _list_categories(kind)}")
+    for name in d.known:
+        print(f"  {name}: known in the future; query tables hold it")
     for note in d.notes:
         print(f"note: {note}")
