@@ -376,7 +376,8 @@ def test_all_kinds_of_columns_go_from_a_csv_to_a_forecast(tmp_path):
     frame.to_csv(tmp_path / "data.csv", index=False)
     roles = ["--data.channels=[y,p,lead]", "--data.target_channels=[y,p]", "--data.static_columns=[kind,age]"]
     roles += ["--data.known_columns=[dose]", "--data.log_channels=[p]", "--data.scaling=robust"]
-    succeed("fit", "--data.path", "data.csv", "--run_dir", "run", *roles, *QUICK, cwd=tmp_path)
+    done = succeed("fit", "--data.path", "data.csv", "--run_dir", "run", *roles, *QUICK, cwd=tmp_path)
+    assert "--queries QUERIES" in done.stdout
     history = frame.assign(kind=frame["kind"].replace("A", "a ward that training never saw"))
     history.to_csv(tmp_path / "h.csv", index=False)
     last = frame.groupby("series_id")["time"].max()
@@ -399,7 +400,10 @@ def test_all_kinds_of_columns_go_from_a_csv_to_a_forecast(tmp_path):
     assert "q.csv:3: known column 'dose' is empty" in refuse(*ask, "--queries", "q.csv", cwd=tmp_path)
     assert "p" in succeed("evaluate", "run", "--data", "data.csv", "--metrics", "mse,crps", cwd=tmp_path).stdout
     described = [part.replace("data.", "") for part in roles]
-    assert "lead" in succeed("describe", "data.csv", *described, cwd=tmp_path).stdout
+    shown = succeed("describe", "data.csv", *described, cwd=tmp_path).stdout
+    assert "lead" in shown
+    assert "kind: one value per series" in shown
+    assert "dose: known in the future" in shown
 
 
 def test_runs_that_are_none_are_refused(run, folder, tmp_path):

@@ -173,6 +173,7 @@ def finish(
         "best_epoch": int(content["epoch"]),
         "seconds": round(seconds, 2),
         "horizon": data.examples.spans.describe(data.examples.table.schema),
+        "known_columns": list(data.examples.table.schema.known_columns),
         "notes": data.notes,
     }
     write_json(run_dir / "metrics.json", metrics)

@@ -51,7 +51,9 @@ def run_lightning(command: str, arguments: list[str]) -> int:
     show_scores(figures["test"] if figures["test"]["n_windows"] else figures["validation"])
     print(f"{figures['horizon']}; {figures['n_epochs']} epochs in {figures['seconds']:.0f} s")
     print(f"run folder: {run_dir}")
-    print(f"next: latentode forecast {run_dir} --history DATA --every STEP --out forecast.csv --plot forecast.png")
+    # A model with known columns has to be told what they will be.
+    times = "--queries QUERIES" if figures["known_columns"] else "--every STEP"
+    print(f"next: latentode forecast {run_dir} --history DATA {times} --out forecast.csv --plot forecast.png")
     return OK
 
 
