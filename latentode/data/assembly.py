@@ -217,6 +217,13 @@ def fit_scaler(table: Table, train: Windows, time_scale: float, mean_of: MeanOf 
     return replace(scaler, mean=np.where(targets.n_values > 0, targets.mean, scaler.mean))
 
 
+def assemble_gru_ode_bayes(table: Table, fold: int, *, origin: float, time_scale: float) -> Task:
+    """Make the task of GRU-ODE-Bayes' rules: history up to `origin`, the next three time steps as targets, folds by numpy's seed 432."""
+    parts = split_series_in_turn(table.n_series, fold, seed=432, test=0.1, validation=0.2)
+    windows = [fixed_windows(table, part, origin, step_after(table, part, origin, 3)) for part in parts]
+    return assemble(table, windows, time_scale=time_scale)
+
+
 def assemble(
     table: Table,
     parts: Sequence[Windows],

@@ -44,9 +44,9 @@ class Fingerprint:
         statics: Sequence[str] | None = None,
     ) -> Fingerprint:
         """Hash the rows of a table, block by block; the arguments are attributes of `Table`, `statics` a text per series."""
-        names = hash_array(np.asarray([str(name) for name in series_ids], dtype=object), categorize=False)
+        names = hash_names(series_ids)
         if statics is not None:
-            names = _mix(names ^ _mix(hash_array(np.asarray(statics, dtype=object), categorize=False)))
+            names = _mix(names ^ _mix(hash_names(statics)))
         total = 0
         for rows in blocks(values):
             series = np.searchsorted(starts, np.arange(rows.start, rows.stop), side="right") - 1
@@ -64,6 +64,11 @@ class Fingerprint:
     def hexdigest(self) -> str:
         """Give the SHA-256 of the sum, the number of rows and the channels."""
         return hashlib.sha256(repr((self.channels, self.n_rows, self.total)).encode()).hexdigest()
+
+
+def hash_names(names: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Hash each name, as a text: uint64 `(S,)`, the same on every machine."""
+    return hash_array(np.asarray([str(name) for name in names], dtype=object), categorize=False)
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from latentode.data.fingerprint import hash_array
+from latentode.data.fingerprint import hash_names
 from latentode.data.tables import Table
-from latentode.data.windows import TEST, Split, Windows
+from latentode.data.windows import TEST, Split, Windows, lowest_time
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Seen:
         """Take it from the split of a fit: up to the test cut of each series, or all of a series that is not held out."""
         until = split.test_from
         if split.kind == "series":
-            until = np.where(split.role == TEST, _bottom(table), table.time[table.starts[1:] - 1])
+            until = np.where(split.role == TEST, lowest_time(table), table.time[table.starts[1:] - 1])
         names = _hashed(table)
         order = np.argsort(names, kind="stable")
         return cls(names[order], until.astype(table.time.dtype)[order])
@@ -39,14 +38,10 @@ class Seen:
         names = _hashed(table)
         place = np.searchsorted(self.names, names).clip(max=max(len(self.names) - 1, 0))
         is_known = self.names[place] == names
-        until = np.where(is_known, self.until[place], _bottom(table))
+        until = np.where(is_known, self.until[place], lowest_time(table))
         return windows.origin >= until[windows.series]
 
 
 def _hashed(table: Table) -> np.ndarray:
-    names: Any = hash_array(np.asarray([str(name) for name in table.series_ids], dtype=object), categorize=False)
-    return names.view(np.int64)
-
-
-def _bottom(table: Table) -> Any:
-    return np.iinfo(np.int64).min if table.time.dtype == np.int64 else -np.inf
+    # Signed, as torch stores them in a checkpoint.
+    return hash_names(table.series_ids).view(np.int64)

@@ -289,14 +289,18 @@ def _as_time(duration: float, table: Table) -> np.ndarray:
 
 def _windows(series: np.ndarray, origin: np.ndarray, cut: np.ndarray, spans: Spans, table: Table) -> Windows:
     until = np.minimum(origin + _as_time(spans.horizon, table), cut)
-    if spans.history is None:
-        history_from = np.full_like(origin, _bottom(table))
-    else:
-        history_from = origin - _as_time(spans.history, table)
-    return Windows(series.astype(np.int64), origin, until, history_from)
+    return Windows(series.astype(np.int64), origin, until, begin_history(origin, spans.history, table))
 
 
-def _bottom(table: Table) -> Any:
+def begin_history(origin: np.ndarray, history: float | None, table: Table) -> np.ndarray:
+    """Give the time after which each window reads, dtype of `Table.time`, `(W,)`; before everything where `history` is None."""
+    if history is None:
+        return np.full_like(origin, lowest_time(table))
+    return origin - _as_time(history, table)
+
+
+def lowest_time(table: Table) -> Any:
+    """Give a time before all that the table can hold."""
     return np.iinfo(np.int64).min if table.time.dtype == np.int64 else -np.inf
 
 
@@ -375,5 +379,4 @@ def forecast_windows(table: Table, *, history: int | float | None = None, origin
             )
         at = np.full(table.n_series, origin[0], dtype=table.time.dtype)
     top = np.full(table.n_series, _top(table), dtype=table.time.dtype)
-    bottom = np.full_like(top, _bottom(table)) if history is None else at - _as_time(history, table)
-    return Windows(every, at, top, bottom)
+    return Windows(every, at, top, begin_history(at, history, table))

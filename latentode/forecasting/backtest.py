@@ -21,7 +21,7 @@ from latentode.data.schema import count
 from latentode.data.seen import Seen
 from latentode.data.tables import Table
 from latentode.data.times import format_duration, parse_duration
-from latentode.data.windows import Rows, Windows, make_split
+from latentode.data.windows import Rows, Windows, begin_history, lowest_time, make_split
 from latentode.errors import DataError, InputError
 from latentode.forecasting.report import scores_frame
 from latentode.metrics import PitCounts, Totals, check_metrics
@@ -76,7 +76,8 @@ def backtest(
     span = fitted.spans.horizon if horizon is None else parse_duration(horizon, kind, name="horizon")
     notes = _notes(fitted, span, kind)
     backs = range(origins, 0, -1)
-    parts = [rolling_windows(table, fitted, span, back) for back in backs]
+    rows = Rows.of(table)
+    parts = [rolling_windows(table, fitted, span, back, rows=rows) for back in backs]
     if not refit:
         if fitted.seen is None and table.digest() != fitted.digest:
             notes.append(
@@ -120,21 +121,24 @@ def rolling_origins(table: Table, span: float, back: int) -> np.ndarray:
     Raises:
         InputError: that lies before any date that nanoseconds can tell.
     """
-    if table.time.dtype == np.int64 and back * float(span) > float(table.time.min()) - np.iinfo(np.int64).min:
+    if table.time.dtype == np.int64 and back * float(span) > float(table.time.min()) - lowest_time(table):
         raise InputError(
             f"{back} horizons back lies before all that dates can tell; give fewer origins or a shorter horizon."
         )
     return table.time[table.starts[1:] - 1] - back * np.asarray(span, dtype=table.time.dtype)
 
 
-def rolling_windows(table: Table, fitted: FittedModel, span: float, back: int) -> Windows:
-    """Give one window per series from `rolling_origins`, where it has something to read and something to score."""
+def rolling_windows(table: Table, fitted: FittedModel, span: float, back: int, *, rows: Rows | None = None) -> Windows:
+    """Give one window per series from `rolling_origins`, where it has something to read and something to score.
+
+    Args:
+        table, fitted, span, back: as for `rolling_origins`, and the model whose history is read.
+        rows: of the table, where they are at hand.
+    """
     origin = rolling_origins(table, span, back)
-    bottom = np.iinfo(np.int64).min if table.time.dtype == np.int64 else -np.inf
-    history = fitted.spans.history
-    history_from = np.full_like(origin, bottom) if history is None else origin - np.asarray(history, dtype=origin.dtype)
+    history_from = begin_history(origin, fitted.spans.history, table)
     windows = Windows(np.arange(table.n_series), origin, rolling_origins(table, span, back - 1), history_from)
-    return Rows.of(table).keep_usable(windows)
+    return (rows or Rows.of(table)).keep_usable(windows)
 
 
 def rows_until(table: Table, origin: np.ndarray) -> Table:

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,6 @@ class BenchmarkSettings:
         for name in ("models", "seeds", "splits"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(dict.fromkeys(value)))
-
-    def at_splits(self, splits: tuple[int, ...]) -> BenchmarkSettings:
-        """Give the same on other splits."""
-        return replace(self, splits=splits)
 
 
 def choose_protocol(settings: BenchmarkSettings) -> Protocol:

@@ -52,7 +52,7 @@ def evaluate(
     if len(windows) == 0:
         raise DataError(
             f"{table.source}: the run holds out no test part; fit with a --data.test_fraction above 0, or name another table."
-            if is_known and split is not None and _holds_out_nothing(fitted)
+            if is_known and _holds_out_nothing(fitted)
             else f"{table.source}: holds no window with a value to read and a value to forecast within the horizon; "
             "give longer series, or fit with a shorter horizon."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         fit=fit,
         batch_size=count(options.batch_size, "batch_size"),
     )
-    settings = settings.at_splits(_splits(options.splits, choose_protocol(settings).splits))
+    settings = replace(settings, splits=_splits(options.splits, choose_protocol(settings).splits))
     protocol = choose_protocol(settings)
     out = Path(options.out)
     print(f"{settings.dataset}, protocol {protocol.name}: {protocol.rules}")

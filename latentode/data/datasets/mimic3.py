@@ -21,10 +21,9 @@ import pandas as pd
 
 from latentode.data.assembly import (
     assemble,
+    assemble_gru_ode_bayes,
     fixed_windows,
-    split_series_in_turn,
     split_t_patch_gnn,
-    step_after,
     value_range,
 )
 from latentode.data.protocols import Protocol, Task, find_files
@@ -84,9 +83,7 @@ def read_masked(data_dir: str | Path | None = None) -> Table:
 
 def _gru_ode_bayes(data_dir: Path | None, split: int) -> Task:
     table = read_tensor(data_dir)
-    parts = split_series_in_turn(table.n_series, split, seed=432, test=0.1, validation=0.2)
-    windows = [fixed_windows(table, part, 72.0, step_after(table, part, 72.0, 3)) for part in parts]
-    return assemble(table, windows, time_scale=24.0)
+    return assemble_gru_ode_bayes(table, split, origin=72.0, time_scale=24.0)
 
 
 def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:

@@ -16,7 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from latentode.data.assembly import assemble, fixed_windows, split_series_in_turn, split_t_patch_gnn, step_after
+from latentode.data.assembly import (
+    assemble,
+    assemble_gru_ode_bayes,
+    fixed_windows,
+    split_t_patch_gnn,
+)
 from latentode.data.protocols import Protocol, Task, find_files
 from latentode.data.tables import Table
 from latentode.data.value_mask import read_value_mask
@@ -61,9 +66,7 @@ def _t_patch_gnn(data_dir: Path | None, split: int) -> Task:
 
 def _gru_ode_bayes(data_dir: Path | None, split: int) -> Task:
     table = read(data_dir)
-    parts = split_series_in_turn(table.n_series, split, seed=432, test=0.1, validation=0.2)
-    windows = [fixed_windows(table, part, 150.0, step_after(table, part, 150.0, 3)) for part in parts]
-    return assemble(table, windows, time_scale=50.0)
+    return assemble_gru_ode_bayes(table, split, origin=150.0, time_scale=50.0)
 
 
 PROTOCOLS: dict[str, Protocol] = {
