@@ -75,9 +75,11 @@ def run(options: argparse.Namespace) -> int:
         f"{options.data}: {len(report['origins'])} origins, {report['n_windows']:,} windows, {report['n_values']:,} values"
     )
     show_scores(report, details=True)
+    scored = [name for name in METRICS if name in report]
+    shown = [name for name in scored if METRICS[name].is_headline] or scored
     for one in report["origins"]:
         ahead = f"{one['origin']} horizon{'s' if one['origin'] > 1 else ''} before the end"
-        print(f"  {ahead}: " + ", ".join(f"{name} {one[name]:.4g}" for name in METRICS if name in one))
+        print(f"  {ahead}: " + ", ".join(f"{name} {one[name]:.4g}" for name in shown))
     if options.out:
         out = Path(options.out)
         write_json(out, report)
