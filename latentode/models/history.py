@@ -20,40 +20,62 @@ class HistorySummary:
         mean: the mean of the values; 0 where there are none.
         count: how many values were seen.
         age: time from the latest value to the origin, >= 0; `UNSEEN_AGE` where the channel was not seen.
+        lowest, highest: the least and the greatest value; 0 where there is none.
+        recent: the mean of the values, each weighted by `exp(-RECENCY * age)`; drawn towards 0 where the latest are old.
     """
 
     last: Tensor
     mean: Tensor
     count: Tensor
     age: Tensor
+    lowest: Tensor
+    highest: Tensor
+    recent: Tensor
 
 
+RECENCY = 6.0  # per horizon: what is a sixth of a horizon old counts 1/e of what has just been seen
 UNSEEN_AGE = 10.0  # ten horizons: older than what any forecast still profits from
 
 
 def summarise(batch: Batch) -> HistorySummary:
-    """Summarise every history of a batch, as scatters over its tokens."""
-    n_series, n_tokens = batch.token_channel.shape
-    n_channels = batch.n_channels
-    seen = batch.token_observed
-    # Tokens that are padding go to a channel beside the real ones, which is cut off afterwards.
-    slot = torch.where(seen, batch.token_channel, n_channels)
-    value = batch.token_value
-    empty = value.new_zeros(n_series, n_channels + 1)
-    count = empty.scatter_add(1, slot, seen.to(value.dtype))[:, :n_channels]
-    total = empty.scatter_add(1, slot, value)[:, :n_channels]
-    position = torch.arange(n_tokens, device=value.device).expand(n_series, -1)
-    latest = torch.full((n_series, n_channels + 1), -1, device=value.device)
-    latest = latest.scatter_reduce(1, slot, position, "amax")[:, :n_channels]
+    """Summarise every history of a batch, as sums over its tokens."""
+    value, age = batch.token_value, -batch.token_time
+    seen = batch.token_observed.to(value.dtype)
+    weight = torch.exp(-RECENCY * age) * seen
+    sums = sum_by_channel(torch.stack([seen, value * seen, weight, weight * value], -1), batch)
+    count, total, mass, weighted = sums.unbind(-1)
+    latest = _latest(batch)
     is_seen = latest >= 0
     at = latest.clamp(min=0)
-    zero = value.new_zeros(())
+    lowest, highest = extremes(batch)
     return HistorySummary(
-        last=torch.where(is_seen, value.gather(1, at), zero),
+        last=torch.where(is_seen, value.gather(1, at), 0.0),
         mean=total / count.clamp(min=1),
         count=count,
-        age=torch.where(is_seen, -batch.token_time.gather(1, at), zero + UNSEEN_AGE),
+        age=torch.where(is_seen, age.gather(1, at), UNSEEN_AGE),
+        lowest=lowest,
+        highest=highest,
+        recent=weighted / (mass + 1e-3),
     )
+
+
+def sum_by_channel(x_BNK: Tensor, batch: Batch) -> Tensor:
+    """Sum what belongs to the tokens of each channel, `(B, C, K)`; what belongs to padding has to be 0."""
+    n_batch, n_channels = len(batch), batch.n_channels
+    cell = torch.arange(n_batch, device=x_BNK.device)[:, None] * n_channels + batch.token_channel
+    # Row by row: some five times as fast on a CPU as a scatter of single elements.
+    summed = x_BNK.new_zeros(n_batch * n_channels, x_BNK.shape[-1]).index_add(0, cell.flatten(), x_BNK.flatten(0, 1))
+    return summed.view(n_batch, n_channels, -1)
+
+
+def _latest(batch: Batch) -> Tensor:
+    """Give the position of the latest token of each channel, int64 `(B, C)`; -1 where there is none."""
+    n_series, n_tokens = batch.token_channel.shape
+    # Tokens that are padding go to a channel beside the real ones, which is cut off afterwards.
+    slot = torch.where(batch.token_observed, batch.token_channel, batch.n_channels)
+    position = torch.arange(n_tokens, device=slot.device).expand(n_series, -1)
+    latest = torch.full_like(slot[:, :1], -1).expand(-1, batch.n_channels + 1)
+    return latest.scatter_reduce(1, slot, position, "amax")[:, :-1]
 
 
 def known_features(batch: Batch) -> Tensor:
@@ -66,14 +88,10 @@ def known_features(batch: Batch) -> Tensor:
     n_known = batch.known.shape[-1]
     if n_known == 0:
         return at_query
-    n_series, n_tokens = batch.token_channel.shape
-    slot = torch.where(batch.token_observed, batch.token_channel, batch.n_channels)
-    empty = batch.token_value.new_zeros(n_series, batch.n_channels + 1, n_known)
-    total = empty.scatter_add(1, slot[..., None].expand(-1, -1, n_known), batch.token_known)[:, :-1]
-    count = empty[..., 0].scatter_add(1, slot, batch.token_observed.to(total.dtype))[:, :-1]
-    position = torch.arange(n_tokens, device=slot.device).expand(n_series, -1)
-    latest = torch.full_like(slot[:, :1], -1).expand(-1, batch.n_channels + 1)
-    latest = latest.scatter_reduce(1, slot, position, "amax")[:, :-1]
+    seen = batch.token_observed.to(batch.token_value.dtype)
+    sums = sum_by_channel(torch.cat([batch.token_known, seen[..., None]], -1) * seen[..., None], batch)
+    total, count = sums[..., :-1], sums[..., -1]
+    latest = _latest(batch)
     last = torch.where((latest >= 0)[..., None], pick(batch.token_known, latest.clamp(min=0)), 0.0)
     mean = total / count.clamp(min=1)[..., None]
     return torch.cat([at_query, *(pick(x, batch.target_channel) for x in (last, mean))], -1)

@@ -28,10 +28,10 @@ class Posterior:
     """What the encoder knows at the origin: a Gaussian over the latent state and what does not evolve.
 
     Attributes:
-        mean: `(B, D)`.
-        std: `(B, D)`, positive.
-        series_context: `(B, E)`, read by the dynamics.
-        channel_context: `(B, C, E)`, read by the decoder.
+        mean: `(B, D)`, one state for all channels of a series, or `(B, C, D)`, one for each.
+        std: the same shape, positive.
+        series_context: `(B, E)`, read by the dynamics of one state.
+        channel_context: `(B, C, E)`, read by the dynamics of a state per channel and by the decoder.
     """
 
     mean: Tensor
@@ -40,7 +40,7 @@ class Posterior:
     channel_context: Tensor
 
     def rsample(self) -> Tensor:
-        """Draw a state `(B, D)`; gradients flow to `mean` and `std` (Kingma and Welling 2014, section 2.4)."""
+        """Draw a state, shape of `mean`; gradients flow to `mean` and `std` (Kingma and Welling 2014, section 2.4)."""
         return Normal(self.mean, self.std, validate_args=False).rsample()
 
 
@@ -77,7 +77,10 @@ class Dynamics(Part):
 
     @abstractmethod
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
-        """Give the states `(B, Q, D)` at `t_BQ`, monotone per sample, from `z0_BD` at `t0_B`."""
+        """Give the states `(B, Q, D)` at `t_BQ`, monotone per sample, from `z0_BD` at `t0_B`.
+
+        A sample is a series, or one channel of a series where every channel has a state of its own.
+        """
 
 
 class Decoder(Part):

@@ -19,6 +19,7 @@ from latentode.models.baselines.linear import base_features, collect, least_squa
 from latentode.models.decoders import GaussianDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
+from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, ForecastModel, Posterior
 from latentode.models.objectives import beta_nll, elbo, gaussian_nll, kl_to_standard_normal, weighted_mean
 from latentode.models.statics import StaticContext
@@ -142,10 +143,19 @@ class LatentODE(ForecastModel):
         """Give the base's forecast of every target `(B, M)`."""
         return (base_features(batch) * self.base_weight[batch.target_channel]).sum(-1)
 
-    def decode(self, z0_BD: Tensor, posterior: Posterior, batch: Batch) -> Normal:
-        """Carry a state at the origin to the query times and decode it: the residual in units of `unit`."""
-        z_BQD = self.dynamics(z0_BD, torch.zeros_like(z0_BD[:, 0]), batch.query_time, posterior.series_context)
-        return self.decoder(z_BQD, batch, posterior.channel_context)
+    def decode(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Normal:
+        """Carry states at the origin to the targets and decode them: the residual in units of `unit`."""
+        return self.decoder(self.carry(z0, posterior, batch), batch, posterior.channel_context)
+
+    def carry(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Tensor:
+        """Carry states at the origin, `(B, D)` or one per channel `(B, C, D)`, to the targets, `(B, M, D)`."""
+        if z0.ndim == 2:
+            z_BQD = self.dynamics(z0, torch.zeros_like(z0[:, 0]), batch.query_time, posterior.series_context)
+            return pick(z_BQD, batch.target_row)
+        queries = batch.channel_queries()
+        z0_PD, context_PE = (x[queries.series, queries.channel] for x in (z0, posterior.channel_context))
+        z_PRD = self.dynamics(z0_PD, torch.zeros_like(z0_PD[:, 0]), queries.time, context_PE)
+        return z_PRD.flatten(0, 1)[queries.place]
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves."""
@@ -160,6 +170,7 @@ class LatentODE(ForecastModel):
         residual = self.decode(posterior.rsample(), posterior, batch)
         density = -gaussian_nll(residual.mean, residual.stddev, target) * weight
         log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
-        bound = elbo(log_likelihood, kl_to_standard_normal(posterior.mean, posterior.std), self.kl_weight)
+        kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
+        bound = elbo(log_likelihood, kl, self.kl_weight)
         # Per target, so that the step size does not depend on how many values a window happens to hold.
         return -bound * len(batch) / batch.target_observed.sum().clamp(min=1)

@@ -25,7 +25,7 @@ class GaussianDecoder(Decoder):
         min_std: least deviation, in the unit of the output.
     """
 
-    def __init__(self, hidden_size: int = 64, *, dropout: float = 0.1, min_std: float = 0.02) -> None:
+    def __init__(self, hidden_size: int = 64, *, dropout: float = 0.0, min_std: float = 0.02) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.dropout = dropout
@@ -53,9 +53,9 @@ class GaussianDecoder(Decoder):
         if self.has_known:
             self.from_known = nn.Linear(3 * len(schema.known_columns), self.hidden_size, bias=False)
 
-    def forward(self, z_BQD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> Normal:
+    def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> Normal:
         """Give the distribution of every target `(B, M)`."""
-        hidden_state = pick(self.from_state(z_BQD), batch.target_row)
+        hidden_state = self.from_state(z_BMD)
         hidden_channel = pick(self.from_context(channel_context_BCE), batch.target_channel)
         time_BM = batch.query_time.gather(1, batch.target_row)
         angle = time_BM[..., None] * self.frequency

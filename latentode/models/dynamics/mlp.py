@@ -16,7 +16,7 @@ class MLPField(Dynamics):
     The field does not see `t`: a forecast then depends on time differences only, so that shifting all stamps changes nothing.
 
     Args:
-        hidden_size: width of the two hidden layers.
+        hidden_size: width of the hidden layer.
         method: a name in `latentode.ode.SOLVERS`.
         rtol, atol: tolerances of the adaptive steps.
         max_steps: steps per sample after which a solve is given up with an error.
@@ -39,10 +39,9 @@ class MLPField(Dynamics):
         self.max_steps = max_steps
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
-        """Make the field's two layers; the last one starts small, so that an untrained state hardly moves."""
+        """Make the field's layers; the last one starts small, so that an untrained state hardly moves."""
         self.from_state = nn.Linear(latent_size, self.hidden_size)
         self.from_context = nn.Linear(context_size, self.hidden_size, bias=False)
-        self.middle = nn.Linear(self.hidden_size, self.hidden_size)
         self.to_slope = nn.Linear(self.hidden_size, latent_size)
         nn.init.normal_(self.to_slope.weight, std=0.1 / self.hidden_size**0.5)
         nn.init.zeros_(self.to_slope.bias)
@@ -50,7 +49,7 @@ class MLPField(Dynamics):
     def field(self, t_B: Tensor, z_BD: Tensor, drive_BH: Tensor) -> Tensor:
         """Give the slope `(B, D)`; `drive_BH` is the context's share of the first layer, which does not change along the way."""
         hidden = torch.tanh(self.from_state(z_BD) + drive_BH)
-        return self.to_slope(torch.tanh(self.middle(hidden)))
+        return self.to_slope(hidden)
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`."""

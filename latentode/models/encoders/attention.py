@@ -9,33 +9,51 @@ from torch import Tensor, nn
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
-from latentode.models.history import HistorySummary, summarise
+from latentode.errors import InputError
+from latentode.models.history import HistorySummary, sum_by_channel, summarise
 from latentode.models.interfaces import Encoder, Posterior
 
 CLAMP = 5.0  # training deviations: an outlier says "very large", not "a hundred times as large"
 N_FREQUENCIES = 8
+SCORE_BOUND = 12.0
+STATES = ("channel", "series")
 
 
 class AttentionEncoder(Encoder):
     """Reads every observed value once, without a grid and without a loop over time.
 
     A token is `(time, channel, value)` and what the known columns held at that time. Tokens of one channel are pooled by softmax weights
-    over time (one scatter); the channels then attend to each other (Vaswani et al. 2017); their pooled states give the posterior and the
-    contexts.
+    over time (one scatter); the channels then attend to each other (Vaswani et al. 2017); each gives the posterior of a latent state of
+    its own, or all together that of one.
 
     Args:
         hidden_size: width of tokens and channels.
         n_heads: heads of the pooling and of the attention across channels.
         n_layers: attention layers across channels.
         dropout: share of hidden units dropped in training.
+        states: "channel", a latent state for every channel of a series, or "series", one that all of them share.
+
+    Raises:
+        InputError: `states` is neither.
     """
 
-    def __init__(self, hidden_size: int = 64, *, n_heads: int = 4, n_layers: int = 2, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        hidden_size: int = 64,
+        *,
+        n_heads: int = 4,
+        n_layers: int = 2,
+        dropout: float = 0.2,
+        states: str = "channel",
+    ) -> None:
         super().__init__()
+        if states not in STATES:
+            raise InputError(f"states is {states!r}; choose one of {', '.join(STATES)}.")
         self.hidden_size = hidden_size
         self.n_heads = n_heads
         self.n_layers = n_layers
         self.dropout = dropout
+        self.states = states
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the layers."""
@@ -43,20 +61,22 @@ class AttentionEncoder(Encoder):
         self.channel = nn.Embedding(len(schema.channels), width)
         # From slower than the longest useful history to a few swings per tenth of a horizon, in radians per horizon.
         self.frequency = nn.Parameter(torch.exp(torch.linspace(math.log(0.2), math.log(40.0), N_FREQUENCIES)))
-        self.token = nn.Sequential(nn.Linear(2 + 2 * N_FREQUENCIES, width), nn.ReLU(), nn.Linear(width, width))
+        self.token = nn.Linear(2 + 2 * N_FREQUENCIES, width)
+        self.channel_of_token = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.score = nn.Linear(width, self.n_heads)
-        self.summary = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width))
+        self.summary = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width))
         self.mix = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, self.n_heads, 2 * width, dropout=self.dropout, batch_first=True, norm_first=True
             )
             for _ in range(self.n_layers)
         )
-        self.pool = nn.Linear(width, self.n_heads)
+        if self.states == "series":
+            self.pool = nn.Linear(width, self.n_heads)
+            self.to_series_context = nn.Linear(width, context_size)
         self.to_posterior = nn.Linear(width, 2 * latent_size)
-        self.to_series_context = nn.Linear(width, context_size)
-        self.to_channel_context = nn.Linear(width, context_size)
+        self.to_context = nn.Linear(width, context_size)
         self.has_known = bool(schema.known_columns)
         if self.has_known:
             self.from_known = nn.Linear(len(schema.known_columns), width, bias=False)
@@ -66,16 +86,18 @@ class AttentionEncoder(Encoder):
         hidden_BCH = self._pool_tokens(batch) + self.channel.weight + self.summary(_features(summarise(batch)))
         for layer in self.mix:
             hidden_BCH = layer(hidden_BCH)
+        context_BCE = self.to_context(hidden_BCH)
+        if self.states == "channel":
+            return self._posterior(hidden_BCH, context_BCE, context_BCE.mean(1))
         weight_BCK = self.pool(hidden_BCH).softmax(1)
         heads_BCKH = hidden_BCH.unflatten(-1, (self.n_heads, -1))
         series_BH = (weight_BCK[..., None] * heads_BCKH).sum(1).flatten(1)
-        mean, width = self.to_posterior(series_BH).chunk(2, -1)
-        return Posterior(
-            mean=mean,
-            std=nn.functional.softplus(width - 1.0) + 1e-3,
-            series_context=self.to_series_context(series_BH),
-            channel_context=self.to_channel_context(hidden_BCH),
-        )
+        return self._posterior(series_BH, context_BCE, self.to_series_context(series_BH))
+
+    def _posterior(self, hidden: Tensor, context_BCE: Tensor, series_context_BE: Tensor) -> Posterior:
+        mean, width = self.to_posterior(hidden).chunk(2, -1)
+        std = nn.functional.softplus(width - 1.0) + 1e-3
+        return Posterior(mean=mean, std=std, series_context=series_context_BE, channel_context=context_BCE)
 
     def _pool_tokens(self, batch: Batch) -> Tensor:
         """Pool the tokens of each channel, `(B, C, H)`; zero where a channel was not seen."""
@@ -83,29 +105,24 @@ class AttentionEncoder(Encoder):
         value = batch.token_value.clamp(-CLAMP, CLAMP)
         age = (-batch.token_time).clamp(min=0).log1p()
         features = torch.cat([value[..., None], age[..., None], angle.sin(), angle.cos()], -1)
-        token_BNH = self.token(features) + self.channel(batch.token_channel)
+        by_channel = self.channel_of_token(self.channel.weight)
+        token_BNH = self.token(features) + nn.functional.embedding(batch.token_channel, by_channel)
         if self.has_known:
             token_BNH = token_BNH + self.from_known(batch.token_known.clamp(-CLAMP, CLAMP))
         token_BNH = torch.relu(token_BNH)
-        seen = batch.token_observed
-        score_BNK = self.score(token_BNH).masked_fill(~seen[..., None], -math.inf)
-        # One maximum per series instead of one per channel: the softmax is the same, and exp cannot overflow.
-        highest = score_BNK.amax(1, keepdim=True).detach().clamp(min=-1e4)
-        weight_BNK = (score_BNK - highest).clamp(min=-30).exp() * seen[..., None]
+        score_BNK = self.score(token_BNH)
+        # Bounded, so that exp cannot overflow and no maximum has to be looked for.
+        weight_BNK = (SCORE_BOUND * torch.tanh(score_BNK / SCORE_BOUND)).exp() * batch.token_observed[..., None]
         weighted = (self.value(token_BNH).unflatten(-1, (self.n_heads, -1)) * weight_BNK[..., None]).flatten(2)
-        shape = (len(batch), batch.n_channels)
-        total = _scatter(weighted, batch.token_channel, shape)
-        mass = _scatter(weight_BNK, batch.token_channel, shape)
+        sums = sum_by_channel(torch.cat([weighted, weight_BNK], -1), batch)
+        total, mass = sums.split([self.hidden_size, self.n_heads], -1)
         return total / (mass.repeat_interleave(self.hidden_size // self.n_heads, -1) + 1e-9)
 
 
-def _scatter(x_BNK: Tensor, channel_BN: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Sum the tokens of each channel, `(B, C, K)`."""
-    index = channel_BN[..., None].expand_as(x_BNK)
-    return x_BNK.new_zeros(*shape, x_BNK.shape[-1]).scatter_add(1, index, x_BNK)
-
-
 def _features(summary: HistorySummary) -> Tensor:
-    """Give the summary as four inputs of a network, `(B, C, 4)`."""
-    last, mean = summary.last.clamp(-CLAMP, CLAMP), summary.mean.clamp(-CLAMP, CLAMP)
-    return torch.stack([last, mean, summary.age.log1p(), summary.count.log1p() / 4], -1)
+    """Give the summary as eight inputs of a network, `(B, C, 8)`."""
+    values = (summary.last, summary.mean, summary.lowest, summary.highest, summary.recent)
+    held = torch.stack(values, -1).clamp(-CLAMP, CLAMP)
+    count = summary.count
+    other = torch.stack([summary.age.log1p(), count.log1p() / 4, (count > 0).to(count.dtype)], -1)
+    return torch.cat([held, other], -1)
