@@ -280,6 +280,25 @@ def test_the_same_settings_give_the_same_bytes_by_command_config_and_python(run,
     assert all(other == first for other in others)
 
 
+def test_dynamics_are_chosen_by_their_class_path(folder, tmp_path):
+    (tmp_path / "linear.yaml").write_text("""
+model:
+  network:
+    class_path: latentode.models.LatentODE
+    init_args:
+      dynamics:
+        class_path: latentode.models.LinearField
+        init_args:
+          kind: dense
+""")
+    data, run = folder / "data.csv", tmp_path / "run"
+    succeed("fit", "--config", tmp_path / "linear.yaml", "--data.path", data, "--run_dir", run, *QUICK)
+    dynamics = Forecaster.load(run).fitted_.network.dynamics
+    assert dynamics.settings() == {"kind": "dense", "modulated": False}
+    succeed("forecast", run, "--history", data, "--every", "0.5", "--out", tmp_path / "forecast.csv")
+    assert np.isfinite(pd.read_csv(tmp_path / "forecast.csv")["mean"]).all()
+
+
 def test_settings_are_printed_as_yaml():
     text = succeed("fit", "--print_config").stdout
     assert "windows_per_epoch: 2048" in text

@@ -11,7 +11,7 @@ from .baselines import (
     Seasonal,
 )
 from .decoders import GaussianDecoder
-from .dynamics import MLPField
+from .dynamics import LinearField, MLPField
 from .encoders import AttentionEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Part, Posterior
 from .latent_ode import LatentODE
@@ -33,6 +33,7 @@ __all__ = [
     "GradientBoosting",
     "LastValue",
     "LatentODE",
+    "LinearField",
     "MLPField",
     "ODERNNEncoder",
     "Part",

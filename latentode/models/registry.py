@@ -22,7 +22,7 @@ from latentode.models.baselines import (
     Seasonal,
 )
 from latentode.models.decoders import GaussianDecoder
-from latentode.models.dynamics import MLPField
+from latentode.models.dynamics import LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
@@ -41,7 +41,8 @@ MODELS: dict[str, type[ForecastModel]] = {
 BASELINES = ("constant", "last_value", "blend")
 
 _CLASSES: dict[str, type[Part]] = {
-    cls.__name__: cls for cls in (*MODELS.values(), AttentionEncoder, ODERNNEncoder, MLPField, GaussianDecoder)
+    cls.__name__: cls
+    for cls in (*MODELS.values(), AttentionEncoder, ODERNNEncoder, LinearField, MLPField, GaussianDecoder)
 }
 
 

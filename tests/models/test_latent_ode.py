@@ -15,12 +15,19 @@ from hypothesis import strategies as st
 from latentode.data.windows import forecast_windows
 from latentode.errors import InputError
 from latentode.metrics import coverage
-from latentode.models import AttentionEncoder, Blend, LatentODE, MLPField, ODERNNEncoder
+from latentode.models import AttentionEncoder, Blend, LatentODE, LinearField, MLPField, ODERNNEncoder
 from latentode.models.baselines.linear import base_features
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
 
 ENCODERS = [AttentionEncoder, ODERNNEncoder]
+DYNAMICS = {
+    "adaptive": MLPField,
+    "fixed": lambda: MLPField(method="rk4", step_size=0.5),
+    "linear": LinearField,
+    "modulated": lambda: LinearField(modulated=True),
+    "dense": lambda: LinearField("dense"),
+}
 
 
 def make(prepared, encoder=AttentionEncoder, **kwargs):
@@ -31,9 +38,10 @@ def make(prepared, encoder=AttentionEncoder, **kwargs):
     return model.eval()
 
 
+@pytest.mark.parametrize("dynamics", DYNAMICS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_an_untrained_model_is_its_base(prepared, encoder):
-    model = make(prepared, encoder)
+def test_an_untrained_model_is_its_base(prepared, encoder, dynamics):
+    model = make(prepared, encoder, dynamics=DYNAMICS[dynamics]())
     batch = prepared.batch
     expected = (base_features(batch) * model.base_weight[batch.target_channel]).sum(-1)
     assert torch.equal(model(batch).mean, expected)
@@ -43,9 +51,10 @@ def test_without_a_base_an_untrained_model_is_the_training_mean(prepared):
     assert make(prepared, base=None)(prepared.batch).mean.abs().max() == 0
 
 
+@pytest.mark.parametrize("dynamics", DYNAMICS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_row_of_a_batch_equals_the_row_alone(prepared, encoder):
-    model = perturb(make(prepared, encoder))
+def test_a_row_of_a_batch_equals_the_row_alone(prepared, encoder, dynamics):
+    model = perturb(make(prepared, encoder, dynamics=DYNAMICS[dynamics]()))
     together = model(prepared.batch)
     for w in (0, 5, 11):
         batch = prepared.reader.read(prepared.windows.take(np.asarray([w])))
@@ -64,14 +73,15 @@ def test_warping_the_stamps_of_the_history_changes_the_forecast(prepared, encode
     assert (model(batch).mean - model(warped).mean).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("dynamics", DYNAMICS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 @given(unit=st.sampled_from([60.0, 1 / 24, 86_400.0]), start=st.sampled_from([0.0, 1e6, -2_000.0]))
 @settings(max_examples=6, deadline=None)
-def test_neither_the_unit_nor_the_origin_of_numeric_time_matters(encoder, unit, start):
+def test_neither_the_unit_nor_the_origin_of_numeric_time_matters(encoder, dynamics, unit, start):
     forecasts = []
     for u, s in ((1.0, 0.0), (unit, start)):
         prepared = prepare(make_table(unit=u, start=s), horizon=3.0 * u)
-        model = perturb(make(prepared, encoder))
+        model = perturb(make(prepared, encoder, dynamics=DYNAMICS[dynamics]()))
         windows = forecast_windows(prepared.table)
         rows = np.repeat(np.arange(len(windows)), 3)
         after = np.tile([0.5, 1.0, 2.9], len(windows)) * u
@@ -93,18 +103,20 @@ def test_the_order_of_channels_within_a_stamp_does_not_matter(prepared):
     assert torch.allclose(model(batch).mean, model(other).mean, atol=1e-5)
 
 
+@pytest.mark.parametrize("dynamics", DYNAMICS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("objective", ["nll", "elbo"])
-def test_gradients_reach_every_parameter(prepared, encoder, objective):
-    model = perturb(make(prepared, encoder, objective=objective)).train()
+def test_gradients_reach_every_parameter(prepared, encoder, objective, dynamics):
+    model = perturb(make(prepared, encoder, objective=objective, dynamics=DYNAMICS[dynamics]())).train()
     model.loss(prepared.batch).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     # The deviation of the posterior is drawn from only in the evidence lower bound.
     assert [name for name in silent if "to_posterior" not in name] == []
 
 
-def test_training_lowers_the_loss(prepared):
-    model = make(prepared).train()
+@pytest.mark.parametrize("dynamics", DYNAMICS)
+def test_training_lowers_the_loss(prepared, dynamics):
+    model = make(prepared, dynamics=DYNAMICS[dynamics]()).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
@@ -171,6 +183,12 @@ def test_the_state_moves_by_the_solver(prepared):
     slope = field.field(torch.zeros(3), z0, field.from_context(context))
     assert torch.allclose(z[:2, 0], z0[:2])
     assert torch.allclose((z[0, 1] - z0[0]) / 1e-3, slope[0], rtol=2e-2, atol=2e-3)
+    # Classical Runge-Kutta steps of a sixteenth, queries between two of them too, are right to their order.
+    fixed = MLPField(method="rk4", step_size=1 / 16)
+    fixed.setup(prepared.table.schema, 4, 5)
+    fixed.load_state_dict(field.state_dict())
+    assert torch.allclose(fixed(z0, torch.zeros(3), t, context), z, atol=1e-4)
+    assert not torch.equal(fixed(z0, torch.zeros(3), t, context), z)
 
 
 def test_a_seeded_run_gives_its_golden_numbers(prepared):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from latentode.data.schema import Schema
 from latentode.models.interfaces import Dynamics
-from latentode.ode import PIDController, solve
+from latentode.ode import FixedStep, PIDController, solve
 
 
 class MLPField(Dynamics):
@@ -20,6 +20,8 @@ class MLPField(Dynamics):
         method: a name in `latentode.ode.SOLVERS`.
         rtol, atol: tolerances of the adaptive steps.
         max_steps: steps per sample after which a solve is given up with an error.
+        step_size: length of every step, in horizons, whatever the error; queries inside a step are read from its interpolant.
+            None: adaptive steps.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class MLPField(Dynamics):
         rtol: float = 1e-3,
         atol: float = 1e-4,
         max_steps: int = 2_000,
+        step_size: float | None = None,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -37,6 +40,7 @@ class MLPField(Dynamics):
         self.rtol = rtol
         self.atol = atol
         self.max_steps = max_steps
+        self.step_size = step_size
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the field's layers; the last one starts small, so that an untrained state hardly moves."""
@@ -53,6 +57,7 @@ class MLPField(Dynamics):
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`."""
+        adaptive = PIDController(rtol=self.rtol, atol=self.atol)
         solution = solve(
             self.field,
             z0_BD,
@@ -60,7 +65,7 @@ class MLPField(Dynamics):
             t0=t0_B,
             args=(self.from_context(context_BE),),
             method=self.method,
-            controller=PIDController(rtol=self.rtol, atol=self.atol),
+            controller=adaptive if self.step_size is None else FixedStep(self.step_size),
             max_steps=self.max_steps,
         )
         return solution.ys
