@@ -21,6 +21,8 @@ from torch.distributions import Distribution, Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
+from latentode.models.distributions import about
+from latentode.models.objectives import beta_square
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,26 @@ class Posterior:
     def rsample(self) -> Tensor:
         """Draw a state, shape of `mean`; gradients flow to `mean` and `std` (Kingma and Welling 2014, section 2.4)."""
         return Normal(self.mean, self.std, validate_args=False).rsample()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the residual of a target is counted from and in: `value = base + unit * residual`.
+
+    A decoder gives residuals; by the frame it can put probability on values, such as the last one.
+
+    Attributes:
+        base: `(B, M)`.
+        unit: `(B, M)`, positive.
+    """
+
+    base: Tensor
+    unit: Tensor
+
+    def residual(self, value: Tensor) -> Tensor:
+        """Give values `(B, M)` or `(B, M, K)` as residuals."""
+        base, unit = (x.view(*x.shape, *[1] * (value.ndim - x.ndim)) for x in (self.base, self.unit))
+        return (value - base) / unit
 
 
 class Part(nn.Module, ABC):
@@ -84,15 +106,43 @@ class Dynamics(Part):
 
 
 class Decoder(Part):
-    """Turns states at the query times into a distribution per target."""
+    """Turns the state at each target into a distribution of its residual, see `Frame`."""
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
-        """Make the parameters; the untrained mean is zero, so that an untrained model is its base."""
+        """Make the parameters; the untrained mean is 0, so that an untrained model is its base, and the deviation 1."""
+
+    def watch(self, batch: Batch) -> None:
+        """See a batch of training windows, before training, for what is not learned by gradients."""
 
     @abstractmethod
-    def forward(self, z_BQD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> Distribution:
-        """Give a distribution with batch shape `(B, M)`."""
+    def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor, frame: Frame) -> Distribution:
+        """Give a distribution with batch shape `(B, M)`.
+
+        Args:
+            z_BMD: state at each target, not at each query: a model may have a state per channel.
+            batch: with the targets.
+            channel_context_BCE: what does not move.
+            frame: in which the answer is given.
+        """
+
+    def score(self, forecast: Distribution, target_BM: Tensor, beta: float) -> Tensor:
+        """Give what training lowers, element-wise `(B, M)`: half the squared error of the mean plus the score of the shape.
+
+        The shape is scored about a mean that is held constant, so that the mean learns by the error that the forecast of one number
+        is judged by, and only the shape by its own score.
+
+        Args:
+            forecast: of `forward`.
+            target_BM: residuals.
+            beta: as in `objectives.beta_nll`, whose weight the squared error has.
+        """
+        about_mean = about(forecast, forecast.mean.detach())
+        return beta_square(forecast, target_BM, beta) + self.shape_score(about_mean, target_BM)
+
+    def shape_score(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
+        """Give a proper score of the whole distribution, element-wise `(B, M)`: the negative log-likelihood."""
+        return -forecast.log_prob(target_BM)
 
 
 class ForecastModel(Part):

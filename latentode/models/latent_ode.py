@@ -5,23 +5,24 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.baselines.linear import base_features, collect, least_squares
 from latentode.models.decoders import GaussianDecoder
+from latentode.models.distributions import about, affine
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
 from latentode.models.history import pick
-from latentode.models.interfaces import Decoder, Dynamics, Encoder, ForecastModel, Posterior
-from latentode.models.objectives import beta_nll, elbo, gaussian_nll, kl_to_standard_normal, weighted_mean
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Posterior
+from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.statics import StaticContext
 from latentode.models.validation import choose_on_validation
 
@@ -45,7 +46,7 @@ class LatentODE(ForecastModel):
         context_size: size of what does not move.
         base: "blend", or None for the latent path alone.
         objective: "nll" (predictive likelihood) or "elbo" (with a posterior draw and its divergence from the prior).
-        beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error, 0 by the plain likelihood.
+        beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
     """
 
@@ -101,7 +102,7 @@ class LatentODE(ForecastModel):
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
-        moments = collect(training)
+        moments = collect(self._watched(training))
         known = moments.count > 0
         if self.base:
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
@@ -111,6 +112,11 @@ class LatentODE(ForecastModel):
         weight = moments.count.clamp(min=50).rsqrt()
         self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
 
+    def _watched(self, training: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in training:
+            self.decoder.watch(batch)
+            yield batch
+
     def calibrate(self, validation: Iterable[Batch]) -> None:
         """Let validation decide, per channel, on the base, on the weight of the residual and on the width of the intervals."""
         choice = choose_on_validation(self, validation)
@@ -118,14 +124,15 @@ class LatentODE(ForecastModel):
         self.residual_weight.copy_(choice.residual_weight)
         self.std_factor.copy_(choice.std_factor)
 
-    def forward(self, batch: Batch) -> Normal:
+    def forward(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
         posterior = self.encode(batch)
         residual = self.decode(posterior.mean, posterior, batch)
         channel = batch.target_channel
-        unit = self.unit[channel]
-        mean = self.base_mean(batch) + unit * self.residual_weight[channel] * residual.mean
-        return Normal(mean, unit * self.std_factor[channel] * residual.stddev, validate_args=False)
+        # The weight is on the mean alone: the distribution about it keeps its shape.
+        residual = about(residual, self.residual_weight[channel] * residual.mean, self.std_factor[channel])
+        frame = self.frame(batch)
+        return affine(residual, frame.base, frame.unit)
 
     def encode(self, batch: Batch) -> Posterior:
         """Encode every history; what is constant per series joins both contexts, whichever encoder reads the history."""
@@ -143,9 +150,14 @@ class LatentODE(ForecastModel):
         """Give the base's forecast of every target `(B, M)`."""
         return (base_features(batch) * self.base_weight[batch.target_channel]).sum(-1)
 
-    def decode(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Normal:
+    def frame(self, batch: Batch) -> Frame:
+        """Give base and unit of every target."""
+        return Frame(self.base_mean(batch), self.unit[batch.target_channel])
+
+    def decode(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Distribution:
         """Carry states at the origin to the targets and decode them: the residual in units of `unit`."""
-        return self.decoder(self.carry(z0, posterior, batch), batch, posterior.channel_context)
+        z_BMD = self.carry(z0, posterior, batch)
+        return self.decoder(z_BMD, batch, posterior.channel_context, self.frame(batch))
 
     def carry(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Tensor:
         """Carry states at the origin, `(B, D)` or one per channel `(B, C, D)`, to the targets, `(B, M, D)`."""
@@ -161,14 +173,14 @@ class LatentODE(ForecastModel):
         """Give the objective in units of what the base leaves."""
         posterior = self.encode(batch)
         channel = batch.target_channel
-        target = (batch.target_value - self.base_mean(batch)) / self.unit[channel]
+        target = self.frame(batch).residual(batch.target_value)
         weight = self.loss_weight[channel]
         if self.objective == "nll":
             residual = self.decode(posterior.mean, posterior, batch)
-            score = beta_nll(residual.mean, residual.stddev, target, self.beta)
+            score = self.decoder.score(residual, target, self.beta)
             return weighted_mean(score, weight, batch.target_observed)
         residual = self.decode(posterior.rsample(), posterior, batch)
-        density = -gaussian_nll(residual.mean, residual.stddev, target) * weight
+        density = residual.log_prob(target) * weight
         log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
         bound = elbo(log_likelihood, kl, self.kl_weight)

@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 
 def gaussian_nll(mean: Tensor, std: Tensor, value: Tensor) -> Tensor:
@@ -23,6 +24,15 @@ def beta_nll(mean: Tensor, std: Tensor, value: Tensor, beta: float) -> Tensor:
     that the model calls noisy still teaches the mean.
     """
     return std.detach().pow(2 * beta) * gaussian_nll(mean, std, value)
+
+
+def beta_square(forecast: Distribution, value: Tensor, beta: float) -> Tensor:
+    """Give half the squared error of the mean, weighted as `beta_nll` weights it, for any distribution.
+
+    With `beta = 1` the weight is 1, else it is `std^(2 beta - 2)` held constant.
+    """
+    square = 0.5 * (forecast.mean - value).square()
+    return square if beta == 1 else square * forecast.stddev.detach().pow(2 * beta - 2)
 
 
 def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
