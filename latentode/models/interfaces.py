@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
@@ -103,6 +104,37 @@ class Dynamics(Part):
 
         A sample is a series, or one channel of a series where every channel has a state of its own.
         """
+
+    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Carry states from time 0 to where each is asked for, `(T, D)`: samples may have few or many queries.
+
+        This brings them to one length by padding. A member for which that is waste overrides it.
+
+        Args:
+            z0_BD: at the origin.
+            context_BE: what does not move.
+            sample_T: which sample each query asks for, int64; every sample is asked for.
+            t_T: when, above 0, ascending in each sample.
+        """
+        t_BQ, place_T = pad(sample_T, t_T, len(z0_BD))
+        z_BQD = self(z0_BD, torch.zeros_like(z0_BD[:, 0]), t_BQ, context_BE)
+        return z_BQD.flatten(0, 1).index_select(0, place_T)
+
+
+def pad(sample_T: Tensor, t_T: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+    """Bring times, ascending in each sample, to rows of one length, padded by repeating the last.
+
+    Returns:
+        The rows `(B, Q)`, and where each time stands in them, flat `(T,)`.
+    """
+    order = sample_T.argsort(stable=True)
+    count = torch.bincount(sample_T, minlength=n_samples)
+    first = count.cumsum(0) - count
+    rank = torch.arange(len(order), device=order.device) - first.index_select(0, sample_T.index_select(0, order))
+    width = int(count.max())
+    place_T = torch.empty_like(order).scatter(0, order, rank) + sample_T * width
+    t_BQ = t_T.new_full((n_samples * width,), -torch.inf).scatter(0, place_T, t_T).view(n_samples, width)
+    return t_BQ.cummax(1).values, place_T
 
 
 class Decoder(Part):

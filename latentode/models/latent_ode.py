@@ -165,9 +165,13 @@ class LatentODE(ForecastModel):
             z_BQD = self.dynamics(z0, torch.zeros_like(z0[:, 0]), batch.query_time, posterior.series_context)
             return pick(z_BQD, batch.target_row)
         queries = batch.channel_queries()
-        z0_PD, context_PE = (x[queries.series, queries.channel] for x in (z0, posterior.channel_context))
-        z_PRD = self.dynamics(z0_PD, torch.zeros_like(z0_PD[:, 0]), queries.time, context_PE)
-        return z_PRD.flatten(0, 1)[queries.place]
+        z_BMD = z0.new_zeros(batch.target_row.numel(), z0.shape[-1])
+        if len(queries.place):
+            pair = queries.series * batch.n_channels + queries.channel
+            z0_PD, context_PE = (x.flatten(0, 1).index_select(0, pair) for x in (z0, posterior.channel_context))
+            z_TD = self.dynamics.carry(z0_PD, context_PE, queries.pair, queries.time)
+            z_BMD = z_BMD.to(z_TD.dtype).index_copy(0, queries.place, z_TD)
+        return z_BMD.view(*batch.target_row.shape, -1)
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves."""

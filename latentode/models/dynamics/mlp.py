@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from latentode.data.schema import Schema
 from latentode.models.interfaces import Dynamics
-from latentode.ode import FixedStep, PIDController, solve
+from latentode.ode import FixedStep, PIDController, Solution, solve
 
 
 class MLPField(Dynamics):
@@ -57,8 +57,17 @@ class MLPField(Dynamics):
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`."""
+        return self._solve(z0_BD, t0_B, t_BQ, context_BE).ys
+
+    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Solve every sample up to its last query, and read its queries off the interpolants: no query costs more than that."""
+        last_B = torch.zeros_like(z0_BD[:, 0], dtype=t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
+        solution = self._solve(z0_BD, torch.zeros_like(last_B), last_B[:, None], context_BE, dense=True)
+        return solution.at(sample_T, t_T)
+
+    def _solve(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor, *, dense: bool = False) -> Solution:
         adaptive = PIDController(rtol=self.rtol, atol=self.atol)
-        solution = solve(
+        return solve(
             self.field,
             z0_BD,
             t_BQ,
@@ -67,5 +76,5 @@ class MLPField(Dynamics):
             method=self.method,
             controller=adaptive if self.step_size is None else FixedStep(self.step_size),
             max_steps=self.max_steps,
+            dense=dense,
         )
-        return solution.ys
