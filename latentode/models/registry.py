@@ -21,7 +21,7 @@ from latentode.models.baselines import (
     Ridge,
     Seasonal,
 )
-from latentode.models.decoders import GaussianDecoder
+from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
@@ -41,7 +41,17 @@ MODELS: dict[str, type[ForecastModel]] = {
 BASELINES = ("constant", "last_value", "blend")
 
 _CLASSES: dict[str, type[Part]] = {
-    cls.__name__: cls for cls in (*MODELS.values(), AttentionEncoder, ODERNNEncoder, MLPField, GaussianDecoder)
+    cls.__name__: cls
+    for cls in (
+        *MODELS.values(),
+        AttentionEncoder,
+        ODERNNEncoder,
+        MLPField,
+        GaussianDecoder,
+        MixtureDecoder,
+        QuantileDecoder,
+        StudentTDecoder,
+    )
 }
 
 
