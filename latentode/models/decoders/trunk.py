@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class TrunkDecoder(Decoder):
         hidden_size: width of the two hidden layers.
         dropout: share of hidden units dropped in training.
     """
+
+    shape_gradient: ClassVar[float] = 1.0
 
     def __init__(self, hidden_size: int, dropout: float) -> None:
         super().__init__()
@@ -65,7 +68,13 @@ class TrunkDecoder(Decoder):
         hidden = hidden + self.from_swings(swings)
         if self.has_known:
             hidden = hidden + self.from_known(known_features(batch).clamp(-5, 5))
-        return self.output(self.layers(hidden))
+        hidden = self.layers(hidden)
+        if self.shape_gradient == 1:
+            return self.output(hidden)
+        damped = torch.lerp(hidden.detach(), hidden, self.shape_gradient)
+        weight, bias = self.output.weight, self.output.bias
+        mean = nn.functional.linear(hidden, weight[:1], bias[:1])
+        return torch.cat([mean, nn.functional.linear(damped, weight[1:], bias[1:])], -1)
 
 
 def _summary(batch: Batch, time_BM: Tensor) -> Tensor:

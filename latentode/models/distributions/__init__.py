@@ -1,5 +1,8 @@
 """Distributions that torch lacks, and what every decoder's distribution can do: move, stretch, stand about another mean."""
 
 from .affine import about, affine
+from .anchored_mixture import AnchoredMixture
+from .quantile_function import QuantileFunction
+from .student_t import FiniteStudentT
 
-__all__ = ["about", "affine"]
+__all__ = ["AnchoredMixture", "FiniteStudentT", "QuantileFunction", "about", "affine"]
