@@ -69,7 +69,14 @@ class Encoder(Part):
 
 
 class Dynamics(Part):
-    """Carries the latent state to any time: a solved field, a closed form and a stochastic equation alike."""
+    """Carries the latent state to any time: a solved field, a closed form and a stochastic equation alike.
+
+    Attributes:
+        nfe: evaluations of the field that the last call cost each sample, `(B,)` or 0-d, detached and on the device, so that nobody waits
+            for it; None where nothing is solved.
+    """
+
+    nfe: Tensor | None = None
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
@@ -78,6 +85,9 @@ class Dynamics(Part):
     @abstractmethod
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)` at `t_BQ`, monotone per sample, from `z0_BD` at `t0_B`."""
+
+    def at_progress(self, fraction: float) -> None:
+        """Hear, before every epoch, which fraction of the planned training is behind; a field may be solved loosely at first."""
 
 
 class Decoder(Part):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from latentode.data.schema import Schema
+from latentode.models.dynamics.tolerance import check_loosen, looseness
 from latentode.models.interfaces import Dynamics
 from latentode.ode import PIDController, solve
 
@@ -19,6 +20,7 @@ class MLPField(Dynamics):
         hidden_size: width of the two hidden layers.
         method: a name in `latentode.ode.SOLVERS`.
         rtol, atol: tolerances of the adaptive steps.
+        loosen: by how much looser they are at the start of training, see `tolerance.looseness`; outside training they are as stated.
         max_steps: steps per sample after which a solve is given up with an error.
     """
 
@@ -29,6 +31,7 @@ class MLPField(Dynamics):
         method: str = "tsit5",
         rtol: float = 1e-3,
         atol: float = 1e-4,
+        loosen: float = 10.0,
         max_steps: int = 2_000,
     ) -> None:
         super().__init__()
@@ -36,7 +39,9 @@ class MLPField(Dynamics):
         self.method = method
         self.rtol = rtol
         self.atol = atol
+        self.loosen = check_loosen(loosen)
         self.max_steps = max_steps
+        self._looseness = 1.0
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the field's two layers; the last one starts small, so that an untrained state hardly moves."""
@@ -47,6 +52,10 @@ class MLPField(Dynamics):
         nn.init.normal_(self.to_slope.weight, std=0.1 / self.hidden_size**0.5)
         nn.init.zeros_(self.to_slope.bias)
 
+    def at_progress(self, fraction: float) -> None:
+        """Tighten the tolerances of training."""
+        self._looseness = looseness(self.loosen, fraction)
+
     def field(self, t_B: Tensor, z_BD: Tensor, drive_BH: Tensor) -> Tensor:
         """Give the slope `(B, D)`; `drive_BH` is the context's share of the first layer, which does not change along the way."""
         hidden = torch.tanh(self.from_state(z_BD) + drive_BH)
@@ -54,6 +63,7 @@ class MLPField(Dynamics):
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`."""
+        factor = self._looseness if self.training else 1.0
         solution = solve(
             self.field,
             z0_BD,
@@ -61,7 +71,8 @@ class MLPField(Dynamics):
             t0=t0_B,
             args=(self.from_context(context_BE),),
             method=self.method,
-            controller=PIDController(rtol=self.rtol, atol=self.atol),
+            controller=PIDController(rtol=factor * self.rtol, atol=factor * self.atol),
             max_steps=self.max_steps,
         )
+        self.nfe = solution.stats["nfe"].detach()
         return solution.ys
