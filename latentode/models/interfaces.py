@@ -92,7 +92,14 @@ class Encoder(Part):
 
 
 class Dynamics(Part):
-    """Carries the latent state to any time: a solved field, a closed form and a stochastic equation alike."""
+    """Carries the latent state to any time: a solved field, a closed form and a stochastic equation alike.
+
+    Attributes:
+        nfe: evaluations of the field that the last call cost each sample, `(B,)` or 0-d, detached and on the device, so that nobody waits
+            for it; None where nothing is solved.
+    """
+
+    nfe: Tensor | None = None
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
@@ -119,6 +126,9 @@ class Dynamics(Part):
         t_BQ, place_T = pad(sample_T, t_T, len(z0_BD))
         z_BQD = self(z0_BD, torch.zeros_like(z0_BD[:, 0]), t_BQ, context_BE)
         return z_BQD.flatten(0, 1).index_select(0, place_T)
+
+    def at_progress(self, fraction: float) -> None:
+        """Hear, before every epoch, which fraction of the planned training is behind; a field may be solved loosely at first."""
 
 
 def pad(sample_T: Tensor, t_T: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from latentode.data.schema import Schema
+from latentode.models.dynamics.tolerance import check_loosen, looseness
 from latentode.models.interfaces import Dynamics
 from latentode.ode import FixedStep, PIDController, Solution, solve
 
@@ -19,6 +20,7 @@ class MLPField(Dynamics):
         hidden_size: width of the hidden layer.
         method: a name in `latentode.ode.SOLVERS`.
         rtol, atol: tolerances of the adaptive steps.
+        loosen: by how much looser they are at the start of training, see `tolerance.looseness`; outside training they are as stated.
         max_steps: steps per sample after which a solve is given up with an error.
         step_size: length of every step, in horizons, whatever the error; queries inside a step are read from its interpolant.
             None: adaptive steps.
@@ -31,6 +33,7 @@ class MLPField(Dynamics):
         method: str = "tsit5",
         rtol: float = 1e-3,
         atol: float = 1e-4,
+        loosen: float = 10.0,
         max_steps: int = 2_000,
         step_size: float | None = None,
     ) -> None:
@@ -39,8 +42,10 @@ class MLPField(Dynamics):
         self.method = method
         self.rtol = rtol
         self.atol = atol
+        self.loosen = check_loosen(loosen)
         self.max_steps = max_steps
         self.step_size = step_size
+        self._looseness = 1.0
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the field's layers; the last one starts small, so that an untrained state hardly moves."""
@@ -49,6 +54,10 @@ class MLPField(Dynamics):
         self.to_slope = nn.Linear(self.hidden_size, latent_size)
         nn.init.normal_(self.to_slope.weight, std=0.1 / self.hidden_size**0.5)
         nn.init.zeros_(self.to_slope.bias)
+
+    def at_progress(self, fraction: float) -> None:
+        """Tighten the tolerances of training."""
+        self._looseness = looseness(self.loosen, fraction)
 
     def field(self, t_B: Tensor, z_BD: Tensor, drive_BH: Tensor) -> Tensor:
         """Give the slope `(B, D)`; `drive_BH` is the context's share of the first layer, which does not change along the way."""
@@ -66,8 +75,9 @@ class MLPField(Dynamics):
         return solution.at(sample_T, t_T)
 
     def _solve(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor, *, dense: bool = False) -> Solution:
-        adaptive = PIDController(rtol=self.rtol, atol=self.atol)
-        return solve(
+        factor = self._looseness if self.training else 1.0
+        adaptive = PIDController(rtol=factor * self.rtol, atol=factor * self.atol)
+        solution = solve(
             self.field,
             z0_BD,
             t_BQ,
@@ -78,3 +88,5 @@ class MLPField(Dynamics):
             max_steps=self.max_steps,
             dense=dense,
         )
+        self.nfe = solution.stats["nfe"].detach()
+        return solution
