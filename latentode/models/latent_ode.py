@@ -5,7 +5,7 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,11 +15,12 @@ from torch.distributions import Normal
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.baselines.linear import base_features, collect, least_squares
+from latentode.models.baselines.linear import MIN_STD, base_features, collect, least_squares
+from latentode.models.conformal import CalibratedModel, Calibration
 from latentode.models.decoders import GaussianDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
-from latentode.models.interfaces import Decoder, Dynamics, Encoder, ForecastModel, Posterior
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, Posterior
 from latentode.models.objectives import beta_nll, elbo, gaussian_nll, kl_to_standard_normal, weighted_mean
 from latentode.models.statics import StaticContext
 from latentode.models.validation import choose_on_validation
@@ -29,7 +30,7 @@ OBJECTIVES = ("nll", "elbo")
 BASES = ("blend", None)
 
 
-class LatentODE(ForecastModel):
+class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training; the unit is
@@ -51,7 +52,6 @@ class LatentODE(ForecastModel):
     base_weight: Tensor
     unit: Tensor
     residual_weight: Tensor
-    std_factor: Tensor
     loss_weight: Tensor
 
     def __init__(
@@ -91,8 +91,8 @@ class LatentODE(ForecastModel):
         self.register_buffer("base_weight", last_value.repeat(n_channels, 1))
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
-        self.register_buffer("std_factor", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
+        self.calibration = Calibration(n_channels)
         # Made last, and only where there are such columns: the weights of the parts are the same with and without.
         self.has_statics = bool(schema.static_columns)
         if self.has_statics:
@@ -110,21 +110,22 @@ class LatentODE(ForecastModel):
         weight = moments.count.clamp(min=50).rsqrt()
         self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:
-        """Let validation decide, per channel, on the base, on the weight of the residual and on the width of the intervals."""
+    def choose(self, validation: Sequence[Batch]) -> None:
+        """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
         choice = choose_on_validation(self, validation)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(choice.residual_weight)
-        self.std_factor.copy_(choice.std_factor)
+        self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
 
-    def forward(self, batch: Batch) -> Normal:
+    def raw(self, batch: Batch) -> Normal:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
         posterior = self.encode(batch)
         residual = self.decode(posterior.mean, posterior, batch)
         channel = batch.target_channel
         unit = self.unit[channel]
         mean = self.base_mean(batch) + unit * self.residual_weight[channel] * residual.mean
-        return Normal(mean, unit * self.std_factor[channel] * residual.stddev, validate_args=False)
+        std = unit * self.calibration.width_at(batch) * residual.stddev
+        return Normal(mean, std.clamp(min=MIN_STD), validate_args=False)
 
     def encode(self, batch: Batch) -> Posterior:
         """Encode every history; what is constant per series joins both contexts, whichever encoder reads the history."""
