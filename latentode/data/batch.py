@@ -135,6 +135,10 @@ class Batch:
         """Give the batch on a device."""
         return self._map("to", device, non_blocking=non_blocking)
 
+    def take(self, windows: Tensor) -> Batch:
+        """Give some of the windows: bool `(B,)` or int64 positions; the padding stays as wide."""
+        return self._map("__getitem__", windows)
+
     def pin_memory(self) -> Batch:
         """Give the batch in page-locked memory, from which copies to a GPU can overlap."""
         return self._map("pin_memory")

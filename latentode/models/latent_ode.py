@@ -5,7 +5,7 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,12 +16,13 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.baselines.linear import base_features, collect, least_squares
+from latentode.models.conformal import CalibratedModel, Calibration
 from latentode.models.decoders import GaussianDecoder
 from latentode.models.distributions import about, affine
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
 from latentode.models.history import pick
-from latentode.models.interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Posterior
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, Posterior
 from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.statics import StaticContext
 from latentode.models.validation import choose_on_validation
@@ -31,7 +32,7 @@ OBJECTIVES = ("nll", "elbo")
 BASES = ("blend", None)
 
 
-class LatentODE(ForecastModel):
+class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training; the unit is
@@ -53,7 +54,6 @@ class LatentODE(ForecastModel):
     base_weight: Tensor
     unit: Tensor
     residual_weight: Tensor
-    std_factor: Tensor
     loss_weight: Tensor
 
     def __init__(
@@ -93,8 +93,8 @@ class LatentODE(ForecastModel):
         self.register_buffer("base_weight", last_value.repeat(n_channels, 1))
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
-        self.register_buffer("std_factor", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
+        self.calibration = Calibration(n_channels)
         # Made last, and only where there are such columns: the weights of the parts are the same with and without.
         self.has_statics = bool(schema.static_columns)
         if self.has_statics:
@@ -117,20 +117,20 @@ class LatentODE(ForecastModel):
             self.decoder.watch(batch)
             yield batch
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:
-        """Let validation decide, per channel, on the base, on the weight of the residual and on the width of the intervals."""
+    def choose(self, validation: Sequence[Batch]) -> None:
+        """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
         choice = choose_on_validation(self, validation)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(choice.residual_weight)
-        self.std_factor.copy_(choice.std_factor)
+        self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
 
-    def forward(self, batch: Batch) -> Distribution:
+    def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
         posterior = self.encode(batch)
         residual = self.decode(posterior.mean, posterior, batch)
         channel = batch.target_channel
         # The weight is on the mean alone: the distribution about it keeps its shape.
-        residual = about(residual, self.residual_weight[channel] * residual.mean, self.std_factor[channel])
+        residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
         frame = self.frame(batch)
         return affine(residual, frame.base, frame.unit)
 
