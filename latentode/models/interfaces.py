@@ -208,6 +208,13 @@ class ForecastModel(Part):
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
 
+    def error_unit(self) -> Tensor | None:
+        """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.
+
+        Known after `prepare`. Validation is judged in it, so that a channel nobody can forecast does not drown the others.
+        """
+        return None
+
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit, before training, what is not learned by gradients."""
 

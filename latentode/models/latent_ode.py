@@ -112,6 +112,10 @@ class LatentODE(CalibratedModel):
         weight = moments.count.clamp(min=50).rsqrt()
         self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
 
+    def error_unit(self) -> Tensor:
+        """Give the deviation of what the base leaves in training."""
+        return self.unit
+
     def _watched(self, training: Iterable[Batch]) -> Iterator[Batch]:
         for batch in training:
             self.decoder.watch(batch)

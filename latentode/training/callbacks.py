@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _log = logging.getLogger(__name__)
 
-FIGURES = ("train_loss", "val_mse", "nfe", "nfe_max")
+FIGURES = ("train_loss", "val_mse", "val_score", "nfe", "nfe_max")
 COLUMNS = ("epoch", "step", "seconds", "learning_rate", *FIGURES)
 
 # A healthy field is worked out while it is learned: it costs more than at the start, but not this much more.

@@ -74,10 +74,10 @@ def moving_average(average: Tensor, new: Tensor, n_averaged: Tensor) -> Tensor:
 def run_callbacks(run_dir: Path, patience: int, *, show_progress: bool) -> list[Callback]:
     """Give the callbacks of every fit: best and last weights, early stopping, log, progress."""
     checkpoint = ModelCheckpoint(
-        dirpath=run_dir, filename="best", monitor="val_mse", save_last=True, enable_version_counter=False
+        dirpath=run_dir, filename="best", monitor="val_score", save_last=True, enable_version_counter=False
     )
     # An error that is not finite does not end training: the task's `rescue` decides.
-    stop = EarlyStopping(monitor="val_mse", patience=patience, check_finite=False)
+    stop = EarlyStopping(monitor="val_score", patience=patience, check_finite=False)
     average = WeightAveraging(avg_fn=moving_average)
     beside = [EpochLog(run_dir / "log.csv"), EffortWatch(), *([EpochProgress()] if show_progress else [])]
     return [average, checkpoint, stop, *beside]

@@ -107,7 +107,7 @@ class Rescue(pl.Callback):
         if trainer.sanity_checking:
             return
         self._look(trainer, pl_module)
-        error = float(trainer.callback_metrics.get("val_mse", math.inf))
+        error = float(trainer.callback_metrics.get("val_score", math.inf))
         if error < self._best_error:
             self._best_error, self._kept = error, _keep(trainer, pl_module)
 

@@ -69,9 +69,11 @@ class ForecastingTask(pl.LightningModule):
         if data.examples.stream is not None:
             # The table of the examples is a sample.
             self.fitted.digest = data.examples.digest()
-        self.error = ForecastError(len(data.examples.table.schema.channels), left_out=self.fitted.flat_channels())
         self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())
+        n_channels, flat = len(data.examples.table.schema.channels), self.fitted.flat_channels()
+        self.error = ForecastError(n_channels, left_out=flat)
+        self.score = ForecastError(n_channels, average="balanced", left_out=flat, unit=self.network.error_unit())
 
     def on_fit_start(self) -> None:
         """End after one epoch where there is nothing to train."""
