@@ -105,10 +105,10 @@ class EpochProgress(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the best error so far."""
-        self.best = min(self.best, float(trainer.callback_metrics.get("val_mse", float("inf"))))
+        self.best = min(self.best, float(trainer.callback_metrics.get("val_score", float("inf"))))
         if self.progress:
             self.progress.update(
-                self.task, error=f"epoch {trainer.current_epoch + 1}, best validation mse {self.best:.4f}"
+                self.task, error=f"epoch {trainer.current_epoch + 1}, best validation score {self.best:.4f}"
             )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

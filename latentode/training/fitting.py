@@ -58,7 +58,7 @@ class FitSettings:
 
     max_epochs: int = TRAINER_DEFAULTS["max_epochs"]
     patience: int = 30
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0
     device: str = "auto"

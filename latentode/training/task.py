@@ -28,7 +28,7 @@ class ForecastingTask(pl.LightningModule):
     """
 
     def __init__(
-        self, network: ForecastModel | str = "latent_ode", learning_rate: float = 4e-3, weight_decay: float = 1e-2
+        self, network: ForecastModel | str = "latent_ode", learning_rate: float = 2e-3, weight_decay: float = 1e-2
     ) -> None:
         super().__init__()
         self.network = make_model(network) if isinstance(network, str) else network
@@ -150,12 +150,17 @@ class ForecastingTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch to the validation error; where the field cannot be solved it is infinite."""
+        errors = {"val_mse": self.error, "val_score": self.score}
         try:
-            self.error.update(self.network(batch), batch)
-        except SolveError as error:
-            self._note_failure(error)
-            self.error.total.fill_(torch.inf)
-        self.log("val_mse", self.error, on_epoch=True, batch_size=len(batch))
+            forecast = self.network(batch)
+            for error in errors.values():
+                error.update(forecast, batch)
+        except SolveError as failure:
+            self._note_failure(failure)
+            for error in errors.values():
+                error.total.fill_(torch.inf)
+        for name, error in errors.items():
+            self.log(name, error, on_epoch=True, batch_size=len(batch))
 
     def configure_optimizers(self) -> Any:
         """Give AdamW and a one-cycle schedule over all steps; nothing where there is nothing to train."""
@@ -165,7 +170,7 @@ class ForecastingTask(pl.LightningModule):
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         n_steps = max(int(self.trainer.estimated_stepping_batches), 2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=n_steps, pct_start=0.2
+            optimizer, self.learning_rate, total_steps=n_steps, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
