@@ -99,12 +99,12 @@ class Rescue(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look before validation, so that only weights of a healthy training are validated and kept."""
-        if not trainer.sanity_checking:
+        if _is_in_fit(trainer):
             self._look(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the best weights; look again, since the averaged weights may have a field that cannot be solved."""
-        if trainer.sanity_checking:
+        if not _is_in_fit(trainer):
             return
         self._look(trainer, pl_module)
         error = float(trainer.callback_metrics.get("val_score", math.inf))
@@ -183,6 +183,11 @@ class Rescue(pl.Callback):
 
 def _place(trainer: pl.Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}"
+
+
+def _is_in_fit(trainer: pl.Trainer) -> bool:
+    """Tell a validation that follows training from those before it and without it."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 def _optimizers(trainer: pl.Trainer) -> list[Optimizer]:
