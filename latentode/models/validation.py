@@ -44,8 +44,7 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     parts, kept = [], []
     for batch in validation:
         with torch.no_grad():
-            posterior = model.encode(batch)
-            residual = model.decode(posterior.mean, posterior, batch)
+            residual = model.residual(batch)
         unit = model.unit[batch.target_channel]
         features = torch.cat([base_features(batch), (unit * residual.mean)[..., None]], -1)
         parts.append(moments_of(features, batch))

@@ -63,7 +63,7 @@ class MixtureDecoder(TrunkDecoder):
         n_atoms: int = 12,
         *,
         hidden_size: int = 64,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         min_std: float = 1e-3,
     ) -> None:
         super().__init__(hidden_size, dropout)

@@ -46,7 +46,7 @@ class QuantileDecoder(TrunkDecoder):
         levels: Sequence[float] = LEVELS,
         *,
         hidden_size: int = 64,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         min_scale: float = 0.02,
     ) -> None:
         super().__init__(hidden_size, dropout)

@@ -29,7 +29,7 @@ class StudentTDecoder(TrunkDecoder):
         min_scale: least scale, in the unit of the output.
     """
 
-    def __init__(self, hidden_size: int = 64, *, dropout: float = 0.1, min_scale: float = 0.02) -> None:
+    def __init__(self, hidden_size: int = 64, *, dropout: float = 0.0, min_scale: float = 0.02) -> None:
         super().__init__(hidden_size, dropout)
         self.min_scale = min_scale
 

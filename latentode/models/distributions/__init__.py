@@ -2,7 +2,8 @@
 
 from .affine import about, affine
 from .anchored_mixture import AnchoredMixture
+from .pool import pool, pool_family
 from .quantile_function import QuantileFunction
 from .student_t import FiniteStudentT
 
-__all__ = ["AnchoredMixture", "FiniteStudentT", "QuantileFunction", "about", "affine"]
+__all__ = ["AnchoredMixture", "FiniteStudentT", "QuantileFunction", "about", "affine", "pool", "pool_family"]
