@@ -280,6 +280,25 @@ def test_the_same_settings_give_the_same_bytes_by_command_config_and_python(run,
     assert all(other == first for other in others)
 
 
+def test_the_calendar_is_the_same_by_command_and_python(tmp_path):
+    data = tmp_path / "dates.csv"
+    make_frame(n_series=4, datetimes=True).to_csv(data, index=False)
+    assert "a model reads hour, weekday of every time" in succeed("describe", data).stdout
+    assert "a model reads weekday of every time" in succeed("describe", data, "--calendar", "[weekday]").stdout
+    quick = ["3h" if word == "3" else word for word in QUICK]
+    succeed("fit", "--data.path", data, "--run_dir", tmp_path / "run", "--data.calendar", "[weekday,hour]", *quick)
+    forecaster = Forecaster(
+        horizon="3h", max_epochs=2, windows_per_epoch=64, batch_size=16, device="cpu", show_progress=False,
+        calendar=["weekday", "hour"],
+    )  # fmt: skip
+    forecaster.fit(data).save(tmp_path / "python")
+    assert forecaster.fitted_.schema.calendar == ("hour", "weekday")
+    for name in ("run", "python"):
+        succeed("forecast", tmp_path / name, "--history", data, "--every", "30min", "--out", tmp_path / f"{name}.csv")
+    assert (tmp_path / "run.csv").read_bytes() == (tmp_path / "python.csv").read_bytes()
+    assert "choose auto, none, or a list" in refuse("fit", "--data.path", data, "--data.calendar", "month")
+
+
 def test_dynamics_are_chosen_by_their_class_path(folder, tmp_path):
     (tmp_path / "linear.yaml").write_text("""
 model:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from latentode.data.calendar import with_calendar
 from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
 from latentode.data.schema import IdKind, Schema, Survey, count, validate
@@ -258,6 +259,7 @@ def assemble(
     n_unread = sum(_count_targeted(rows, part) for part in parts) - sum(len(part) for part in kept)
     if n_unread:
         notes = [*notes, f"{count(n_unread, 'window', 'windows')} with targets but without any history were left out."]
+    table = with_calendar(table, "auto", rows_of(table, kept[0]))
     return Task(
         table,
         fit_scaler(table, kept[0], time_scale, mean_of),

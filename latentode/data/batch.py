@@ -1,6 +1,6 @@
 """`Batch`, the one thing that models read, and the reader that makes batches from a table.
 
-Legend: `B` windows, `N` observation tokens, `Q` query times, `M` targets, `T` distinct history stamps, `C` channels, `K` known columns,
+Legend: `B` windows, `N` observation tokens, `Q` query times, `M` targets, `T` distinct history stamps, `C` channels, `K` known figures,
 `S` static numbers, `P` static categories. Every window has its own times: nothing is brought to the union of a batch's time stamps.
 Times are `(t - origin) / time_scale`, subtracted in the table's own float64 or int64, so that a date far from 1970 loses nothing; history
 is at or below 0, queries above.
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentode.data.calendar import calendar_features
 from latentode.data.row_counts import bisect_rows, index_type, running_count, steps
 from latentode.data.scaling import Scaler
 from latentode.data.schema import blocks
@@ -31,7 +32,7 @@ class DenseRows:
         value: `(B, T, C)`, 0 where not observed.
         observed: bool `(B, T, C)`.
         row_observed: bool `(B, T)`; False is padding.
-        known: what the known columns held, `(B, T, K)`.
+        known: what the known columns held and the calendar said, `(B, T, K)`.
     """
 
     time: Tensor
@@ -79,9 +80,10 @@ class Batch:
         series: int64 `(B,)`.
         n_channels: `C`.
         time_scale: one unit of model time in table time: `origin + time_scale * query_time` is when a query stands in the calendar.
-        token_known: what the known columns held at the time of each token, scaled, `(B, N, K)`. They are features of the tokens and not
+        token_known: what the known columns held at the time of each token, scaled, and behind them what the calendar said, in sines and
+            cosines (`Schema.calendar`), `(B, N, K)`. They are features of the tokens and not
             tokens of their own: a model then reads a value beside what it was due to, and they take up none of `max_history`.
-        known: what they hold at each query time, scaled, `(B, Q, K)`.
+        known: the same at each query time, `(B, Q, K)`.
         statics: static numbers, scaled, `(B, S)`; 0 where not known.
         statics_observed: bool `(B, S)`.
         categories: int64 `(B, P)`, counted from 1; 0 is one that training never saw, or that is not known.
@@ -305,15 +307,26 @@ class WindowReader:
             target_channel=np.broadcast_to(np.tile(self.target_channels, width), shape),
             target_value=np.zeros(shape, np.float32),
             target_observed=np.repeat(queries.inside, n_targets, axis=1),
-            known=queries.gather(held[is_new]),
+            known=self._with_calendar(
+                queries.gather(held[is_new]), queries.gather(sorted_time[is_new]), queries.inside
+            ),
         )
         return batch, column
 
     def _known_at(self, name: str, row: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
-        """Give, under this name, the known columns of table rows `(B, L)`, 0 where padded: `(B, L, K)`; nothing where there are none."""
-        if self._known.shape[1] == 0:
+        """Give, under this name, what is known at table rows `(B, L)`, 0 where padded: `(B, L, K)`; nothing where that is nothing."""
+        if self.table.schema.n_known == 0:
             return {}
-        return {name: np.where(inside[..., None], self._known[row], np.float32(0))}
+        held = np.where(inside[..., None], self._known[row], np.float32(0))
+        return {name: self._with_calendar(held, self.table.time[row], inside)}
+
+    def _with_calendar(self, held: np.ndarray, time: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Put what the calendar says of times `(B, L)` behind the known columns `(B, L, K)`; 0 where padded."""
+        schema = self.table.schema
+        if not schema.calendar:
+            return held
+        said = calendar_features(time, schema.calendar, schema.time_zone)
+        return np.concatenate([held, np.where(inside[..., None], said, np.float32(0))], axis=-1)
 
     def _errors_at(self, row: np.ndarray, channel: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
         """Give values in the units of errors, where models see them in others."""

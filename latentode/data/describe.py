@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from latentode.data.calendar import with_calendar
 from latentode.data.schema import Schema, quote_names
 from latentode.data.settings import DataSettings
 from latentode.data.suspicious import note_scales
@@ -68,6 +69,7 @@ class Description:
         channels: one summary each.
         statics: columns with one value per series: "number", or the categories of the training part, the most frequent first.
         known: columns that are known in the future, too.
+        calendar: what a fit would read of the dates.
         horizon: that a fit would take, as a duration; None where nothing can be forecast.
         n_heldout: validation and test windows under the settings.
         settings: of `data`, as they were used.
@@ -89,6 +91,7 @@ class Description:
     channels: tuple[ChannelSummary, ...]
     statics: dict[str, str | tuple[str, ...]]
     known: tuple[str, ...]
+    calendar: tuple[str, ...]
     horizon: str | None
     n_heldout: dict[str, int]
     settings: dict[str, Any]
@@ -115,7 +118,7 @@ def describe(table: Table, settings: DataSettings) -> Description:
     if constant:
         verb = "channel never changes" if len(constant) == 1 else "channels never change"
         notes.append(f"{len(constant)} {verb}: {quote_names(constant)}.")
-    horizon, n_heldout = _describe_windows(table, settings, notes)
+    horizon, calendar, n_heldout = _describe_windows(table, settings, notes)
     return Description(
         source=table.source,
         n_series=table.n_series,
@@ -134,6 +137,7 @@ def describe(table: Table, settings: DataSettings) -> Description:
             **dict(zip(table.schema.static_categories, table.schema.categories, strict=True)),
         },
         known=table.schema.known_columns,
+        calendar=calendar,
         horizon=horizon,
         n_heldout=n_heldout,
         settings={name: getattr(settings, name) for name in settings.help_texts()},
@@ -166,18 +170,21 @@ def _figures(values: np.ndarray) -> tuple[float, float, float, float]:
     return float(scaled.mean()) * unit, float(scaled.std()) * unit, low, high
 
 
-def _describe_windows(table: Table, settings: DataSettings, notes: list[str]) -> tuple[str | None, dict[str, int]]:
+def _describe_windows(
+    table: Table, settings: DataSettings, notes: list[str]
+) -> tuple[str | None, tuple[str, ...], dict[str, int]]:
     try:
         spans = Spans.of(table, settings)
         split = make_split(table, settings)
+        calendar = with_calendar(table, settings.calendar, split.train_rows(table)).schema.calendar
     except DataError as error:
         notes.append(str(error))
-        return None, {}
+        return None, (), {}
     n_heldout = {
         "validation": len(heldout_windows(table, split, "val", spans)),
         "test": len(heldout_windows(table, split, "test", spans)),
     }
-    return _show_duration(spans.horizon, table.schema.time_kind), n_heldout
+    return _show_duration(spans.horizon, table.schema.time_kind), calendar, n_heldout
 
 
 def _show(time: np.generic, schema: Schema) -> str | float:

@@ -31,6 +31,7 @@ class Schema:
         categories: texts of each of `static_categories` that training saw (before a fit: the table), those of most series first.
         known_columns: columns whose values are known in the future too; never forecast, and no channels.
         log_channels: the channels that models see by their logarithm; their values are positive.
+        calendar: what models read of a date, of `settings.PERIODS`, each as sine and cosine; a fit chooses it.
     """
 
     id_column: str | None
@@ -45,6 +46,12 @@ class Schema:
     categories: tuple[tuple[str, ...], ...] = ()
     known_columns: tuple[str, ...] = ()
     log_channels: tuple[str, ...] = ()
+    calendar: tuple[str, ...] = ()
+
+    @property
+    def n_known(self) -> int:
+        """Number of figures that models read as known at any time: the known columns, then two of each period of the calendar."""
+        return len(self.known_columns) + 2 * len(self.calendar)
 
     @property
     def static_columns(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ CHOICES = {
     "split": ("time", "series"),
     "scaling": ("standard", "robust"),
 }
+PERIODS = ("hour", "weekday", "season")  # of the calendar
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -51,6 +52,10 @@ class DataSettings:
     )
     log_channels: list[str] | None = _setting(
         None, "channels of positive values that models see by their logarithm, as [a,b]"
+    )
+    calendar: list[str] | str = _setting(
+        "auto",
+        "what models read of a date, as [hour,weekday,season], or auto (those that the training part can show) or none",
     )
     scaling: str = _setting(
         "standard",
@@ -95,6 +100,7 @@ class DataSettings:
         check_column("id_column", self.id_column, may_be_none=True)
         check_column("time_column", self.time_column)
         check_column_lists({name: getattr(self, name) for name in COLUMN_LISTS})
+        _check_calendar(self.calendar)
 
     def reading(self) -> dict[str, Any]:
         """Give those settings that are keywords of `read_table`."""
@@ -152,6 +158,16 @@ def check_column_lists(lists: Mapping[str, Any]) -> None:
         for column in lists[name] or ():
             if role_of.setdefault(column, role) != role:
                 raise InputError(f"column '{column}' is named in {role_of[column]} and in {name}; give it one role.")
+
+
+def _check_calendar(value: Any) -> None:
+    if value in ("auto", "none"):
+        return
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not value or len(set(value)) < len(value) or not set(value) <= {*PERIODS}:
+        raise InputError(
+            f"calendar is {value!r}; choose auto, none, or a list of {', '.join(PERIODS)} such as [hour,season]."
+        )
 
 
 def check_column(name: str, value: Any, *, may_be_none: bool = False) -> None:

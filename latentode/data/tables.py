@@ -244,6 +244,7 @@ def read_table(
         statics.categories() if schema is None else schema.categories,
         columns.known,
         _among("log", log_channels or (), names, cells.source),
+        schema.calendar if schema else (),
     )
 
     def show_time(row: int, time: np.ndarray = time) -> str:

@@ -85,6 +85,14 @@ def localize(local: np.ndarray, zone: str, *, what: str) -> np.ndarray:
     return _nanoseconds(stamps.tz_convert("UTC").tz_localize(None))
 
 
+def local_clock(utc: np.ndarray, zone: str | None) -> np.ndarray:
+    """Give the wall clock of a zone in nanoseconds `(N,)`, of times in UTC; without a zone they are wall clocks as they are."""
+    fixed = 0 if zone is None else offset_ns(zone)
+    if fixed is not None:
+        return utc + fixed
+    return _nanoseconds(pd.DatetimeIndex(utc.view("datetime64[ns]"), tz="UTC").tz_convert(zone).tz_localize(None))
+
+
 def wall_clock(utc: np.ndarray, zone: str) -> tuple[np.ndarray, np.ndarray]:
     """Give the wall clock of a zone, and its offset as text.
 
@@ -95,14 +103,9 @@ def wall_clock(utc: np.ndarray, zone: str) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         nanoseconds on the wall clock `(N,)`, and texts such as `+02:00` `(N,)`: their difference is exactly `utc`.
     """
-    fixed = offset_ns(zone)
-    if fixed is None:
-        local = pd.DatetimeIndex(utc.view("datetime64[ns]"), tz="UTC").tz_convert(zone).tz_localize(None)
-        shift = _nanoseconds(local) - utc
-        # Offsets before about 1900 have seconds (Amsterdam +00:19:32), which ISO 8601 cannot write.
-        shift -= shift % _MINUTE_NS
-    else:
-        shift = np.full(utc.shape, fixed, dtype=np.int64)
+    shift = local_clock(utc, zone) - utc
+    # Offsets before about 1900 have seconds (Amsterdam +00:19:32), which ISO 8601 cannot write.
+    shift -= shift % _MINUTE_NS
     distinct, place = np.unique(shift, return_inverse=True)
     texts = np.asarray([_format_offset(int(value)) for value in distinct], dtype="U6")
     return utc + shift, texts[place]

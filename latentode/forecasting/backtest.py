@@ -177,6 +177,7 @@ def _refit(fitted: FittedModel, table: Table, span: float, back: int, fit: dict[
     settings = replace(
         fitted.settings,
         horizon=float(horizon) if table.schema.time_kind == "number" else format_duration(horizon, "datetime"),
+        calendar=list(fitted.schema.calendar) or "none",
         test_fraction=0.0,
         val_from=None,
         test_from=None,

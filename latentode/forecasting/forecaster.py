@@ -39,6 +39,7 @@ class Forecaster(BaseEstimator):
         model: a short name in `latentode.models.MODELS`, or a model that is not set up yet.
         id_column, time_column, channels, target_channels, static_columns, known_columns, log_channels, layout, duplicates, time_zone: how
             to read a table that is not read yet; see `DataSettings` for these and the following.
+        calendar: what is read of a date: "auto", "none" or a list of "hour", "weekday" and "season".
         scaling: "standard", or "robust" against outliers.
         horizon, history, max_history: what a window holds.
         split, val_fraction, test_fraction, val_from, test_from: what is held out.
@@ -71,6 +72,7 @@ class Forecaster(BaseEstimator):
         static_columns: list[str] | None = None,
         known_columns: list[str] | None = None,
         log_channels: list[str] | None = None,
+        calendar: list[str] | str = "auto",
         scaling: str = "standard",
         layout: str = "wide",
         duplicates: str = "error",
@@ -102,6 +104,7 @@ class Forecaster(BaseEstimator):
         self.static_columns = static_columns
         self.known_columns = known_columns
         self.log_channels = log_channels
+        self.calendar = calendar
         self.scaling = scaling
         self.layout = layout
         self.duplicates = duplicates

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,7 +101,9 @@ class FittedModel:
             module.calibrate(validation)
 
     def reader(self, table: Table) -> WindowReader:
-        """Give the reader that makes this model's batches from a table with its schema."""
+        """Give the reader that makes this model's batches from a table with its channels; a calendar is that of the model's zone."""
+        ours = replace(table.schema, calendar=self.schema.calendar, time_zone=self.schema.time_zone)
+        table = replace(table, schema=ours)
         return WindowReader(
             table, self.scaler, max_history=self.settings.max_history, target_channels=self.target_channels
         )

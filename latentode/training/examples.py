@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from latentode.data.calendar import with_calendar
 from latentode.data.protocols import Task
 from latentode.data.scaling import Scaler
 from latentode.data.seen import Seen
@@ -57,7 +58,7 @@ class Examples:
         """Cut a table by its settings."""
         spans, split = Spans.of(table, settings), make_split(table, settings)
         train_rows = split.train_rows(table)
-        table = table.with_categories_of(train_rows)
+        table = with_calendar(table.with_categories_of(train_rows), settings.calendar, train_rows)
         scaler = Scaler.of_rows(table, train_rows, spans.horizon, scaling=settings.scaling)
         return replace(cls._cut(table, settings, spans, split, scaler), seen=Seen.of(table, split))
 

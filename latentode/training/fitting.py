@@ -178,6 +178,7 @@ def finish(
         "seconds": round(seconds, 2),
         "horizon": data.examples.spans.describe(data.examples.table.schema),
         "known_columns": list(data.examples.table.schema.known_columns),
+        "calendar": list(data.examples.table.schema.calendar),
         "notes": data.notes,
     }
     write_json(run_dir / "metrics.json", metrics)

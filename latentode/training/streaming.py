@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentode.data.batch import Batch, WindowReader, target_positions
+from latentode.data.calendar import Stamps, schema_with_calendar
 from latentode.data.fingerprint import Fingerprint
 from latentode.data.horizon import horizon_of, spans_and_gaps
 from latentode.data.moments import ChannelMoments
@@ -38,6 +39,7 @@ class Survey:
 
     Attributes:
         moments: of the values of the training rows.
+        stamps: of the training rows.
         fingerprint: of the table.
         n_values: observed values.
         n_long: series of two rows or more.
@@ -47,6 +49,7 @@ class Survey:
     """
 
     moments: ChannelMoments
+    stamps: Stamps
     fingerprint: Fingerprint
     n_values: int
     n_long: int
@@ -59,20 +62,24 @@ class Survey:
         """Read every partition once; `role` as for `split_of`."""
         n_channels = len(partitions.schema.channels)
         moments, fingerprint = ChannelMoments.zero(n_channels), Fingerprint(partitions.schema.channels, 0, 0)
-        n_values, n_long, n_teaching = 0, 0, []
+        stamps, n_values, n_long, n_teaching = Stamps.none(), 0, 0, []
+        looks_at_dates = settings.calendar == "auto" and partitions.schema.time_kind == "datetime"
         # Drawn by a constant seed, so that every run on a table is judged on the same series: those with the least keys.
         key = np.random.default_rng([0, _SAMPLE]).random(partitions.n_series)
         sample = _Sample(key)
         for i, table in enumerate(partitions):
             split = split_of(table, settings, role, partitions.series(i))
-            moments += moments_of_rows(table, split.train_rows(table))
+            train_rows = split.train_rows(table)
+            moments += moments_of_rows(table, train_rows)
+            if looks_at_dates:
+                stamps += Stamps.of(table, train_rows)
             fingerprint += table.fingerprint()
             n_values += table.report.n_values
             n_long += int((np.diff(table.starts) > 1).sum())
             n_teaching.append(count_teaching(table, split, Rows.of(table)))
             sample.add(table, np.arange(partitions.n_series)[partitions.series(i)])
         kept, sampled = sample.table()
-        return cls(moments, fingerprint, n_values, n_long, np.asarray(n_teaching), kept, sampled)
+        return cls(moments, stamps, fingerprint, n_values, n_long, np.asarray(n_teaching), kept, sampled)
 
 
 class _Sample:
@@ -160,6 +167,9 @@ class Stream:
             lambda: horizon_of(*spans_and_gaps(survey.sample), survey.n_long, partitions.schema, source),
         )
         scaler = Scaler.of_moments(survey.moments, spans.horizon)
+        schema = schema_with_calendar(partitions.schema, settings.calendar, survey.stamps, source=source)
+        partitions = replace(partitions, schema=schema)
+        survey = replace(survey, sample=replace(survey.sample, schema=schema))
         return cls(partitions, survey, settings, spans, scaler, role)
 
     @property

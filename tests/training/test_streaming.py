@@ -52,6 +52,22 @@ def ready(module):
     return module
 
 
+@pytest.mark.parametrize("calendar", ["auto", ["weekday"], "none"])
+def test_a_streamed_table_of_dates_has_the_calendar_of_the_one_in_memory(tmp_path, calendar):
+    frame = make_frame(n_series=14, n_rows=60, datetimes=True)
+    frame.to_parquet(tmp_path / "a.parquet", row_group_size=50, index=False)
+    streamed = module_of(tmp_path, horizon="3h", calendar=calendar)
+    whole = module_of(tmp_path, horizon="3h", calendar=calendar, streaming=False)
+    assert len(streamed.examples.stream.partitions) > 3
+    schema = streamed.examples.table.schema
+    assert schema == whole.examples.table.schema
+    assert schema.calendar == {"auto": ("hour", "weekday"), "none": ()}.get(str(calendar), ("weekday",))
+    batch = next(iter(streamed.epoch(0)))
+    assert batch.known.shape[-1] == batch.token_known.shape[-1] == schema.n_known
+    held = streamed.reader.read(streamed.validation.take(np.arange(3))).known
+    assert torch.equal(held, whole.reader.read(whole.validation.take(np.arange(3))).known)
+
+
 def key(batch):
     """What tells windows apart: their origins and all that is read and forecast."""
     return [batch.origin.tolist(), batch.token_value.tolist(), batch.target_value.tolist()]

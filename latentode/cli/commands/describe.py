@@ -80,13 +80,19 @@ def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
     given = {name: value for name, value in given.items() if value is not None}
     for name in COLUMN_LISTS:
         if name in given:
-            # With or without the brackets that `fit` takes.
-            given[name] = [part.strip() for part in given[name].removeprefix("[").removesuffix("]").split(",")]
+            given[name] = _split_names(given[name])
+    if given.get("calendar", "auto") not in ("auto", "none"):
+        given["calendar"] = _split_names(given["calendar"])
     for name in ("val_fraction", "test_fraction"):
         if name in given:
             given[name] = number(given[name], name)
     settings = DataSettings(**given)
     return read_table(Path(options.data), **settings.reading()), settings
+
+
+def _split_names(text: str) -> list[str]:
+    """Read a list of names, with or without the brackets that `fit` takes."""
+    return [part.strip() for part in text.removeprefix("[").removesuffix("]").split(",")]
 
 
 def _print_description(d: Description) -> None:
@@ -118,5 +124,7 @@ def _print_description(d: Description) -> None:
         print(f"  {name}: one value per series, {kind if isinstance(kind, str) else _list_categories(kind)}")
     for name in d.known:
         print(f"  {name}: known in the future; query tables hold it")
+    if d.calendar:
+        print(f"  {d.settings['time_column']}: a model reads {', '.join(d.calendar)} of every time (--data.calendar)")
     for note in d.notes:
         print(f"note: {note}")

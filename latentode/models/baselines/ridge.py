@@ -40,7 +40,7 @@ class Ridge(ShrunkBaseline):
         n_channels = len(schema.channels)
         n_inputs = min(n_channels, MAX_INPUTS)
         self.schema = schema
-        n_features = N_SHARED + N_PER_INPUT * n_inputs + N_OWN + count_features(schema) + 3 * len(schema.known_columns)
+        n_features = N_SHARED + N_PER_INPUT * n_inputs + N_OWN + count_features(schema) + 3 * schema.n_known
         self.register_buffer("inputs", torch.arange(n_inputs))
         self.register_buffer("candidates", torch.zeros(len(PENALTIES), n_channels, n_features))
         self.register_buffer("weight", torch.zeros(n_channels, n_features))

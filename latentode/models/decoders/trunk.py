@@ -54,9 +54,9 @@ class TrunkDecoder(Decoder):
         with torch.no_grad():
             self.output.bias.copy_(initial)
         # Made last, and only where there are such columns: the weights of the others are the same with and without.
-        self.has_known = bool(schema.known_columns)
+        self.has_known = bool(schema.n_known)
         if self.has_known:
-            self.from_known = nn.Linear(3 * len(schema.known_columns), self.hidden_size, bias=False)
+            self.from_known = nn.Linear(3 * schema.n_known, self.hidden_size, bias=False)
 
     def outputs(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> Tensor:
         """Give the outputs of every target `(B, M, O)`."""

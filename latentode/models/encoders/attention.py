@@ -72,9 +72,9 @@ class AttentionEncoder(Encoder):
             self.to_series_context = nn.Linear(width, context_size)
         self.to_posterior = nn.Linear(width, 2 * latent_size)
         self.to_context = nn.Linear(width, context_size)
-        self.has_known = bool(schema.known_columns)
+        self.has_known = bool(schema.n_known)
         if self.has_known:
-            self.from_known = nn.Linear(len(schema.known_columns), width, bias=False)
+            self.from_known = nn.Linear(schema.n_known, width, bias=False)
 
     def forward(self, batch: Batch) -> Posterior:
         """Encode every history of the batch."""

@@ -42,7 +42,7 @@ class ODERNNEncoder(Encoder):
         self.field = nn.Sequential(
             nn.Linear(self.hidden_size, self.field_size), nn.Tanh(), nn.Linear(self.field_size, self.hidden_size)
         )
-        self.update = nn.GRUCell(2 * n_channels + 1 + len(schema.known_columns), self.hidden_size)
+        self.update = nn.GRUCell(2 * n_channels + 1 + schema.n_known, self.hidden_size)
         self.to_posterior = nn.Sequential(
             nn.Linear(self.hidden_size, self.hidden_size), nn.Tanh(), nn.Linear(self.hidden_size, 2 * latent_size)
         )

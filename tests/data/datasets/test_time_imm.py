@@ -37,6 +37,8 @@ def test_windows_need_a_text_in_their_history(tmp_path):
     write_entity(tmp_path, "Dallas", text_until=63)
     task = PROTOCOLS["epa_air"].build(tmp_path, 0)
     laws.check_task(task)
+    # Every six hours of less than half a year.
+    assert task.table.schema.calendar == ("hour", "weekday")
     counts = [np.bincount(part.series, minlength=2).tolist() for part in laws.parts(task)]
     # 60 % and 80 % of 19 and of 9 windows, rounded down.
     assert counts == [[11, 5], [4, 2], [4, 2]]
