@@ -5,7 +5,7 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -102,7 +102,7 @@ class LatentODE(ForecastModel):
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
-        moments = collect(self._watched(training))
+        moments = collect(self.decoder.watch(training))
         known = moments.count > 0
         if self.base:
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
@@ -111,11 +111,6 @@ class LatentODE(ForecastModel):
         # Between counting every value and counting every channel the same: rare channels teach, but do not drown the rest.
         weight = moments.count.clamp(min=50).rsqrt()
         self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
-
-    def _watched(self, training: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in training:
-            self.decoder.watch(batch)
-            yield batch
 
     def calibrate(self, validation: Iterable[Batch]) -> None:
         """Let validation decide, per channel, on the base, on the weight of the residual and on the width of the intervals."""

@@ -15,12 +15,23 @@ from hypothesis import strategies as st
 from latentode.data.windows import forecast_windows
 from latentode.errors import InputError
 from latentode.metrics import coverage
-from latentode.models import AttentionEncoder, Blend, LatentODE, MLPField, ODERNNEncoder
+from latentode.models import (
+    AttentionEncoder,
+    Blend,
+    GaussianDecoder,
+    LatentODE,
+    MixtureDecoder,
+    MLPField,
+    ODERNNEncoder,
+    QuantileDecoder,
+    StudentTDecoder,
+)
 from latentode.models.baselines.linear import base_features
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
 
 ENCODERS = [AttentionEncoder, ODERNNEncoder]
+DECODERS = [GaussianDecoder, StudentTDecoder, MixtureDecoder, QuantileDecoder]
 
 
 def make(prepared, encoder=AttentionEncoder, **kwargs):
@@ -31,9 +42,10 @@ def make(prepared, encoder=AttentionEncoder, **kwargs):
     return model.eval()
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_an_untrained_model_is_its_base(prepared, encoder):
-    model = make(prepared, encoder)
+def test_an_untrained_model_is_its_base(prepared, encoder, decoder):
+    model = make(prepared, encoder, decoder=decoder())
     batch = prepared.batch
     expected = (base_features(batch) * model.base_weight[batch.target_channel]).sum(-1)
     assert torch.equal(model(batch).mean, expected)
@@ -43,9 +55,10 @@ def test_without_a_base_an_untrained_model_is_the_training_mean(prepared):
     assert make(prepared, base=None)(prepared.batch).mean.abs().max() == 0
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_row_of_a_batch_equals_the_row_alone(prepared, encoder):
-    model = perturb(make(prepared, encoder))
+def test_a_row_of_a_batch_equals_the_row_alone(prepared, encoder, decoder):
+    model = perturb(make(prepared, encoder, decoder=decoder()))
     together = model(prepared.batch)
     for w in (0, 5, 11):
         batch = prepared.reader.read(prepared.windows.take(np.asarray([w])))
@@ -103,8 +116,9 @@ def test_gradients_reach_every_parameter(prepared, encoder, objective):
     assert [name for name in silent if "to_posterior" not in name] == []
 
 
-def test_training_lowers_the_loss(prepared):
-    model = make(prepared).train()
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_training_lowers_the_loss(prepared, decoder):
+    model = make(prepared, decoder=decoder()).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
