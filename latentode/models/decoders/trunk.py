@@ -67,7 +67,7 @@ class TrunkDecoder(Decoder):
     """
 
     # Whether the shape has a trunk of its own, and state and context learn by the mean alone. In trials on discrete, copied, skewed and
-    # periodic values, what a mixture's likelihood taught the shared layers cost the mean up to a fifth of its squared error.
+    # periodic values, what a mixture's likelihood taught the shared layers cost the mean a sixth of its squared error.
     is_shape_apart: ClassVar[bool] = True
 
     def __init__(self, hidden_size: int, dropout: float) -> None:
