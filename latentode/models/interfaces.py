@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -154,8 +154,9 @@ class Decoder(Part):
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the parameters; the untrained mean is 0, so that an untrained model is its base, and the deviation 1."""
 
-    def watch(self, batch: Batch) -> None:
-        """See a batch of training windows, before training, for what is not learned by gradients."""
+    def watch(self, training: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass training windows on, before training, and take from them what is not learned by gradients."""
+        yield from training
 
     @abstractmethod
     def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor, frame: Frame) -> Distribution:

@@ -119,7 +119,9 @@ class LatentODE(CalibratedModel):
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
-        moments = collect(self._watched(training))
+        for path in self._paths():
+            training = path.decoder.watch(training)
+        moments = collect(training)
         known = moments.count > 0
         if self.base:
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
@@ -132,12 +134,6 @@ class LatentODE(CalibratedModel):
     def error_unit(self) -> Tensor:
         """Give the deviation of what the base leaves in training."""
         return self.unit
-
-    def _watched(self, training: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in training:
-            for path in self._paths():
-                path.decoder.watch(batch)
-            yield batch
 
     def choose(self, validation: Sequence[Batch]) -> None:
         """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""

@@ -10,8 +10,8 @@ can be as narrow as `min_std`. The density at such a value is bounded by that se
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,15 +22,15 @@ from latentode.models.distributions import AnchoredMixture
 from latentode.models.history import at_targets, summarise
 from latentode.models.interfaces import Frame
 
+from .atoms import ValueCounter
 from .trunk import TrunkDecoder, softplus_inverse
 
 MIN_FREE = 0.02  # share of the free parts, which have to meet the mean
 MIN_ATOM_SHARE = 5e-3  # of a channel's values: what comes more seldom is no atom
 MIN_ATOM_COUNT = 5
 ABSENT = -100.0  # logarithm of the share of what is not there; finite, since training averages buffers
-RARE = -7.0  # untrained, one value in a thousand is a repeat
+RARE = -8.0  # untrained, one value in three thousand is a repeat
 N_FEATURES = 8  # by which an atom is told from the others of its channel
-N_COUNTED = 100_000  # different values that are counted at once
 NARROW, NEAR = 3e-3, 0.3  # untrained widths of a repeat and of the part about the last value
 # An optimiser such as Adam moves a parameter by its learning rate in a step; a width has to change by factors.
 WIDTH_GAIN = 5.0
@@ -69,7 +69,7 @@ class MixtureDecoder(TrunkDecoder):
         super().__init__(hidden_size, dropout)
         if n_components < 1 or n_atoms < 0:
             raise InputError(
-                f"n_components is {n_components} and n_atoms {n_atoms}; give at least one component and no atom less than 0."
+                f"n_components is {n_components} and n_atoms {n_atoms}; give at least one component and at least 0 atoms."
             )
         self.n_components = n_components
         self.n_atoms = n_atoms
@@ -86,62 +86,48 @@ class MixtureDecoder(TrunkDecoder):
         self.group_preference = nn.Parameter(torch.zeros(shape[0], 4))
         self.register_buffer("anchor_start", torch.tensor([NARROW, NEAR] + [NARROW] * self.n_atoms))
         self.anchor_width = nn.Parameter(torch.zeros(shape[0], 2 + self.n_atoms))
-        self._counted = np.empty(0, np.complex128), np.empty(0, np.int64)
 
-    def watch(self, batch: Batch) -> None:
-        """Count the targets' values; the commonest of a channel are its atoms."""
-        seen = batch.target_observed.cpu().numpy()
-        channel, value = (x.cpu().numpy()[seen] for x in (batch.target_channel, batch.target_value))
-        # Complex numbers sort by channel, then value.
-        keys, counts = np.unique(channel + 1j * value.astype(np.float64), return_counts=True)
-        keys, place = np.unique(np.concatenate([self._counted[0], keys]), return_inverse=True)
-        counts = np.bincount(place, np.concatenate([self._counted[1], counts])).astype(np.int64)
-        # Nearly all values of a channel that is not rounded come once; what repeats stays (Manku and Motwani 2002, lossy counting).
-        kept = counts > (1 if len(keys) > N_COUNTED else 0)
-        self._counted = keys[kept], counts[kept]
-        total = np.bincount(self._counted[0].real.astype(np.int64), self._counted[1], minlength=batch.n_channels)
-        for c in range(batch.n_channels if self.n_atoms else 0):
-            self._set_atoms(c, total[c])
+    def watch(self, training: Iterable[Batch]) -> Iterator[Batch]:
+        """Count the targets' values; the commonest of a channel become its atoms."""
+        counter = ValueCounter()
+        for batch in training:
+            counter.add(batch)
+            yield batch
+        for c in range(len(self.atom)):
+            value, share = counter.common(c, self.n_atoms, least=MIN_ATOM_COUNT, least_share=MIN_ATOM_SHARE)
+            self.atom[c, : len(value)] = torch.from_numpy(value)
+            self.atom_log_share[c] = ABSENT
+            self.atom_log_share[c, : len(value)] = torch.from_numpy(share).log()
 
-    def _set_atoms(self, channel: int, total: float) -> None:
-        keys, counts = self._counted
-        own = keys.real == channel
-        value, count = keys.imag[own], counts[own]
-        order = np.argsort(-count, kind="stable")[: self.n_atoms]
-        order = order[(count[order] >= MIN_ATOM_COUNT) & (count[order] >= MIN_ATOM_SHARE * total)]
-        self.atom[channel, : len(order)] = torch.from_numpy(value[order])
-        self.atom_log_share[channel] = ABSENT
-        self.atom_log_share[channel, : len(order)] = torch.from_numpy(np.log(count[order] / max(total, 1)))
-
-    def initial_outputs(self) -> Tensor:
-        """Give the outputs of the untrained decoder: mean, four groups, the atoms' place, and the free parts."""
+    def initial_shape(self) -> Tensor:
+        """Give the shape outputs of the untrained decoder: four groups, the atoms' place, and the free parts."""
         # Parts of several widths from the start, so that they can part; together of deviation 1.
         std = torch.logspace(-2.0, 1.0, self.n_components, base=2.0, dtype=torch.float64)
         std = std / std.square().mean().sqrt()
         width = torch.tensor([softplus_inverse(x - self.min_std) for x in std.tolist()])
         groups = torch.tensor([0.0, RARE, RARE, RARE])
         atoms = torch.zeros(2 + N_FEATURES)
-        return torch.cat([torch.zeros(1), groups, atoms, torch.zeros(2 * self.n_components), width])
+        return torch.cat([groups, atoms, torch.zeros(2 * self.n_components), width])
 
     def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor, frame: Frame) -> AnchoredMixture:
         """Give the distribution of every target `(B, M)`."""
-        outputs = self.outputs(z_BMD, batch, channel_context_BCE)
+        mean, shape = self.outputs(z_BMD, batch, channel_context_BCE)
         n_free, channel = self.n_components, batch.target_channel
-        mean, groups, atoms, share, offset, width = outputs.split([1, 4, 2 + N_FEATURES, n_free, n_free, n_free], -1)
+        groups, atoms, share, offset, width = shape.split([4, 2 + N_FEATURES, n_free, n_free, n_free], -1)
         summary = summarise(batch)
         last = frame.residual(at_targets(summary.last, batch))[..., None]
         place_BMK = frame.residual(self.atom[channel])
-        log_atoms = self._log_atoms(atoms, place_BMK - mean.detach(), channel)
+        log_atoms = self._log_atoms(atoms, place_BMK - mean.detach()[..., None], channel)
         groups = groups + self.group_preference[channel]
         is_there = torch.stack([at_targets(summary.count, batch) > 0] * 2 + [self._has_atoms(channel)], -1)
         groups = torch.cat([groups[..., :1], torch.where(is_there, groups[..., 1:], ABSENT)], -1)
         log_groups = groups.log_softmax(-1) + math.log1p(-MIN_FREE)
-        log_free = torch.logaddexp(log_groups[..., :1], torch.full_like(mean, math.log(MIN_FREE)))
+        log_free = torch.logaddexp(log_groups[..., :1], log_groups.new_full((), math.log(MIN_FREE)))
         anchor_log_share = torch.cat([log_groups[..., 1:3], log_groups[..., 3:] + log_atoms], -1)
         log_share = torch.cat([anchor_log_share, log_free + share.log_softmax(-1)], -1)
         anchor_scale = (self.anchor_start * (WIDTH_GAIN * self.anchor_width).exp())[channel]
         scale = self.min_std + torch.cat([anchor_scale, nn.functional.softplus(width)], -1)
-        return AnchoredMixture(mean[..., 0], log_share, torch.cat([last, last, place_BMK], -1), offset, scale)
+        return AnchoredMixture(mean, log_share, torch.cat([last, last, place_BMK], -1), offset, scale)
 
     def _has_atoms(self, channel: Tensor) -> Tensor:
         if self.n_atoms == 0:

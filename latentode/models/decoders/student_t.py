@@ -33,13 +33,14 @@ class StudentTDecoder(TrunkDecoder):
         super().__init__(hidden_size, dropout)
         self.min_scale = min_scale
 
-    def initial_outputs(self) -> Tensor:
-        """Give the three outputs of the untrained decoder."""
+    def initial_shape(self) -> Tensor:
+        """Give width and tail of the untrained decoder."""
         scale = math.sqrt((INITIAL_DF - 2) / INITIAL_DF)
-        return torch.tensor([0.0, softplus_inverse(scale - self.min_scale), softplus_inverse(INITIAL_DF - MIN_DF)])
+        return torch.tensor([softplus_inverse(scale - self.min_scale), softplus_inverse(INITIAL_DF - MIN_DF)])
 
     def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor, frame: Frame) -> FiniteStudentT:
         """Give the distribution of every target `(B, M)`."""
-        mean, width, tail = self.outputs(z_BMD, batch, channel_context_BCE).unbind(-1)
+        mean, shape = self.outputs(z_BMD, batch, channel_context_BCE)
+        width, tail = shape.unbind(-1)
         scale = nn.functional.softplus(width) + self.min_scale
         return FiniteStudentT(nn.functional.softplus(tail) + MIN_DF, mean, scale, validate_args=False)

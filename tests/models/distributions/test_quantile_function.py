@@ -75,7 +75,7 @@ def test_the_crps_is_its_integral(seed, level):
 def test_the_crps_is_twice_the_pinball_loss_over_all_levels():
     one = quantile_function()
     value = one.mean + 0.4
-    assert torch.allclose(crps(one, value), crps_from_quantiles(one, value, 4000), rtol=1e-3)
+    assert torch.allclose(crps(one, value), crps_from_quantiles(one, value, 1000), rtol=3e-3)
 
 
 @given(seed=st.integers(0, 1000), level=st.floats(1e-9, 1 - 1e-9))
@@ -113,11 +113,11 @@ def test_gradients_are_those_of_differences():
 
 def test_far_values_have_finite_scores_and_gradients_in_single_precision():
     one = quantile_function()
-    tails = one.tails.float().requires_grad_()
-    single_ = QuantileFunction(one.levels.float(), one.loc.float(), one.gaps.float(), tails)
     for value in (-1e4, 1e4):
-        (single_.crps(torch.full(SHAPE, value)) - single_.log_prob(torch.full(SHAPE, value))).sum().backward()
-        assert tails.grad.isfinite().all()
+        parts = [x.float().requires_grad_() for x in (one.loc, one.gaps, one.tails)]
+        found = QuantileFunction(one.levels.float(), *parts)
+        (found.crps(torch.full(SHAPE, value)) - found.log_prob(torch.full(SHAPE, value))).sum().backward()
+        assert all(x.grad is not None and x.grad.isfinite().all() for x in parts)
 
 
 @pytest.mark.statistical
