@@ -148,7 +148,13 @@ def pad(sample_T: Tensor, t_T: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
 
 
 class Decoder(Part):
-    """Turns the state at each target into a distribution of its residual, see `Frame`."""
+    """Turns the state at each target into a distribution of its residual, see `Frame`.
+
+    Attributes:
+        has_likelihood: whether the gradient of the log-density moves the mean, as a latent variable's evidence bound needs.
+    """
+
+    has_likelihood: ClassVar[bool] = True
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:

@@ -17,7 +17,7 @@ from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.baselines.linear import base_features, collect, least_squares
 from latentode.models.conformal import CalibratedModel, Calibration
-from latentode.models.decoders import QuantileDecoder
+from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.distributions import about, affine, pool
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
@@ -41,11 +41,11 @@ class LatentODE(CalibratedModel):
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
         dynamics: carries the state; None: `MLPField()`.
-        decoder: gives the distribution; None: `QuantileDecoder()`.
+        decoder: gives the distribution; None: `QuantileDecoder()`, for the objective "elbo" `GaussianDecoder()`.
         latent_size: size of the state that moves.
         context_size: size of what does not move.
         base: "blend", or None for the latent path alone.
-        objective: "nll" (predictive likelihood) or "elbo" (with a posterior draw and its divergence from the prior).
+        objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
         n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
@@ -85,7 +85,13 @@ class LatentODE(CalibratedModel):
         self.beta = beta
         self.kl_weight = kl_weight
         self.n_members = n_members
-        given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or QuantileDecoder())
+        default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
+        given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
+        if objective == "elbo" and not given[2].has_likelihood:
+            raise InputError(
+                f"{type(given[2]).__name__} has no likelihood that teaches its mean, which the objective 'elbo' needs; "
+                "take GaussianDecoder, StudentTDecoder or MixtureDecoder."
+            )
         # Copies without parameters: these are made, and drawn, in `setup`. The first path has the very parts that were given.
         paths = [given, *(deepcopy(given) for _ in range(n_members - 1))]
         self.paths = nn.ModuleList(LatentPath(*parts) for parts in paths)

@@ -24,6 +24,7 @@ from latentode.models import (
     MixtureDecoder,
     MLPField,
     ODERNNEncoder,
+    QuantileDecoder,
     StudentTDecoder,
 )
 from latentode.models.baselines.linear import base_features
@@ -133,6 +134,11 @@ def test_gradients_reach_every_parameter(prepared, parts, objective):
     silent = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     # The deviation of the posterior is drawn from only in the evidence lower bound.
     assert [name for name in silent if "to_posterior" not in name] == []
+
+
+def test_a_bound_needs_a_likelihood():
+    with pytest.raises(InputError, match="QuantileDecoder has no likelihood"):
+        LatentODE(decoder=QuantileDecoder(), objective="elbo")
 
 
 @pytest.mark.parametrize("parts", PARTS)

@@ -40,6 +40,8 @@ class QuantileDecoder(TrunkDecoder):
 
     # The CRPS grows no faster than the error: on PhysioNet the mean forecasts better where the shared layers learn by both.
     is_shape_apart = False
+    # Between two quantiles the density is constant.
+    has_likelihood = False
 
     level: Tensor
     start: Tensor
