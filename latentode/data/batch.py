@@ -257,6 +257,15 @@ class WindowReader:
         first, last = self._history(windows)
         return last - first
 
+    def count_targets(self, windows: Windows) -> np.ndarray:
+        """Give how many values each window forecasts, int64 `(W,)`."""
+        begin, end = (self._target_from[self._rows_until(windows, at)] for at in (windows.origin, windows.until))
+        return end.astype(np.int64) - begin
+
+    def count_widths(self, windows: Windows) -> np.ndarray:
+        """Give how wide a batch each window asks for, int64 `(W,)`: its tokens or its targets, whichever are more."""
+        return np.maximum(self.count_tokens(windows), self.count_targets(windows))
+
     def read(self, windows: Windows) -> Batch:
         """Make a batch whose targets are the observed values in `(origin, until]`."""
         begin, end = self._rows_until(windows, windows.origin), self._rows_until(windows, windows.until)
