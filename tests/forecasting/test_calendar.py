@@ -29,7 +29,8 @@ def frame():
     frames = []
     for i in range(12):
         hours = np.cumsum(rng.integers(10, 310, 140))
-        time = pd.Timestamp("2025-01-01", tz="Europe/Berlin") + pd.to_timedelta(hours, unit="h")
+        start = pd.Timestamp("2025-01-01", tz="Europe/Berlin")
+        time = pd.DatetimeIndex([start + pd.Timedelta(int(n), unit="h") for n in hours])
         # Nights, in which a clock may show an hour twice, are left out.
         time = time[time.hour > 3]
         y = 5.0 * (time.day_of_week >= 5) + 0.3 * rng.normal(size=len(time))
