@@ -46,18 +46,20 @@ class DenseRows:
 class ChannelQueries:
     """The targets of a batch by channel: what a model reads that gives every channel of every window a latent state of its own.
 
-    `P` pairs of a window and one of its channels that has a target; `R` targets of the pair that has most.
+    `P` pairs of a window and one of its channels that has a target, `T` targets of the batch, padding left out.
 
     Attributes:
         series, channel: of each pair, int64 `(P,)`; the window is told by its row in the batch.
-        time: of its targets, ascending, padded by repeating the last, `(P, R)`.
-        place: where each target of the batch stands in the flattened `time`, int64 `(B, M)`; padding stands anywhere.
+        place: where each target stands in the flattened `(B, M)`, int64 `(T,)`.
+        pair: which pair each target belongs to, int64 `(T,)`; those of one pair ascend in time.
+        time: of each target, `(T,)`.
     """
 
     series: Tensor
     channel: Tensor
-    time: Tensor
     place: Tensor
+    pair: Tensor
+    time: Tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,6 +137,10 @@ class Batch:
         """Give the batch on a device."""
         return self._map("to", device, non_blocking=non_blocking)
 
+    def take(self, windows: Tensor) -> Batch:
+        """Give some of the windows: bool `(B,)` or int64 positions; the padding stays as wide."""
+        return self._map("__getitem__", windows)
+
     def pin_memory(self) -> Batch:
         """Give the batch in page-locked memory, from which copies to a GPU can overlap."""
         return self._map("pin_memory")
@@ -165,32 +171,17 @@ class Batch:
         return DenseRows(stamp[:, :-1], value.view(shape)[:, :-1], observed, observed.any(-1), known[:, :-1])
 
     def channel_queries(self) -> ChannelQueries:
-        """Give the targets by channel; targets of one channel ascend in time, as the reader leaves them."""
-        n_batch, width = self.target_row.shape
-        observed, n_cells = self.target_observed, n_batch * self.n_channels
-        row = torch.arange(n_batch, device=observed.device)[:, None]
-        # Padding goes to a cell behind the real ones, and so to the end of the sorted targets.
-        cell = torch.where(observed, row * self.n_channels + self.target_channel, n_cells).flatten()
-        cell, order = cell.sort(stable=True)
-        is_first = torch.cat([torch.ones_like(cell[:1], dtype=torch.bool), cell[1:] != cell[:-1]])
-        pair = is_first.cumsum(0) - 1
-        position = torch.arange(len(cell), device=cell.device)
-        rank = position - torch.where(is_first, position, 0).cummax(0).values
-        # What must leave the device, in one go: how many pairs there are and how many targets one has at most.
-        real = cell < n_cells
-        sizes = torch.stack([(is_first & real).sum(), torch.where(real, rank, 0).max() + 1])
-        n_pairs, n_ranks = (max(int(n), 1) for n in sizes.tolist())
-        place = torch.where(real, pair * n_ranks + rank, n_pairs * n_ranks)
-        time = self.query_time.gather(1, self.target_row).flatten()[order]
-        slots = time.new_full((n_pairs * n_ranks + 1,), -torch.inf).scatter(0, place, time)[:-1]
-        slots = slots.view(n_pairs, n_ranks).cummax(1).values
-        cells = cell.new_zeros(n_pairs + 1).scatter(0, torch.where(real, pair, n_pairs), cell)[:-1]
+        """Give the targets by channel. What leaves the device is how many targets and how many pairs there are."""
+        place = self.target_observed.flatten().nonzero()[:, 0]
+        row = torch.div(place, self.target_row.shape[1], rounding_mode="floor")
+        channel = self.target_channel.flatten().index_select(0, place)
+        cell, pair = torch.unique(row * self.n_channels + channel, return_inverse=True)
         return ChannelQueries(
-            series=torch.div(cells, self.n_channels, rounding_mode="floor"),
-            channel=cells % self.n_channels,
-            # Without any target there is one pair, of padding.
-            time=torch.where(slots > -torch.inf, slots, 0.0),
-            place=torch.empty_like(order).scatter(0, order, torch.where(real, place, 0)).view(n_batch, width),
+            series=torch.div(cell, self.n_channels, rounding_mode="floor"),
+            channel=cell % self.n_channels,
+            place=place,
+            pair=pair,
+            time=self.query_time.gather(1, self.target_row).flatten().index_select(0, place),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,8 @@ class Forecast:
         levels: of the quantiles, `L` of them, ascending.
         quantiles: `(P, K, L)`.
         history: what was read.
+        draw: gives draws `(P, K, n)` from a number and a seed, by asking the model again.
         notes: what was assumed or is unusual, one sentence each.
-        log_channels: of `channels`, those whose logarithm is forecast: their values are log-normal.
     """
 
     schema: Schema
@@ -60,8 +60,8 @@ class Forecast:
     levels: tuple[float, ...]
     quantiles: np.ndarray
     history: Table
+    draw: Callable[[int, int], np.ndarray]
     notes: tuple[str, ...] = field(default=())
-    log_channels: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         n_series = len(np.unique(self.series))
@@ -99,11 +99,7 @@ class Forecast:
         """
         if n_samples < 1:
             raise InputError(f"n_samples is {n_samples}; give a whole number of at least 1.")
-        draws = np.random.default_rng(seed).standard_normal((*self.mean.shape, n_samples))
-        value = self.mean[..., None] + self.std[..., None] * draws
-        is_log = np.asarray([name in self.log_channels for name in self.channels])
-        if is_log.any():
-            value[:, is_log] = _log_normal(self.mean[:, is_log], self.std[:, is_log], draws[:, is_log])
+        value = self.draw(n_samples, seed)
         keys = self.to_frame()[["series_id", "time", "channel"]]
         frame = keys.loc[keys.index.repeat(n_samples)].reset_index(drop=True)
         frame["sample"] = np.tile(np.arange(n_samples), len(keys))
@@ -133,13 +129,6 @@ class Forecast:
             series,
             channels,
         )
-
-
-def _log_normal(mean: np.ndarray, std: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Turn standard normal draws `(..., n)` into those of the log-normal with this mean and deviation `(...)`, both told exactly."""
-    variance = np.log1p((std / mean) ** 2)
-    location = np.log(mean) - variance / 2
-    return np.exp(location[..., None] + np.sqrt(variance)[..., None] * draws)
 
 
 def _observations(table: Table) -> pd.DataFrame:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from latentode.data.batch import Batch
-from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema, count, quote_names
 from latentode.data.tables import Queries, Table, read_queries, read_table
 from latentode.data.times import format_duration, format_times, parse_duration, parse_time_list, zone_note
@@ -21,7 +21,7 @@ from latentode.errors import DataError, InputError, SolveError
 from latentode.forecasting.forecast import QUANTILES, Forecast, check_levels
 from latentode.metrics.quantiles import quantile
 from latentode.models.fitted import READ_AT_ONCE, FittedModel
-from latentode.models.units import in_user_units
+from latentode.models.units import Mapped, in_user_units
 
 MAX_QUERIES = 2**18  # targets per forward pass, which bounds the memory of long lists of times
 
@@ -123,9 +123,9 @@ def predict(
     notes += queries.notes
     _check_after_origin(table, windows, queries)
     _note_far_queries(fitted, table, windows, queries, notes)
-    mean, std, found, channels = _compute(fitted, table, windows, queries, levels, device)
-    names = [table.schema.channels[i] for i in channels]
-    logged = tuple(name for name in names if name in table.schema.log_channels)
+    mean, std, found = _compute(fitted, table, windows, queries, levels, device)
+    names = [table.schema.channels[i] for i in fitted.reader(table).target_channels]
+    draw = partial(_draw, fitted, table, windows, queries, device)
     left_out = [name for name in table.schema.target_channels if name not in names]
     if left_out:
         notes.append(
@@ -133,7 +133,7 @@ def predict(
             f"{'is' if len(left_out) == 1 else 'are'} not forecast: {quote_names(left_out)}."
         )
     return Forecast(
-        table.schema, queries.series, queries.time, tuple(names), mean, std, levels, found, table, tuple(notes), logged
+        table.schema, queries.series, queries.time, tuple(names), mean, std, levels, found, table, draw, tuple(notes)
     )
 
 
@@ -233,24 +233,71 @@ def _compute(
     queries: Queries,
     levels: tuple[float, ...],
     device: torch.device | str,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Give mean, std `(P, K)`, quantiles `(P, K, L)` in the user's units, and the positions of the channels."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give mean, std `(P, K)` and quantiles `(P, K, L)` in the user's units."""
+    shape = (len(queries.time), len(fitted.reader(table).target_channels))
+    mean, std, quantiles = np.empty(shape), np.empty(shape), np.empty((*shape, len(levels)))
+    for part in _answers(fitted, table, windows, queries, device):
+        found = torch.stack([quantile(part.distribution, level) for level in levels], -1)
+        mean[part.here], std[part.here] = part.pick(part.distribution.mean), part.pick(part.distribution.stddev)
+        quantiles[part.here] = part.pick(found)
+    _check_finite(table, queries, mean, std, quantiles)
+    return mean, std, quantiles
+
+
+def _draw(
+    fitted: FittedModel,
+    table: Table,
+    windows: Windows,
+    queries: Queries,
+    device: torch.device | str,
+    n_samples: int,
+    seed: int,
+) -> np.ndarray:
+    """Draw from every forecast, `(P, K, n_samples)` in the user's units."""
+    shape = (len(queries.time), len(fitted.reader(table).target_channels), n_samples)
+    draws = np.empty(shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for part in _answers(fitted, table, windows, queries, device):
+            draws[part.here] = part.pick(part.distribution.sample((n_samples,)).movedim(0, -1))
+    return draws
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The forecasts of some queries: positions `here` in their list, found at `row` and `column` of the distribution `(B, Q K)`."""
+
+    distribution: Mapped
+    here: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    n_channels: int
+
+    def pick(self, figure: Tensor) -> np.ndarray:
+        """Give a figure `(B, Q K, ...)` of the queries, `(P', K, ...)`."""
+        shaped = figure.reshape(len(figure), -1, self.n_channels, *figure.shape[2:])
+        return shaped.cpu().numpy()[self.row, self.column]
+
+
+@torch.no_grad()
+def _answers(
+    fitted: FittedModel, table: Table, windows: Windows, queries: Queries, device: torch.device | str
+) -> Iterator[_Answer]:
+    """Ask the model part by part."""
     reader = fitted.reader(table)
     network = fitted.network.to(device).eval()
-    channels = reader.target_channels
-    shape = (len(queries.time), len(channels))
-    mean, std, quantiles = np.empty(shape), np.empty(shape), np.empty((*shape, len(levels)))
+    n_channels = len(reader.target_channels)
     order = np.argsort(queries.series, kind="stable")
     asked, n_asked = np.unique(queries.series, return_counts=True)
-    for part in _chunks(n_asked, len(channels)):
+    for part in _chunks(n_asked, n_channels):
         here = order[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
         row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
         known = None if queries.known is None else queries.known[here]
         batch, column = reader.read_queries(windows.take(asked[part]), row, queries.time[here], known)
-        parts = _forward(network, fitted.scaler, batch.to(device), levels, len(channels))
-        mean[here], std[here], quantiles[here] = (figure[row, column] for figure in parts)
-    _check_finite(table, queries, mean, std, quantiles)
-    return mean, std, quantiles, channels
+        batch = batch.to(device)
+        distribution = in_user_units(network(batch), batch.target_channel, fitted.scaler)
+        yield _Answer(distribution, here, row, column, n_channels)
 
 
 def _chunks(n_asked: np.ndarray, n_channels: int) -> list[slice]:
@@ -258,18 +305,6 @@ def _chunks(n_asked: np.ndarray, n_channels: int) -> list[slice]:
     widest = int(n_asked.max(initial=1)) * max(n_channels, 1)
     size = max(min(READ_AT_ONCE, MAX_QUERIES // widest), 1)
     return [slice(start, min(start + size, len(n_asked))) for start in range(0, len(n_asked), size)]
-
-
-def _forward(
-    network: torch.nn.Module, scaler: Scaler, batch: Batch, levels: tuple[float, ...], n_channels: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give mean, deviation `(B, Q, K)` and quantiles `(B, Q, K, L)` of a batch, in the user's units."""
-    with torch.no_grad():
-        distribution = in_user_units(network(batch), batch.target_channel, scaler)
-        found = torch.stack([quantile(distribution, level) for level in levels], -1)
-        figures = (distribution.mean, distribution.stddev, found)
-    shape = (len(batch), -1, n_channels)
-    return tuple(x.reshape(*shape, *x.shape[2:]).cpu().numpy() for x in figures)  # type: ignore[return-value]
 
 
 def _check_finite(table: Table, queries: Queries, *figures: np.ndarray) -> None:

@@ -43,7 +43,31 @@ def print_scores(scores: dict[str, Any], *, console: Console | None = None) -> N
         console.print(
             f"constant in training, so in no average: {escape(', '.join(scores['left_out']))}", soft_wrap=True
         )
-    console.print(verdict(scores), soft_wrap=True)
+    for line in (*stated_coverage(scores), verdict(scores)):
+        console.print(line, soft_wrap=True)
+
+
+def stated_coverage(scores: dict[str, Any]) -> list[str]:
+    """Say how many of the values the model's intervals held, and from which residuals they are; nothing where neither is known.
+
+    Args:
+        scores: what `FittedModel.score` gave.
+    """
+    calibration = scores.get("calibration", {})
+    told = [row for row in calibration.get("coverage", ()) if not math.isnan(row["held"])]
+    lines = []
+    if told:
+        held = ", ".join(f"{row['nominal']:.0%} intervals hold {row['held']:.1%}" for row in told)
+        lines.append(f"{held} of {scores['n_values']:,} values")
+    n = calibration.get("fitted_on", {})
+    if n.get("n_cells"):
+        sources = {"their own residuals": n["n_own"], "their channel's": n["n_by_channel"], "all": n["n_by_all"]}
+        sources["the likelihood alone"] = n["n_raw"]
+        by = ", ".join(f"{k:,} by {source}" for source, k in sources.items() if k)
+        lines.append(
+            f"calibrated on {n['n_residuals']:,} held-out residuals; of {n['n_cells']:,} pairs of channel and lead time {by}"
+        )
+    return lines
 
 
 def print_details(scores: dict[str, Any], *, console: Console | None = None) -> None:

@@ -16,11 +16,12 @@ from .probabilistic import (
 )
 from .quantiles import cumulative, quantile
 from .skill import skill_summary
-from .table import METRICS, Metric, check_metrics
+from .table import METRICS, SHARES, Metric, check_metrics
 from .totals import Totals, horizon_edges
 
 __all__ = [
     "METRICS",
+    "SHARES",
     "Comparison",
     "Interval",
     "Metric",

@@ -67,6 +67,10 @@ GROUPS = {
 }
 
 
+# What central interval a coverage is of.
+SHARES = {"coverage_50": 0.50, "coverage_80": 0.80, "coverage_95": 0.95}
+
+
 def check_metrics(names: Sequence[str] | None) -> tuple[str, ...]:
     """Give the metrics of these names, all where none is named; "coverage", "width" and "pinball" stand for all of their levels.
 

@@ -10,10 +10,10 @@ from .baselines import (
     Ridge,
     Seasonal,
 )
-from .decoders import GaussianDecoder
+from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from .dynamics import LinearField, MLPField
 from .encoders import AttentionEncoder, ODERNNEncoder
-from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Part, Posterior
+from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
 from .registry import BASELINES, MODELS
 
@@ -28,6 +28,7 @@ __all__ = [
     "Encoder",
     "ExponentialSmoothing",
     "ForecastModel",
+    "Frame",
     "GaussianDecoder",
     "GaussianProcess",
     "GradientBoosting",
@@ -35,9 +36,12 @@ __all__ = [
     "LatentODE",
     "LinearField",
     "MLPField",
+    "MixtureDecoder",
     "ODERNNEncoder",
     "Part",
     "Posterior",
+    "QuantileDecoder",
     "Ridge",
     "Seasonal",
+    "StudentTDecoder",
 ]

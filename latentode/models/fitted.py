@@ -25,12 +25,13 @@ from latentode.data.tables import Table
 from latentode.data.windows import Spans, Windows
 from latentode.errors import RunError
 from latentode.files import write_whole
-from latentode.metrics import METRICS, PitCounts, Totals, horizon_edges, skill_summary
+from latentode.metrics import METRICS, SHARES, PitCounts, Totals, horizon_edges, skill_summary
+from latentode.models.conformal import CalibratedModel
 from latentode.models.interfaces import ForecastModel
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
 from latentode.models.units import in_error_units
 
-FORMAT = 1
+FORMAT = 2
 READ_AT_ONCE = 256  # windows per batch where nothing is learned
 
 
@@ -129,9 +130,9 @@ class FittedModel:
             is_whole: whether every metric is given per channel and bin, too.
 
         Returns:
-            The model's figures (`Totals.summary`, by four bins of the horizon), its `calibration` (`PitCounts.summary`), `n_windows`,
-            and `baselines` by name; `ratio_to_blend`, of squared errors; with `n_draws` `intervals` and `against` (`skill_summary`) of
-            the headline errors.
+            The model's figures (`Totals.summary`, by four bins of the horizon), its `calibration` (`PitCounts.summary`, with `coverage`:
+            nominal beside held, and `fitted_on`: see `Calibration.describe`), `n_windows`, and `baselines` by name; `ratio_to_blend`, of
+            squared errors; with `n_draws` `intervals` and `against` (`skill_summary`) of the headline errors.
         """
         totals, pit = self.totals(table, windows, names, device=device, per_series=n_draws > 0)
         return {**self.summarise(totals, pit, n_draws=n_draws, is_whole=is_whole), "n_windows": len(windows)}
@@ -151,7 +152,7 @@ class FittedModel:
             figures[name] = total.summary(self.schema.channels, std, is_whole=is_whole)
             if left_out:
                 figures[name]["channels"] = totals[name].summary(self.schema.channels, std)["channels"]
-            figures[name]["calibration"] = pit[name].without(flat).summary()
+            figures[name]["calibration"] = pit[name].without(flat).summary() | self._stated(name, total)
         totals = averaged
         result = {**figures.pop(""), "baselines": figures, "left_out": left_out}
         if n_draws:
@@ -160,6 +161,13 @@ class FittedModel:
         if "mse" in result:
             result["ratio_to_blend"] = result["mse"] / max(figures["blend"]["mse"], 1e-12)
         return result
+
+    def _stated(self, name: str, total: Totals) -> dict[str, Any]:
+        """Give what the model's intervals promise beside what they hold, over all values, and what the promise rests on."""
+        model = self.baselines[name] if name else self.network
+        held = [{"nominal": share, "held": total.pooled(key)} for key, share in SHARES.items() if key in total.sums]
+        fitted_on = {"fitted_on": model.calibration.describe()} if isinstance(model, CalibratedModel) else {}
+        return {"coverage": held, **fitted_on}
 
     def flat_channels(self) -> Tensor:
         """Say which channels were constant in training, bool `(C,)`; none where all were, since something has to be averaged."""

@@ -99,7 +99,10 @@ def known_features(batch: Batch) -> Tensor:
 
 def pick(x_BKH: Tensor, index_BM: Tensor) -> Tensor:
     """Pick rows of the second axis, `(B, M, H)`."""
-    return x_BKH.gather(1, index_BM[..., None].expand(-1, -1, x_BKH.shape[-1]))
+    n_batch, n_rows, width = x_BKH.shape
+    row = torch.arange(n_batch, device=index_BM.device)[:, None] * n_rows + index_BM
+    # Row by row, and the gradient too: on a CPU several times as fast as a gather of single elements.
+    return x_BKH.flatten(0, 1).index_select(0, row.flatten()).view(*index_BM.shape, width)
 
 
 def at_targets(per_channel_BC: Tensor, batch: Batch) -> Tensor:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
@@ -91,7 +92,14 @@ class Encoder(Part):
 
 
 class Dynamics(Part):
-    """Carries the latent state to any time: a solved field, a closed form and a stochastic equation alike."""
+    """Carries the latent state to any time: a solved field, a closed form and a stochastic equation alike.
+
+    Attributes:
+        nfe: evaluations of the field that the last call cost each sample, `(B,)` or 0-d, detached and on the device, so that nobody waits
+            for it; None where nothing is solved.
+    """
+
+    nfe: Tensor | None = None
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
@@ -104,16 +112,57 @@ class Dynamics(Part):
         A sample is a series, or one channel of a series where every channel has a state of its own.
         """
 
+    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Carry states from time 0 to where each is asked for, `(T, D)`: samples may have few or many queries.
+
+        This brings them to one length by padding. A member for which that is waste overrides it.
+
+        Args:
+            z0_BD: at the origin.
+            context_BE: what does not move.
+            sample_T: which sample each query asks for, int64; every sample is asked for.
+            t_T: when, above 0, ascending in each sample.
+        """
+        t_BQ, place_T = pad(sample_T, t_T, len(z0_BD))
+        z_BQD = self(z0_BD, torch.zeros_like(z0_BD[:, 0]), t_BQ, context_BE)
+        return z_BQD.flatten(0, 1).index_select(0, place_T)
+
+    def at_progress(self, fraction: float) -> None:
+        """Hear, before every epoch, which fraction of the planned training is behind; a field may be solved loosely at first."""
+
+
+def pad(sample_T: Tensor, t_T: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+    """Bring times, ascending in each sample, to rows of one length, padded by repeating the last.
+
+    Returns:
+        The rows `(B, Q)`, and where each time stands in them, flat `(T,)`.
+    """
+    order = sample_T.argsort(stable=True)
+    count = torch.bincount(sample_T, minlength=n_samples)
+    first = count.cumsum(0) - count
+    rank = torch.arange(len(order), device=order.device) - first.index_select(0, sample_T.index_select(0, order))
+    width = int(count.max())
+    place_T = torch.empty_like(order).scatter(0, order, rank) + sample_T * width
+    t_BQ = t_T.new_full((n_samples * width,), -torch.inf).scatter(0, place_T, t_T).view(n_samples, width)
+    return t_BQ.cummax(1).values, place_T
+
 
 class Decoder(Part):
-    """Turns the state at each target into a distribution of its residual, see `Frame`."""
+    """Turns the state at each target into a distribution of its residual, see `Frame`.
+
+    Attributes:
+        has_likelihood: whether the gradient of the log-density moves the mean, as a latent variable's evidence bound needs.
+    """
+
+    has_likelihood: ClassVar[bool] = True
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the parameters; the untrained mean is 0, so that an untrained model is its base, and the deviation 1."""
 
-    def watch(self, batch: Batch) -> None:
-        """See a batch of training windows, before training, for what is not learned by gradients."""
+    def watch(self, training: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass training windows on, before training, and take from them what is not learned by gradients."""
+        yield from training
 
     @abstractmethod
     def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor, frame: Frame) -> Distribution:
@@ -165,6 +214,13 @@ class ForecastModel(Part):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
+
+    def error_unit(self) -> Tensor | None:
+        """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.
+
+        Known after `prepare`. Validation is judged in it, so that a channel nobody can forecast does not drown the others.
+        """
+        return None
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit, before training, what is not learned by gradients."""

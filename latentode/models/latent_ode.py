@@ -5,25 +5,25 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.baselines.linear import base_features, collect, least_squares
-from latentode.models.decoders import GaussianDecoder
-from latentode.models.distributions import about, affine
+from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.decoders import GaussianDecoder, QuantileDecoder
+from latentode.models.distributions import about, affine, pool
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
-from latentode.models.history import pick
-from latentode.models.interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Posterior
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame
+from latentode.models.latent_path import LatentPath
 from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
-from latentode.models.statics import StaticContext
 from latentode.models.validation import choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
@@ -31,7 +31,7 @@ OBJECTIVES = ("nll", "elbo")
 BASES = ("blend", None)
 
 
-class LatentODE(ForecastModel):
+class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training; the unit is
@@ -41,19 +41,20 @@ class LatentODE(ForecastModel):
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
         dynamics: carries the state; None: `MLPField()`.
-        decoder: gives the distribution; None: `GaussianDecoder()`.
+        decoder: gives the distribution; None: `QuantileDecoder()`, for the objective "elbo" `GaussianDecoder()`.
         latent_size: size of the state that moves.
         context_size: size of what does not move.
         base: "blend", or None for the latent path alone.
-        objective: "nll" (predictive likelihood) or "elbo" (with a posterior draw and its divergence from the prior).
+        objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
+        n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
+            dropout; the forecast is what they say together (`distributions.pool`). Time and memory grow with them.
     """
 
     base_weight: Tensor
     unit: Tensor
     residual_weight: Tensor
-    std_factor: Tensor
     loss_weight: Tensor
 
     def __init__(
@@ -68,41 +69,65 @@ class LatentODE(ForecastModel):
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
+        n_members: int = 1,
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
         if base not in BASES:
             raise InputError(f'base is {base!r}; choose "blend", or null (None) for the latent path alone.')
-        self.encoder = encoder if encoder is not None else AttentionEncoder()
-        self.dynamics = dynamics if dynamics is not None else MLPField()
-        self.decoder = decoder if decoder is not None else GaussianDecoder()
+        if n_members < 1:
+            raise InputError(f"n_members is {n_members}; a model has one member at least.")
         self.latent_size = latent_size
         self.context_size = context_size
         self.base = base
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
+        self.n_members = n_members
+        default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
+        given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
+        if objective == "elbo" and not given[2].has_likelihood:
+            raise InputError(
+                f"{type(given[2]).__name__} has no likelihood that teaches its mean, which the objective 'elbo' needs; "
+                "take GaussianDecoder, StudentTDecoder or MixtureDecoder."
+            )
+        # Copies without parameters: these are made, and drawn, in `setup`. The first path has the very parts that were given.
+        paths = [given, *(deepcopy(given) for _ in range(n_members - 1))]
+        self.paths = nn.ModuleList(LatentPath(*parts) for parts in paths)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the first member."""
+        return next(self._paths()).encoder
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The dynamics of the first member."""
+        return next(self._paths()).dynamics
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of the first member."""
+        return next(self._paths()).decoder
 
     def setup(self, schema: Schema) -> None:
         """Make the parts' parameters and the buffers of the base."""
-        for part in (self.encoder, self.dynamics, self.decoder):
-            part.setup(schema, self.latent_size, self.context_size)
+        for path in self._paths():
+            path.setup(schema, self.latent_size, self.context_size)
         n_channels = len(schema.channels)
         last_value = torch.tensor([1.0, 0.0]) if self.base else torch.zeros(2)
         self.register_buffer("base_weight", last_value.repeat(n_channels, 1))
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
-        self.register_buffer("std_factor", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
-        # Made last, and only where there are such columns: the weights of the parts are the same with and without.
-        self.has_statics = bool(schema.static_columns)
-        if self.has_statics:
-            self.statics = StaticContext(schema, self.context_size)
+        self.calibration = Calibration(n_channels)
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
-        moments = collect(self._watched(training))
+        for path in self._paths():
+            training = path.decoder.watch(training)
+        moments = collect(training)
         known = moments.count > 0
         if self.base:
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
@@ -112,39 +137,30 @@ class LatentODE(ForecastModel):
         weight = moments.count.clamp(min=50).rsqrt()
         self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
 
-    def _watched(self, training: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in training:
-            self.decoder.watch(batch)
-            yield batch
+    def error_unit(self) -> Tensor:
+        """Give the deviation of what the base leaves in training."""
+        return self.unit
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:
-        """Let validation decide, per channel, on the base, on the weight of the residual and on the width of the intervals."""
+    def choose(self, validation: Sequence[Batch]) -> None:
+        """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
         choice = choose_on_validation(self, validation)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(choice.residual_weight)
-        self.std_factor.copy_(choice.std_factor)
+        self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
 
-    def forward(self, batch: Batch) -> Distribution:
+    def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
-        posterior = self.encode(batch)
-        residual = self.decode(posterior.mean, posterior, batch)
+        residual = self.residual(batch)
         channel = batch.target_channel
         # The weight is on the mean alone: the distribution about it keeps its shape.
-        residual = about(residual, self.residual_weight[channel] * residual.mean, self.std_factor[channel])
+        residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
         frame = self.frame(batch)
         return affine(residual, frame.base, frame.unit)
 
-    def encode(self, batch: Batch) -> Posterior:
-        """Encode every history; what is constant per series joins both contexts, whichever encoder reads the history."""
-        posterior = self.encoder(batch)
-        if not self.has_statics:
-            return posterior
-        context_BE = self.statics(batch)
-        return replace(
-            posterior,
-            series_context=posterior.series_context + context_BE,
-            channel_context=posterior.channel_context + context_BE[:, None],
-        )
+    def residual(self, batch: Batch) -> Distribution:
+        """Forecast what the base leaves of every target `(B, M)`, in units of `unit`: all members together."""
+        frame = self.frame(batch)
+        return pool([path(batch, frame) for path in self._paths()])
 
     def base_mean(self, batch: Batch) -> Tensor:
         """Give the base's forecast of every target `(B, M)`."""
@@ -154,32 +170,22 @@ class LatentODE(ForecastModel):
         """Give base and unit of every target."""
         return Frame(self.base_mean(batch), self.unit[batch.target_channel])
 
-    def decode(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Distribution:
-        """Carry states at the origin to the targets and decode them: the residual in units of `unit`."""
-        z_BMD = self.carry(z0, posterior, batch)
-        return self.decoder(z_BMD, batch, posterior.channel_context, self.frame(batch))
-
-    def carry(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Tensor:
-        """Carry states at the origin, `(B, D)` or one per channel `(B, C, D)`, to the targets, `(B, M, D)`."""
-        if z0.ndim == 2:
-            z_BQD = self.dynamics(z0, torch.zeros_like(z0[:, 0]), batch.query_time, posterior.series_context)
-            return pick(z_BQD, batch.target_row)
-        queries = batch.channel_queries()
-        z0_PD, context_PE = (x[queries.series, queries.channel] for x in (z0, posterior.channel_context))
-        z_PRD = self.dynamics(z0_PD, torch.zeros_like(z0_PD[:, 0]), queries.time, context_PE)
-        return z_PRD.flatten(0, 1)[queries.place]
+    def _paths(self) -> Iterator[LatentPath]:
+        return (path for path in self.paths if isinstance(path, LatentPath))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Give the objective in units of what the base leaves."""
-        posterior = self.encode(batch)
-        channel = batch.target_channel
-        target = self.frame(batch).residual(batch.target_value)
-        weight = self.loss_weight[channel]
+        """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
+        frame = self.frame(batch)
+        losses = [self._loss_of(path, batch, frame) for path in self._paths()]
+        return torch.stack(losses).mean()
+
+    def _loss_of(self, path: LatentPath, batch: Batch, frame: Frame) -> Tensor:
+        target, weight = frame.residual(batch.target_value), self.loss_weight[batch.target_channel]
         if self.objective == "nll":
-            residual = self.decode(posterior.mean, posterior, batch)
-            score = self.decoder.score(residual, target, self.beta)
+            score = path.decoder.score(path(batch, frame), target, self.beta)
             return weighted_mean(score, weight, batch.target_observed)
-        residual = self.decode(posterior.rsample(), posterior, batch)
+        posterior = path.encode(batch)
+        residual = path.decode(posterior.rsample(), posterior, batch, frame)
         density = residual.log_prob(target) * weight
         log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))

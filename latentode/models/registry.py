@@ -21,7 +21,7 @@ from latentode.models.baselines import (
     Ridge,
     Seasonal,
 )
-from latentode.models.decoders import GaussianDecoder
+from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from latentode.models.dynamics import LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
@@ -42,7 +42,17 @@ BASELINES = ("constant", "last_value", "blend")
 
 _CLASSES: dict[str, type[Part]] = {
     cls.__name__: cls
-    for cls in (*MODELS.values(), AttentionEncoder, ODERNNEncoder, LinearField, MLPField, GaussianDecoder)
+    for cls in (
+        *MODELS.values(),
+        AttentionEncoder,
+        ODERNNEncoder,
+        LinearField,
+        MLPField,
+        GaussianDecoder,
+        MixtureDecoder,
+        QuantileDecoder,
+        StudentTDecoder,
+    )
 }
 
 

@@ -19,6 +19,7 @@ from torch.special import ndtr
 from latentode.data.scaling import Scaler
 from latentode.metrics.probabilistic import crps_from_quantiles, crps_normal
 from latentode.metrics.quantiles import cumulative, quantile
+from latentode.models.conformal import Calibrated
 
 # In standard normal deviations; a level further out than 5 is 1 in float32.
 NODES = tuple(i / 4 for i in range(-20, 21))
@@ -125,16 +126,18 @@ def in_user_units(forecast: Distribution, channel: Tensor, scaler: Scaler) -> Ma
 def in_error_units(forecast: Distribution, channel: Tensor, scaler: Scaler) -> Distribution:
     """Give a model's forecast in training deviations around the training mean: what scores take, see `Batch.target_error_units`.
 
-    Where models see just that, it is the forecast itself; and a normal stays one where there is no logarithm, so that its scores keep
-    their closed forms.
+    Where models see just that, it is the forecast itself; and a normal stays one where there is no logarithm, calibrated or not, so that
+    its scores keep their closed forms.
     """
     if scaler.channel_map is None:
         return forecast
     mean, std = (_of_channels(x, channel) for x in (scaler.mean, scaler.std))
     mapped = Mapped(forecast, *_channel_map(channel, scaler), mean, std)
-    if isinstance(forecast, Normal) and not scaler.channel_map.is_log.any():
-        return Normal(mapped.mean, mapped.stddev, validate_args=False)
-    return mapped
+    raw = forecast.base if isinstance(forecast, Calibrated) else forecast
+    if not isinstance(raw, Normal) or scaler.channel_map.is_log.any():
+        return mapped
+    plain = Normal(mapped.mean, mapped.stddev, validate_args=False)
+    return forecast.over(plain) if isinstance(forecast, Calibrated) else plain
 
 
 def _channel_map(channel: Tensor, scaler: Scaler) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,10 +154,13 @@ def _of_channels(per_channel: np.ndarray, channel: Tensor) -> Tensor:
 def _moments_of_exponential(base: Distribution, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     r"""Give mean and deviation of `exp(location + scale u)`.
 
-    In closed form for a normal (Johnson, Kotz and Balakrishnan 1994, section 14.3) and for mixtures; else from the quantile function,
-    :math:`\int Q(\Phi(t))^k \varphi(t)\,dt`, by the trapezoidal rule. The exponential of a heavy tail, such as a Student t's, has no mean;
-    what is given for it is that of its values between the outermost levels, 3e-7 and 1 - 3e-7.
+    Those of the raw forecast where it is calibrated. In closed form for a normal (Johnson, Kotz and Balakrishnan 1994, section 14.3) and
+    for mixtures; else from the quantile function, :math:`\int Q(\Phi(t))^k \varphi(t)\,dt`, by the trapezoidal rule. The exponential of a
+    heavy tail, such as a Student t's, has no mean; what is given for it is that of its values between the outermost levels, 3e-7 and
+    1 - 3e-7.
     """
+    if isinstance(base, Calibrated):
+        return _moments_of_exponential(base.base, location, scale)
     if isinstance(base, Normal):
         z, spread = location + scale * base.loc.double(), scale * base.scale.double()
         mean = (z + spread.square() / 2).exp()

@@ -119,12 +119,23 @@ class Steps:
         at_BQ = step_BQ * n_samples + torch.arange(n_samples, device=step_BQ.device)[:, None]
         parts = (theta_BQ.reshape(-1), at_BQ.reshape(-1), length_BQ.reshape(-1))
         theta_P, at_P, length_P = parts if place_P is None else (part.index_select(0, place_P) for part in parts)
-        # A power at a time: what is read stays small, and in one piece for each query.
-        tables = (torch.cat(self.states), *torch.cat(self.powers, 1).unbind(0))
-        coefficients = [table.index_select(0, at_P) for table in tables]
+        coefficients = self._coefficients(at_P)
         if not slopes:
             return evaluate_polynomials(theta_P, coefficients)
         return evaluate_slopes(theta_P, coefficients, length_P)
+
+    def evaluate_single(self, sample_P: Tensor, tau_P: Tensor) -> Tensor:
+        """Read the state of one sample at one time for each pair of these, `(P, D)`: no sample is read more often than it is asked for."""
+        ends_BS = torch.stack(self.ends, 1)
+        step_P = find_steps(ends_BS.index_select(0, sample_P), tau_P.detach()[:, None])[:, 0]
+        at_P = step_P * len(ends_BS) + sample_P
+        start_P, end_P = (torch.cat(clock).index_select(0, at_P) for clock in (self.starts, self.ends))
+        return evaluate_polynomials(step_fraction(tau_P, start_P, end_P - start_P), self._coefficients(at_P))
+
+    def _coefficients(self, at_P: Tensor) -> list[Tensor]:
+        # A power at a time: what is read stays small, and in one piece for each query.
+        tables = (torch.cat(self.states), *torch.cat(self.powers, 1).unbind(0))
+        return [table.index_select(0, at_P) for table in tables]
 
 
 def step_fraction(tau_P: Tensor, start_P: Tensor, length_P: Tensor) -> Tensor:

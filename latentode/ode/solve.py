@@ -59,7 +59,7 @@ class Solution:
     status: Tensor
     event_times: Tensor | None = None
     events: tuple[Occurrences, ...] = ()
-    _read: Callable[[Tensor], Any] | None = field(default=None, repr=False)
+    _reader: _Reader | None = field(default=None, repr=False)
 
     def __call__(self, t: Tensor) -> Any:
         """Give the states at any times `(Q',)` or `(B, Q')` between `t0` and the last query, `(B, Q', *state)`.
@@ -67,11 +67,26 @@ class Solution:
         Raises:
             InputError: without `dense=True`, or for a time outside the solve.
         """
-        if self._read is None:
+        return self._kept().read(t)
+
+    def at(self, sample: Tensor, t: Tensor) -> Any:
+        """Give the state of one sample at one time for each pair of these, `(P, *state)`: for samples with few and with many queries.
+
+        Args:
+            sample: int64 `(P,)`, positions in the batch.
+            t: `(P,)`, between `t0` and the last query of its sample.
+
+        Raises:
+            InputError: without `dense=True`, or for a time outside the solve.
+        """
+        return self._kept().read_single(sample, t)
+
+    def _kept(self) -> _Reader:
+        if self._reader is None:
             raise InputError(
                 "this solution kept only its queries; call solve(..., dense=True) to read it at other times"
             )
-        return self._read(t)
+        return self._reader
 
 
 def solve(
@@ -179,7 +194,7 @@ def solve(
         trajectory.status,
         torch.stack([each.first() for each in occurrences], 1) if sought else None,
         occurrences,
-        _reader(problem, trajectory, packing) if dense else None,
+        _Reader(problem, trajectory, packing) if dense else None,
     )
 
 
@@ -381,32 +396,65 @@ def _describe_failure(problem: Problem, trajectory: Trajectory) -> str:
     )
 
 
-def _reader(problem: Problem, trajectory: Trajectory, packing: Packing) -> Callable[[Tensor], State]:
-    """Make the function that reads a solution at other times."""
-    steps, span = trajectory.steps, problem.span
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a solution at other times than its queries."""
 
-    def read(t: Tensor) -> State:
+    problem: Problem
+    trajectory: Trajectory
+    packing: Packing
+
+    def read(self, t: Tensor) -> State:
+        """Give the states at `(Q,)` or `(B, Q)`."""
+        problem, n_samples = self.problem, len(self.problem.y0)
         t = _as_times(t, "t", problem.y0.device)
-        n_samples = problem.y0.shape[0]
         if t.ndim not in (1, 2) or (t.ndim == 2 and t.shape[0] != n_samples):
             raise InputError(f"t has shape {tuple(t.shape)}; give (Q,) or one row per sample, ({n_samples}, Q)")
-        t0 = problem.t0 if problem.t_carrier is None else problem.t0 + problem.t_carrier
-        tau = (t.to(problem.t0.dtype).expand(n_samples, -1) - t0[:, None]) * problem.direction[:, None]
-        # A time that the query's own dtype rounded out of the solve is still inside.
-        slack = 4 * torch.finfo(t.dtype).eps * (problem.t0.abs() + span)[:, None]
-        outside = ((tau < -slack) | (tau > span[:, None] + slack)).any(1)
-        if is_any(outside):
-            raise InputError(
-                f"t lies outside the solve (samples {list_samples(outside)}): it runs from t0 to the last of t_eval"
-            )
-        if not steps.ends or t.shape[-1] == 0:
+        tau = self._clock(t.expand(n_samples, -1), None)
+        if not self.trajectory.steps.ends or t.shape[-1] == 0:
             ys = problem.y0[:, None].expand(-1, t.shape[-1], -1)
         else:
-            ys = steps.evaluate(tau).view(n_samples, tau.shape[1], -1)
+            ys = self.trajectory.steps.evaluate(tau).view(n_samples, tau.shape[1], -1)
+        return self._finish(ys, tau, None)
+
+    def read_single(self, sample: Tensor, t: Tensor) -> State:
+        """Give the states of `sample` `(P,)` at `t` `(P,)`."""
+        t = _as_times(t, "t", self.problem.y0.device)
+        if t.ndim != 1 or t.shape != sample.shape:
+            raise InputError(f"t has shape {tuple(t.shape)} and sample {tuple(sample.shape)}; give two of (P,)")
+        tau = self._clock(t, sample)
+        steps = self.trajectory.steps
+        ys = steps.evaluate_single(sample, tau) if steps.ends else self.problem.y0.index_select(0, sample)
+        return self._finish(ys, tau, sample)
+
+    def _clock(self, t: Tensor, sample: Tensor | None) -> Tensor:
+        """Give clock times; `t` is `(B, Q)`, or `(P,)` with the sample of each."""
+        problem = self.problem
+
+        t0 = problem.t0 if problem.t_carrier is None else problem.t0 + problem.t_carrier
+        tau = (t.to(problem.t0.dtype) - _of(t0, sample)) * _of(problem.direction, sample)
+        # A time that the query's own dtype rounded out of the solve is still inside.
+        slack = 4 * torch.finfo(t.dtype).eps * _of(problem.t0.abs() + problem.span, sample)
+        outside = (tau < -slack) | (tau > _of(problem.span, sample) + slack)
+        if is_any(outside):
+            which = outside.any(1) if sample is None else torch.zeros_like(problem.span, dtype=torch.bool)
+            which = which if sample is None else which.index_put((sample[outside],), outside[outside])
+            raise InputError(
+                f"t lies outside the solve (samples {list_samples(which)}): it runs from t0 to the last of t_eval"
+            )
+        return tau
+
+    def _finish(self, ys: Tensor, tau: Tensor, sample: Tensor | None) -> State:
+        """Put what comes after a terminal event, and failures, into states `(B, Q, D)` or `(P, D)`."""
+        trajectory = self.trajectory
+
         if trajectory.end is not None:
             assert trajectory.y_end is not None
-            ys = torch.where((tau.detach() > trajectory.end[:, None])[..., None], trajectory.y_end[:, None], ys)
-        ys = torch.where((trajectory.status != SUCCESS)[:, None, None], torch.nan, ys)
-        return packing.unflatten(ys)
+            ys = torch.where((tau.detach() > _of(trajectory.end, sample))[..., None], _of(trajectory.y_end, sample), ys)
+        ys = torch.where(_of(trajectory.status != SUCCESS, sample)[..., None], torch.nan, ys)
+        return self.packing.unflatten(ys)
 
-    return read
+
+def _of(x_B: Tensor, sample: Tensor | None) -> Tensor:
+    """Give a figure of every sample beside its queries, or of the sample of each query."""
+    return x_B[:, None] if sample is None else x_B.index_select(0, sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-COLUMNS = ("epoch", "step", "seconds", "learning_rate", "train_loss", "val_mse")
+_log = logging.getLogger(__name__)
+
+FIGURES = ("train_loss", "val_mse", "val_score", "nfe", "nfe_max")
+COLUMNS = ("epoch", "step", "seconds", "learning_rate", *FIGURES)
+
+# A healthy field is worked out while it is learned: it costs more than at the start, but not this much more.
+NFE_GROWTH = 2.0
 
 
 class EpochLog(pl.Callback):
@@ -33,9 +40,40 @@ class EpochLog(pl.Callback):
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rate = groups[0]["lr"] if groups else 0.0
         seconds = round(time.perf_counter() - self.start, 2)
-        figures = [float(metrics[name]) if name in metrics else "" for name in COLUMNS[-2:]]
+        figures = [float(metrics[name]) if name in metrics else "" for name in FIGURES]
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerow([trainer.current_epoch, trainer.global_step, seconds, rate, *figures])
+
+
+class EffortWatch(pl.Callback):
+    """Warns, once, where the field has become much more expensive to solve than it was in the second epoch."""
+
+    def __init__(self) -> None:
+        self.at_first: float | None = None
+        self.has_warned = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the epoch that has ended; the first one is still near the untrained field."""
+        if "nfe" not in trainer.callback_metrics or trainer.current_epoch == 0 or self.has_warned:
+            return
+        nfe = float(trainer.callback_metrics["nfe"])
+        if self.at_first is None:
+            self.at_first = nfe
+        elif nfe > NFE_GROWTH * self.at_first:
+            self.has_warned = True
+            _log.warning(
+                f"epoch {trainer.current_epoch + 1}: solving the field takes {nfe:.0f} evaluations per sample, "
+                f"{nfe / self.at_first:.1f} times as many as in the second epoch; loosen its rtol and atol, regularise it (a higher "
+                "weight_decay), or choose a dynamics in closed form."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what the warning depends on."""
+        return {"at_first": self.at_first, "has_warned": self.has_warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.at_first, self.has_warned = state_dict["at_first"], state_dict["has_warned"]
 
 
 class EpochProgress(pl.Callback):
@@ -67,10 +105,10 @@ class EpochProgress(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the best error so far."""
-        self.best = min(self.best, float(trainer.callback_metrics.get("val_mse", float("inf"))))
+        self.best = min(self.best, float(trainer.callback_metrics.get("val_score", float("inf"))))
         if self.progress:
             self.progress.update(
-                self.task, error=f"epoch {trainer.current_epoch + 1}, best validation mse {self.best:.4f}"
+                self.task, error=f"epoch {trainer.current_epoch + 1}, best validation score {self.best:.4f}"
             )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -24,7 +24,7 @@ from latentode.files import write_json, write_whole
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel, load_plain
 from latentode.models.registry import to_plain
-from latentode.training.callbacks import EpochLog, EpochProgress
+from latentode.training.callbacks import EffortWatch, EpochLog, EpochProgress
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
 from latentode.training.task import ForecastingTask
@@ -58,7 +58,7 @@ class FitSettings:
 
     max_epochs: int = TRAINER_DEFAULTS["max_epochs"]
     patience: int = 30
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0
     device: str = "auto"
@@ -74,11 +74,13 @@ def moving_average(average: Tensor, new: Tensor, n_averaged: Tensor) -> Tensor:
 def run_callbacks(run_dir: Path, patience: int, *, show_progress: bool) -> list[Callback]:
     """Give the callbacks of every fit: best and last weights, early stopping, log, progress."""
     checkpoint = ModelCheckpoint(
-        dirpath=run_dir, filename="best", monitor="val_mse", save_last=True, enable_version_counter=False
+        dirpath=run_dir, filename="best", monitor="val_score", save_last=True, enable_version_counter=False
     )
-    stop = EarlyStopping(monitor="val_mse", patience=patience)
+    # An error that is not finite does not end training: the task's `rescue` decides.
+    stop = EarlyStopping(monitor="val_score", patience=patience, check_finite=False)
     average = WeightAveraging(avg_fn=moving_average)
-    return [average, checkpoint, stop, EpochLog(run_dir / "log.csv"), *([EpochProgress()] if show_progress else [])]
+    beside = [EpochLog(run_dir / "log.csv"), EffortWatch(), *([EpochProgress()] if show_progress else [])]
+    return [average, checkpoint, stop, *beside]
 
 
 def fit_network(
@@ -171,6 +173,8 @@ def finish(
         "n_parameters": sum(p.numel() for p in fitted.network.parameters()),
         "n_epochs": int(task.trainer.current_epoch),
         "best_epoch": int(content["epoch"]),
+        "n_rollbacks": task.rescue.n_rollbacks,
+        "learning_rate_final": task.learning_rate_final,
         "seconds": round(seconds, 2),
         "horizon": data.examples.spans.describe(data.examples.table.schema),
         "known_columns": list(data.examples.table.schema.known_columns),

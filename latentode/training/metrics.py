@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torchmetrics import Metric
@@ -70,8 +71,10 @@ class ForecastError(Metric):
     Args:
         n_channels: of the data.
         name: of the metric in `METRICS`.
-        average: "macro" over channels or "pooled" over values.
+        average: "macro" over channels, "pooled" over values, or "balanced" between them: a channel weighs as the root of how many values it
+            has, so that neither a channel with a handful of values nor one with most of them decides.
         left_out: channels in no average, bool `(C,)`; None: none.
+        unit: of the average per channel, in training deviations, `(C,)`; None: 1.
 
     Raises:
         InputError: there is no such metric, it is a group of them, or it takes naive errors (`ForecastTotals` has them).
@@ -85,8 +88,9 @@ class ForecastError(Metric):
         self,
         n_channels: int,
         name: str = "mse",
-        average: Literal["macro", "pooled"] = "macro",
+        average: Literal["macro", "pooled", "balanced"] = "macro",
         left_out: Tensor | None = None,
+        unit: Tensor | None = None,
     ) -> None:
         super().__init__()
         empty = Totals.zero(n_channels, check_metrics([name]))
@@ -97,6 +101,7 @@ class ForecastError(Metric):
         self.name = name
         self.average = average
         self.left_out = left_out
+        self.unit = unit
         self.add_state("total", empty.sums[self.name], dist_reduce_fx="sum")
         self.add_state("count", empty.count, dist_reduce_fx="sum")
 
@@ -108,10 +113,15 @@ class ForecastError(Metric):
         self._totals().add(forecast, batch.target_value, batch.target_channel, batch.target_observed)
 
     def compute(self) -> Tensor:
-        """Give the average in training deviations, 0-d float64."""
+        """Give the average in its units, 0-d float64."""
         totals = self._totals() if self.left_out is None else self._totals().without(self.left_out)
-        figure = totals.macro(self.name) if self.average == "macro" else totals.pooled(self.name)
-        return self.count.new_tensor(figure)
+        scale = None if self.unit is None else self.unit.to(self.count).reciprocal()
+        if self.average != "balanced":
+            average = totals.macro if self.average == "macro" else totals.pooled
+            return self.count.new_tensor(average(self.name, scale))
+        weight = totals.count.sum(1).sqrt()
+        figure = totals.per_channel(self.name, scale)
+        return (torch.where(weight > 0, figure, 0.0) * weight).sum() / weight.sum()
 
 
 class CalibrationCounts(Metric):

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from latentode.data.batch import Batch
-from latentode.models import ForecastModel
+from latentode.errors import SolveError
+from latentode.models import Dynamics, ForecastModel
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import make_model
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.metrics import ForecastError
+from latentode.training.rescue import Rescue
 
 
 class ForecastingTask(pl.LightningModule):
@@ -26,13 +28,24 @@ class ForecastingTask(pl.LightningModule):
     """
 
     def __init__(
-        self, network: ForecastModel | str = "latent_ode", learning_rate: float = 4e-3, weight_decay: float = 1e-2
+        self, network: ForecastModel | str = "latent_ode", learning_rate: float = 2e-3, weight_decay: float = 1e-2
     ) -> None:
         super().__init__()
         self.network = make_model(network) if isinstance(network, str) else network
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
+        self.rescue = Rescue()
+
+    @property
+    def dynamics(self) -> list[Dynamics]:
+        """The parts of the network that carry a state."""
+        return [part for part in self.network.modules() if isinstance(part, Dynamics)]
+
+    @property
+    def learning_rate_final(self) -> float:
+        """Highest learning rate of the cycle as it stands after what `rescue` had to do."""
+        return self.learning_rate * self.rescue.rate_factor
 
     def build(self, data: ForecastingDataModule, fit: dict[str, Any] | None = None) -> None:
         """Make the network's parameters for the data at hand, and fit its base; `fit` holds the settings of the fit, to be kept.
@@ -56,25 +69,98 @@ class ForecastingTask(pl.LightningModule):
         if data.examples.stream is not None:
             # The table of the examples is a sample.
             self.fitted.digest = data.examples.digest()
-        self.error = ForecastError(len(data.examples.table.schema.channels), left_out=self.fitted.flat_channels())
         self.fitted.measure_naive_error(data.preparation_batches())
         self.network.prepare(data.preparation_batches())
+        n_channels, flat = len(data.examples.table.schema.channels), self.fitted.flat_channels()
+        self.error = ForecastError(n_channels, left_out=flat)
+        self.score = ForecastError(n_channels, average="balanced", left_out=flat, unit=self.network.error_unit())
 
     def on_fit_start(self) -> None:
         """End after one epoch where there is nothing to train."""
         if not any(True for _ in self.network.parameters()):
             self.trainer.fit_loop.max_epochs = 1
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Bring what keeps training alive along, whoever trains."""
+        return [self.rescue]
+
+    def on_train_start(self) -> None:
+        """Tell the dynamics where training stands: it may go on from within an epoch, whose start is then past."""
+        self._tell_progress()
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the dynamics where training stands."""
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        planned = self.trainer.max_epochs or 0
+        if planned < 1 and self.trainer.max_steps > 0:
+            planned = self.trainer.max_steps / max(int(self.trainer.num_training_batches), 1)
+        for part in self.dynamics:
+            # A training without a planned end is solved as stated from the start.
+            part.at_progress(min(self.current_epoch / planned, 1.0) if planned > 0 else 1.0)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Give the loss; a baseline, which has nothing to learn, gives None."""
-        loss = self.network.loss(batch)
+        try:
+            loss = self.network.loss(batch)
+        except SolveError as error:
+            self._note_failure(error)
+            # All parameters get a gradient, of zero, so that processes that train together stay together.
+            return sum(p.sum() for p in self.network.parameters() if p.requires_grad) * 0.0  # pyright: ignore[reportReturnType]
         self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch))
+        self._log_nfe()
         return loss if loss.requires_grad else None
 
+    def _log_nfe(self) -> None:
+        """Log what the solves of the batch cost; it is summed up on the device and read once per epoch."""
+        costs = [part.nfe.flatten() for part in self.dynamics if part.nfe is not None]
+        if costs:
+            nfe = torch.cat(costs).float()
+            self.log("nfe", nfe.mean(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(nfe))
+            self.log("nfe_max", nfe.max(), on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1)
+
+    def _note_failure(self, error: SolveError) -> None:
+        """Leave a failed solve to `rescue`.
+
+        Raises:
+            SolveError: nothing was learned yet, so that there is nothing to go back to; or nothing is learned here.
+        """
+        if self.trainer.state.fn != "fit" or self.trainer.global_step == 0:
+            raise error
+        self.rescue.failure = str(error)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Take the gradient; some gradient routes solve an equation for it, which may fail as well."""
+        try:
+            super().backward(loss, *args, **kwargs)
+        except SolveError as error:
+            self._note_failure(error)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient, once it is known to be one."""
+        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        self.rescue.drop_lost_gradient(self.network.parameters(), counts=not scales)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add the batch to the validation error."""
-        self.error.update(self.network(batch), batch)
-        self.log("val_mse", self.error, on_epoch=True, batch_size=len(batch))
+        """Add the batch to the validation error; where the field cannot be solved it is infinite."""
+        errors = {"val_mse": self.error, "val_score": self.score}
+        try:
+            forecast = self.network(batch)
+            for error in errors.values():
+                error.update(forecast, batch)
+        except SolveError as failure:
+            self._note_failure(failure)
+            for error in errors.values():
+                error.total.fill_(torch.inf)
+        for name, error in errors.items():
+            self.log(name, error, on_epoch=True, batch_size=len(batch))
 
     def configure_optimizers(self) -> Any:
         """Give AdamW and a one-cycle schedule over all steps; nothing where there is nothing to train."""
@@ -84,7 +170,7 @@ class ForecastingTask(pl.LightningModule):
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         n_steps = max(int(self.trainer.estimated_stepping_batches), 2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=n_steps, pct_start=0.2
+            optimizer, self.learning_rate, total_steps=n_steps, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

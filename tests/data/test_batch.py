@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -235,3 +237,41 @@ def test_a_batch_of_a_table_without_such_columns_has_them_with_no_width():
         assert getattr(batch, name).shape == (40, 0)
     assert batch.known.shape == (*batch.query_time.shape, 0)
     assert batch.token_known.shape == (*batch.token_time.shape, 0)
+
+
+def by_channel(batch):
+    """The times of each pair of window and channel, by a loop."""
+    times = {}
+    for w, j in zip(*np.nonzero(batch.target_observed.numpy()), strict=True):
+        pair = (int(w), int(batch.target_channel[w, j]))
+        times.setdefault(pair, []).append(float(batch.query_time[w, batch.target_row[w, j]]))
+    return times
+
+
+def test_targets_by_channel_are_those_of_a_loop():
+    reader, windows, _ = prepare(make_table(n_channels=3))
+    batch = reader.read(windows)
+    queries = batch.channel_queries()
+    expected = by_channel(batch)
+    pairs = list(zip(queries.series.tolist(), queries.channel.tolist(), strict=True))
+    assert len(pairs) == len(expected)
+    found = {pair: queries.time[queries.pair == i].tolist() for i, pair in enumerate(pairs)}
+    assert found == expected
+    # Every target finds its own time and channel at its place, and padding has none.
+    own = batch.query_time.gather(1, batch.target_row)
+    assert torch.equal(queries.place, batch.target_observed.flatten().nonzero()[:, 0])
+    assert torch.equal(queries.time, own.flatten()[queries.place])
+    assert torch.equal(queries.channel[queries.pair], batch.target_channel.flatten()[queries.place])
+
+
+def test_targets_by_channel_of_queries_and_of_nothing():
+    table = make_table(n_channels=2)
+    reader, _, _ = prepare(table)
+    windows = forecast_windows(table)
+    row = np.repeat(np.arange(len(windows)), 2)
+    batch, _ = reader.read_queries(windows, row, windows.origin[row] + np.tile([2.0, 1.0], len(windows)))
+    queries = batch.channel_queries()
+    assert len(queries.series) == 2 * len(windows)
+    assert torch.bincount(queries.pair).tolist() == [2] * (2 * len(windows))
+    nothing = replace(batch, target_observed=torch.zeros_like(batch.target_observed)).channel_queries()
+    assert [len(x) for x in (nothing.series, nothing.channel, nothing.place, nothing.pair, nothing.time)] == [0] * 5

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch.distributions import Normal
 
-from latentode.forecasting.report import print_details, print_scores, verdict
+from latentode.forecasting.report import print_details, print_scores, stated_coverage, verdict
 from latentode.metrics import METRICS, Totals, horizon_edges, skill_summary
 
 STD = torch.tensor([1.0, 10.0, 0.01], dtype=torch.float64)
@@ -142,3 +142,16 @@ def test_whatever_was_asked_for_is_shown(names):
     text = printed(print_scores, scores_of(totals_of(0.1, names=names), blend=totals_of(0.0, names=names)))
     for name in names:
         assert METRICS[name].heading in text
+
+
+def test_the_stated_coverage_stands_beside_what_was_held_and_what_it_rests_on():
+    counts = {"n_residuals": 1234, "n_cells": 9, "n_own": 4, "n_by_channel": 5, "n_by_all": 0, "n_raw": 0}
+    held = [{"nominal": 0.8, "held": 0.787}, {"nominal": 0.95, "held": 0.9512}]
+    scores = {"n_values": 5678, "calibration": {"coverage": held, "fitted_on": counts}}
+    assert stated_coverage(scores) == [
+        "80% intervals hold 78.7%, 95% intervals hold 95.1% of 5,678 values",
+        "calibrated on 1,234 held-out residuals; of 9 pairs of channel and lead time 4 by their own residuals, 5 by their channel's",
+    ]
+    # A model of somebody's own may have no calibration; of no value there is no share.
+    assert stated_coverage({"n_values": 0, "calibration": {"coverage": [{"nominal": 0.8, "held": float("nan")}]}}) == []
+    assert stated_coverage({"n_values": 3}) == []

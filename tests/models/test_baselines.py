@@ -10,10 +10,20 @@ import torch
 
 from latentode.data.tables import read_table
 from latentode.models import BASELINES, MODELS
-from latentode.models.baselines.linear import Moments, base_features, collect, grid_search, least_squares, moments_of
+from latentode.models.baselines.linear import (
+    MIN_STD,
+    Moments,
+    base_features,
+    collect,
+    grid_search,
+    least_squares,
+    moments_of,
+)
 from latentode.models.baselines.shrunk import ShrunkBaseline
+from latentode.models.conformal import choose_width
 from latentode.models.fitted import FittedModel
 from latentode.models.history import extremes, most_seen, summarise
+from latentode.models.lead import lead_bin
 from tests.data.tables import make_frame, make_table
 from tests.models.conftest import prepare
 
@@ -277,9 +287,14 @@ def test_the_blend_is_on_validation_never_worse_than_constant_and_last_value(pre
         assert blend <= min(constant, last) + 1e-6
 
 
-def test_the_width_of_a_baseline_is_its_error(prepared):
-    model = fit("blend", prepared)
-    assert model.std.square().tolist() == pytest.approx(squared_error(model, prepared.validation), rel=1e-3)
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_width_of_a_baseline_is_its_error(prepared, name):
+    batch, model = prepared.validation, fit(name, prepared)
+    seen = batch.target_observed
+    error = (batch.target_value - model.raw(batch).mean)[seen].double()
+    expected = choose_width(error, batch.target_channel[seen], lead_bin(batch)[seen], 3).clamp(min=MIN_STD)
+    place = batch.target_channel, lead_bin(batch)
+    assert torch.allclose(model.raw(batch).stddev[seen].double(), expected[place][seen], rtol=1e-4)
 
 
 def test_moments_give_the_squared_error_of_any_weights(prepared):

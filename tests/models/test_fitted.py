@@ -180,4 +180,8 @@ def test_intervals_and_skill_are_of_the_figures_beside_them(prepared):
         assert difference == pytest.approx(scores["nll_pooled"] - row["nll_pooled"])
         assert "skill" not in against["nll"]["pooled"]
     assert sum(scores["calibration"]["pit_counts"]) == scores["n_values"]
+    held = {row["nominal"]: row["held"] for row in scores["calibration"]["coverage"]}
+    assert held == {share: scores[f"coverage_{round(100 * share)}_pooled"] for share in (0.5, 0.8, 0.95)}
+    for row in (scores, *scores["baselines"].values()):
+        assert row["calibration"]["fitted_on"]["n_residuals"] == scores["n_values"]
     assert sum(part["n_values"] for part in scores["bins"]) == scores["n_values"]

@@ -15,18 +15,35 @@ from hypothesis import strategies as st
 from latentode.data.windows import forecast_windows
 from latentode.errors import InputError
 from latentode.metrics import coverage
-from latentode.models import AttentionEncoder, Blend, LatentODE, LinearField, MLPField, ODERNNEncoder
+from latentode.models import (
+    AttentionEncoder,
+    Blend,
+    GaussianDecoder,
+    LatentODE,
+    LinearField,
+    MixtureDecoder,
+    MLPField,
+    ODERNNEncoder,
+    QuantileDecoder,
+    StudentTDecoder,
+)
 from latentode.models.baselines.linear import base_features
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
 
 ENCODERS = [AttentionEncoder, ODERNNEncoder]
-DYNAMICS = {
-    "adaptive": MLPField,
-    "fixed": lambda: MLPField(method="rk4", step_size=0.5),
-    "linear": LinearField,
-    "modulated": lambda: LinearField(modulated=True),
-    "dense": lambda: LinearField("dense"),
+PARTS = {
+    "adaptive": {"dynamics": MLPField},
+    "fixed": {"dynamics": lambda: MLPField(method="rk4", step_size=0.5)},
+    "linear": {"dynamics": LinearField},
+    "modulated": {"dynamics": lambda: LinearField(modulated=True)},
+    "dense": {"dynamics": lambda: LinearField("dense")},
+    "shared": {"encoder": lambda: AttentionEncoder(states="series")},
+    "gaussian": {"decoder": GaussianDecoder},
+    "student_t": {"decoder": StudentTDecoder},
+    "mixture": {"decoder": MixtureDecoder},
+    "two members": {"n_members": 2},
+    "odernn": {"encoder": ODERNNEncoder},
 }
 
 
@@ -38,10 +55,18 @@ def make(prepared, encoder=AttentionEncoder, **kwargs):
     return model.eval()
 
 
-@pytest.mark.parametrize("dynamics", DYNAMICS)
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_an_untrained_model_is_its_base(prepared, encoder, dynamics):
-    model = make(prepared, encoder, dynamics=DYNAMICS[dynamics]())
+def make_of(prepared, parts, **kwargs):
+    chosen = {key: value() if callable(value) else value for key, value in PARTS[parts].items()}
+    torch.manual_seed(0)
+    model = LatentODE(**chosen, **kwargs)
+    model.setup(prepared.table.schema)
+    model.prepare([prepared.batch])
+    return model.eval()
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_an_untrained_model_is_its_base(prepared, parts):
+    model = make_of(prepared, parts)
     batch = prepared.batch
     expected = (base_features(batch) * model.base_weight[batch.target_channel]).sum(-1)
     assert torch.equal(model(batch).mean, expected)
@@ -51,10 +76,9 @@ def test_without_a_base_an_untrained_model_is_the_training_mean(prepared):
     assert make(prepared, base=None)(prepared.batch).mean.abs().max() == 0
 
 
-@pytest.mark.parametrize("dynamics", DYNAMICS)
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_row_of_a_batch_equals_the_row_alone(prepared, encoder, dynamics):
-    model = perturb(make(prepared, encoder, dynamics=DYNAMICS[dynamics]()))
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_row_of_a_batch_equals_the_row_alone(prepared, parts):
+    model = perturb(make_of(prepared, parts))
     together = model(prepared.batch)
     for w in (0, 5, 11):
         batch = prepared.reader.read(prepared.windows.take(np.asarray([w])))
@@ -73,15 +97,14 @@ def test_warping_the_stamps_of_the_history_changes_the_forecast(prepared, encode
     assert (model(batch).mean - model(warped).mean).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("dynamics", DYNAMICS)
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("parts", PARTS)
 @given(unit=st.sampled_from([60.0, 1 / 24, 86_400.0]), start=st.sampled_from([0.0, 1e6, -2_000.0]))
 @settings(max_examples=6, deadline=None)
-def test_neither_the_unit_nor_the_origin_of_numeric_time_matters(encoder, dynamics, unit, start):
+def test_neither_the_unit_nor_the_origin_of_numeric_time_matters(parts, unit, start):
     forecasts = []
     for u, s in ((1.0, 0.0), (unit, start)):
         prepared = prepare(make_table(unit=u, start=s), horizon=3.0 * u)
-        model = perturb(make(prepared, encoder, dynamics=DYNAMICS[dynamics]()))
+        model = perturb(make_of(prepared, parts))
         windows = forecast_windows(prepared.table)
         rows = np.repeat(np.arange(len(windows)), 3)
         after = np.tile([0.5, 1.0, 2.9], len(windows)) * u
@@ -103,20 +126,24 @@ def test_the_order_of_channels_within_a_stamp_does_not_matter(prepared):
     assert torch.allclose(model(batch).mean, model(other).mean, atol=1e-5)
 
 
-@pytest.mark.parametrize("dynamics", DYNAMICS)
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("objective", ["nll", "elbo"])
-def test_gradients_reach_every_parameter(prepared, encoder, objective, dynamics):
-    model = perturb(make(prepared, encoder, objective=objective, dynamics=DYNAMICS[dynamics]())).train()
+def test_gradients_reach_every_parameter(prepared, parts, objective):
+    model = perturb(make_of(prepared, parts, objective=objective)).train()
     model.loss(prepared.batch).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     # The deviation of the posterior is drawn from only in the evidence lower bound.
     assert [name for name in silent if "to_posterior" not in name] == []
 
 
-@pytest.mark.parametrize("dynamics", DYNAMICS)
-def test_training_lowers_the_loss(prepared, dynamics):
-    model = make(prepared, dynamics=DYNAMICS[dynamics]()).train()
+def test_a_bound_needs_a_likelihood():
+    with pytest.raises(InputError, match="QuantileDecoder has no likelihood"):
+        LatentODE(decoder=QuantileDecoder(), objective="elbo")
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_training_lowers_the_loss(prepared, parts):
+    model = make_of(prepared, parts).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):

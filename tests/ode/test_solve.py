@@ -190,6 +190,42 @@ def test_a_dense_solution_answers_at_any_time():
         solution(torch.tensor([2.1], dtype=DOUBLE))
 
 
+def test_single_states_of_a_dense_solution_are_those_of_its_rows():
+    y0 = torch.tensor([[1.0], [2.0], [-0.5]], dtype=torch.float64, requires_grad=True)
+    ends = torch.tensor([[1.0], [2.0], [-1.5]], dtype=torch.float64)
+    solution = solve(lambda t, y: -y, y0, ends, t0=0.0, dense=True)
+    sample = torch.tensor([2, 0, 1, 1, 2])
+    t = torch.tensor([-1.5, 0.0, 0.3, 2.0, -0.2], dtype=torch.float64)
+    rows = torch.stack([solution(ends * share)[:, 0] for share in (1.0, 0.0, 0.15, 1.0, 0.2 / 1.5)])
+    single = solution.at(sample, t)
+    assert torch.allclose(single, rows[torch.arange(5), sample], rtol=0, atol=1e-14)
+    own = torch.autograd.grad(single.sum(), y0, retain_graph=True)[0]
+    assert torch.allclose(own, torch.autograd.grad(rows[torch.arange(5), sample].sum(), y0)[0], atol=1e-14)
+
+
+def test_single_states_outside_the_solve_are_refused_and_the_sample_is_named():
+    solution = solve(lambda t, y: -y, torch.ones(3, 1), torch.tensor([[1.0], [2.0], [3.0]]), t0=0.0, dense=True)
+    with pytest.raises(InputError, match=r"samples 0\)"):
+        solution.at(torch.tensor([0, 1]), torch.tensor([1.5, 1.5]))
+    with pytest.raises(InputError, match=r"give two of \(P,\)"):
+        solution.at(torch.tensor([0, 1]), torch.tensor([1.0]))
+
+
+def test_a_failed_sample_has_no_single_states_and_the_others_have():
+    y0 = torch.tensor([[1.0], [0.1]], dtype=torch.float64)
+    solution = solve(
+        lambda t, y: y**2,
+        y0,
+        torch.tensor([[2.0], [2.0]], dtype=torch.float64),
+        dense=True,
+        t0=0.0,
+        on_failure="return",
+    )
+    single = solution.at(torch.tensor([0, 1]), torch.tensor([0.1, 0.1], dtype=torch.float64))
+    assert bool(single[0].isnan().all())
+    assert single[1].item() == pytest.approx(1 / (10 - 0.1), rel=1e-4)
+
+
 def test_a_solution_without_dense_says_how_to_get_one():
     solution = solve(linear, torch.ones(1, 2, dtype=DOUBLE), torch.tensor([0.0, 1.0], dtype=DOUBLE))
     with pytest.raises(InputError, match="dense=True"):

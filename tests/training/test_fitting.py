@@ -14,6 +14,7 @@ from latentode.errors import DataError, RunError
 from latentode.models import Blend, LatentODE
 from latentode.models.fitted import FittedModel
 from latentode.training import FitSettings, fit_network
+from latentode.training.fitting import EMA_DECAY, moving_average
 from tests.data.tables import make_table
 
 SETTINGS = DataSettings(horizon=3.0, windows_per_epoch=64, batch_size=16)
@@ -83,6 +84,21 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run, tmp_path
     for key, value in weights(0).items():
         assert torch.equal(value, first[key])
     assert any(not torch.equal(other[key], first[key]) for key in first)
+
+
+def age_of_average(n_steps):
+    """Average `0, 1, 2, ...`, the number of each step: how far the average lags behind, in steps."""
+    average = torch.tensor(0.0, dtype=torch.float64)
+    for n in range(1, n_steps + 1):
+        average = moving_average(average, torch.tensor(float(n), dtype=torch.float64), torch.tensor(n))
+    return n_steps - float(average)
+
+
+def test_the_average_lags_behind_by_a_small_share_of_any_fit():
+    for n_steps in (30, 60, 100, 400):
+        assert 2 < age_of_average(n_steps) < 0.13 * n_steps
+    # The mean age under a decay d is d / (1 - d).
+    assert age_of_average(5000) == pytest.approx(EMA_DECAY / (1 - EMA_DECAY), rel=1e-4)
 
 
 def test_a_baseline_is_fitted_like_any_model(tmp_path):

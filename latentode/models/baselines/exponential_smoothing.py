@@ -19,8 +19,9 @@ from torch.distributions import Normal
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.baselines.linear import grid_search, moments_of
-from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time, own_std, sum_moments
+from latentode.models.baselines.shrunk import ShrunkBaseline, own_std, sum_moments
 from latentode.models.history import at_targets, summarise
+from latentode.models.lead import lead_time
 
 # In 1/horizon. The first keeps the last value alone, 0 weighs all alike; finite, since buffers get averaged.
 FADING = (1e9, 64.0, 24.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.0)

@@ -18,7 +18,8 @@ from torch.distributions import Normal
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time
+from latentode.models.baselines.shrunk import ShrunkBaseline
+from latentode.models.lead import lead_time
 
 # Level and amplitude (variances), length in horizons, noise variance: before any data were seen.
 START = (0.5, 0.5, 0.3, 0.2)

@@ -16,9 +16,10 @@ from torch.distributions import Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
-from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time, own_std
+from latentode.models.baselines.shrunk import ShrunkBaseline, own_std
 from latentode.models.baselines.trees import Forest
 from latentode.models.history import extremes, known_features, most_seen, summarise
+from latentode.models.lead import lead_time
 from latentode.models.statics import static_features
 
 DEPTH = 6  # of every tree: 63 nodes

@@ -8,7 +8,7 @@ squared error of *every* pair of weights in closed form, so that choosing them c
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,9 @@ from torch.distributions import Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
+from latentode.models.conformal import CalibratedModel, Calibration
 from latentode.models.history import at_targets, summarise
-from latentode.models.interfaces import ForecastModel
+from latentode.models.lead import lead_bin
 
 MIN_STD = 1e-3  # in training standard deviations; keeps a constant channel's density finite
 
@@ -101,19 +102,18 @@ def grid_search(moments: Moments, n_steps: int = 20) -> Tensor:
     return grid[error.argmin(0)]
 
 
-class LinearBaseline(ForecastModel):
-    """A forecast `w1 last + w2 history mean` with a Gaussian error of fixed width per channel."""
+class LinearBaseline(CalibratedModel):
+    """A forecast `w1 last + w2 history mean` with a Gaussian error whose width depends on channel and lead time."""
 
     is_trained = False
 
     weight: Tensor
-    std: Tensor
 
     def setup(self, schema: Schema) -> None:
-        """Make the buffers: weights `(C, 2)` and error deviation `(C,)`."""
+        """Make the buffers: weights `(C, 2)` and the calibration."""
         n_channels = len(schema.channels)
         self.register_buffer("weight", self.initial_weight().repeat(n_channels, 1))
-        self.register_buffer("std", torch.ones(n_channels))
+        self.calibration = Calibration(n_channels)
 
     @abstractmethod
     def initial_weight(self) -> Tensor:
@@ -123,21 +123,30 @@ class LinearBaseline(ForecastModel):
         """Choose weights `(C, 2)` on validation; None keeps the initial ones."""
         return None
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:
+    def choose(self, validation: Sequence[Batch]) -> None:
         """Choose the weights, and take the error's deviation from the same windows."""
         moments = collect(validation)
         chosen = self.choose_weight(moments)
         if chosen is not None:
             self.weight.copy_(torch.where((moments.count > 0)[:, None], chosen.to(self.weight.dtype), self.weight))
-        error = moments.squared_error(self.weight.double()).sqrt().clamp(min=MIN_STD)
-        self.std.copy_(torch.where(moments.count > 0, error, 1.0))
+        parts = zip(*(self._errors(batch) for batch in validation), strict=True)
+        self.calibration.fit_width(*(torch.cat(column) for column in parts))
 
-    def forward(self, batch: Batch) -> Normal:
+    def _errors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the error of every known target, its channel and its bin of lead time."""
+        seen = batch.target_observed
+        error = (batch.target_value - self._mean(batch))[seen].double()
+        return error, batch.target_channel[seen], lead_bin(batch)[seen]
+
+    def _mean(self, batch: Batch) -> Tensor:
+        return (base_features(batch) * self.weight[batch.target_channel]).sum(-1)
+
+    def raw(self, batch: Batch) -> Normal:
         """Forecast every target `(B, M)`."""
-        mean = (base_features(batch) * self.weight[batch.target_channel]).sum(-1)
-        return Normal(mean, self.std[batch.target_channel], validate_args=False)
+        std = self.calibration.width_at(batch).clamp(min=MIN_STD)
+        return Normal(self._mean(batch), std, validate_args=False)
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the mean squared error over the targets; nothing here is learned from it."""
         seen = batch.target_observed
-        return (self(batch).mean - batch.target_value)[seen].square().mean()
+        return (self._mean(batch) - batch.target_value)[seen].square().mean()

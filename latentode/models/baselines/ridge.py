@@ -16,8 +16,9 @@ from torch.distributions import Normal
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.baselines.linear import Moments
-from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time, own_std, sum_moments
+from latentode.models.baselines.shrunk import ShrunkBaseline, own_std, sum_moments
 from latentode.models.history import at_targets, known_features, most_seen, summarise
+from latentode.models.lead import lead_time
 from latentode.models.statics import count_features, static_features
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # per training target, features being of order one

@@ -18,7 +18,8 @@ from torch.distributions import Normal
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.baselines.linear import base_features, collect, grid_search
-from latentode.models.baselines.shrunk import ShrunkBaseline, lead_time, own_std
+from latentode.models.baselines.shrunk import ShrunkBaseline, own_std
+from latentode.models.lead import lead_time
 
 DAY = 86_400e9  # nanoseconds, the unit of dates in a table
 CALENDAR = (DAY, 7 * DAY, 365.2425 * DAY)

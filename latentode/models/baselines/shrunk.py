@@ -26,16 +26,11 @@ from latentode.models.baselines.linear import (
     least_squares,
     moments_of,
 )
-from latentode.models.interfaces import ForecastModel
-
-PSEUDO_COUNT = (
-    50.0  # how many values of its own a channel, or a bin of it, needs to weigh as much as what it is drawn towards
-)
-# In horizons: where the width of the error may change; beyond the last edge is one more bin.
-LEAD_EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)
+from latentode.models.conformal import PSEUDO_COUNT, CalibratedModel, Calibration
+from latentode.models.lead import lead_bin
 
 
-class ShrunkBaseline(ForecastModel):
+class ShrunkBaseline(CalibratedModel):
     """A forecast of its own, drawn to the blend per channel, with a Gaussian error whose width depends on channel and lead time."""
 
     is_trained = False
@@ -43,15 +38,14 @@ class ShrunkBaseline(ForecastModel):
     trained_weight: Tensor
     blend_weight: Tensor
     share: Tensor
-    width: Tensor
 
     def setup(self, schema: Schema) -> None:
-        """Make the buffers: weights of the blend `(C, 2)`, by training and by validation, share `(C,)`, width `(C, L)`."""
+        """Make the buffers: weights of the blend `(C, 2)`, by training and by validation, share `(C,)`, and the calibration."""
         n_channels = len(schema.channels)
         for name in ("trained_weight", "blend_weight"):
             self.register_buffer(name, torch.tensor([1.0, 0.0]).repeat(n_channels, 1))
         self.register_buffer("share", torch.zeros(n_channels))
-        self.register_buffer("width", torch.ones(n_channels, len(LEAD_EDGES) + 1))
+        self.calibration = Calibration(n_channels)
 
     @abstractmethod
     def fit(self, training: Sequence[Batch]) -> None:
@@ -75,15 +69,10 @@ class ShrunkBaseline(ForecastModel):
             self.fit(batches)
         self.share.fill_(1.0)
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:
-        """Choose the blend, how far the own forecast may leave it, and the widths; no window leaves all as it is."""
-        batches = list(validation)
-        if not batches:
-            return
-        with torch.no_grad():
-            self.tune(batches)
-            forecasts = [self.own(batch) for batch in batches]
-        pairs = list(zip(batches, forecasts, strict=True))
+    def choose(self, validation: Sequence[Batch]) -> None:
+        """Choose the blend, how far the own forecast may leave it, and the widths."""
+        self.tune(validation)
+        pairs = [(batch, self.own(batch)) for batch in validation]
         moments = sum_moments(
             moments_of(torch.cat([base_features(batch), forecast.mean[..., None]], -1), batch)
             for batch, forecast in pairs
@@ -93,8 +82,7 @@ class ShrunkBaseline(ForecastModel):
         self.blend_weight.copy_(torch.where(known, blend, self.blend_weight.double()))
         self.share.copy_(choose_share(moments, self.blend_weight.double()))
         parts = zip(*(self._ratios(batch, forecast) for batch, forecast in pairs), strict=True)
-        ratio, channel, lead = (torch.cat(column) for column in parts)
-        self.width.copy_(choose_width(ratio, channel, lead, batches[0].n_channels))
+        self.calibration.fit_width(*(torch.cat(column) for column in parts))
 
     def _ratios(self, batch: Batch, forecast: Normal) -> tuple[Tensor, Tensor, Tensor]:
         """Give, of every known target, the error in the forecast's own deviations, its channel and its bin of lead time."""
@@ -113,16 +101,16 @@ class ShrunkBaseline(ForecastModel):
         """
         return blend_of(batch, self.trained_weight)
 
-    def forward(self, batch: Batch) -> Normal:
+    def raw(self, batch: Batch) -> Normal:
         """Forecast every target `(B, M)`."""
         forecast = self.own(batch)
-        std = self.width[batch.target_channel, lead_bin(batch)] * forecast.stddev
+        std = self.calibration.width_at(batch) * forecast.stddev
         return Normal(self._mean(batch, forecast), std.clamp(min=MIN_STD), validate_args=False)
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the mean squared error over the targets; nothing here is learned from it."""
         with torch.no_grad():
-            error = self(batch).mean - batch.target_value
+            error = self.raw(batch).mean - batch.target_value
         return error[batch.target_observed].square().mean()
 
 
@@ -137,17 +125,6 @@ def sum_moments(parts: Iterable[Moments]) -> Moments:
     for part in others:
         total = total + part
     return total
-
-
-def lead_time(batch: Batch) -> Tensor:
-    """Give how far each target lies from the origin, in horizons, `(B, M)`."""
-    return batch.query_time.gather(1, batch.target_row)
-
-
-def lead_bin(batch: Batch) -> Tensor:
-    """Give the bin of each target's lead time, int64 `(B, M)`."""
-    time = lead_time(batch)
-    return torch.bucketize(time, time.new_tensor(LEAD_EDGES))
 
 
 def own_std(mean: Tensor) -> Normal:
@@ -173,27 +150,3 @@ def choose_share(moments: Moments, blend: Tensor) -> Tensor:
     share = ((cross + prior * overall) / (power + prior).clamp(min=1e-12)).clamp(0, 1)
     helps = 2 * share * cross >= share.square() * power
     return torch.where(moments.count > 0, torch.where(helps, share, 0.0), overall)
-
-
-def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int) -> Tensor:
-    """Give the factor `(C, L)` on the deviation under which the errors have unit variance: the Gaussian likelihood's own choice.
-
-    A bin with few errors leans on its channel, a channel with few on all of them.
-
-    Args:
-        ratio: errors in units of the forecast's deviation, `(P,)`, float64.
-        channel, lead: of each error, int64 `(P,)`.
-        n_channels: `C`.
-    """
-    n_bins = len(LEAD_EDGES) + 1
-    place = channel * n_bins + lead
-    empty = ratio.new_zeros(n_channels * n_bins)
-    total = empty.index_add(0, place, ratio.square()).view(n_channels, n_bins)
-    count = empty.index_add(0, place, torch.ones_like(ratio)).view(n_channels, n_bins)
-    overall = total.sum() / count.sum().clamp(min=1)
-    own = _lean(total.sum(1), count.sum(1), overall)
-    return _lean(total, count, own[:, None]).sqrt()
-
-
-def _lean(total: Tensor, count: Tensor, towards: Tensor) -> Tensor:
-    return (total + PSEUDO_COUNT * towards) / (count + PSEUDO_COUNT)

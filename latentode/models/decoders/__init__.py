@@ -1,5 +1,8 @@
 """From a latent state to a predictive distribution: one file per member, one line here."""
 
 from .gaussian import GaussianDecoder
+from .mixture import MixtureDecoder
+from .quantile import QuantileDecoder
+from .student_t import StudentTDecoder
 
-__all__ = ["GaussianDecoder"]
+__all__ = ["GaussianDecoder", "MixtureDecoder", "QuantileDecoder", "StudentTDecoder"]

@@ -22,18 +22,21 @@ class GaussianDecoder(TrunkDecoder):
         min_std: least deviation, in the unit of the output.
     """
 
+    # `beta_nll` weighs the two against each other already.
+    is_shape_apart = False
+
     def __init__(self, hidden_size: int = 64, *, dropout: float = 0.0, min_std: float = 0.02) -> None:
         super().__init__(hidden_size, dropout)
         self.min_std = min_std
 
-    def initial_outputs(self) -> Tensor:
-        """Give the two outputs of the untrained decoder."""
-        return torch.tensor([0.0, softplus_inverse(1 - self.min_std)])
+    def initial_shape(self) -> Tensor:
+        """Give the width of the untrained decoder."""
+        return torch.tensor([softplus_inverse(1 - self.min_std)])
 
     def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor, frame: Frame) -> Normal:
         """Give the distribution of every target `(B, M)`."""
-        mean, width = self.outputs(z_BMD, batch, channel_context_BCE).unbind(-1)
-        return Normal(mean, nn.functional.softplus(width) + self.min_std, validate_args=False)
+        mean, width = self.outputs(z_BMD, batch, channel_context_BCE)
+        return Normal(mean, nn.functional.softplus(width[..., 0]) + self.min_std, validate_args=False)
 
     def score(self, forecast: Distribution, target_BM: Tensor, beta: float) -> Tensor:
         """Give `objectives.beta_nll`, in which mean and width have their scores already."""

@@ -1,5 +1,9 @@
 """Distributions that torch lacks, and what every decoder's distribution can do: move, stretch, stand about another mean."""
 
 from .affine import about, affine
+from .anchored_mixture import AnchoredMixture
+from .pool import pool, pool_family
+from .quantile_function import QuantileFunction
+from .student_t import FiniteStudentT
 
-__all__ = ["about", "affine"]
+__all__ = ["AnchoredMixture", "FiniteStudentT", "QuantileFunction", "about", "affine", "pool", "pool_family"]

@@ -10,6 +10,9 @@ from torch.distributions import Distribution, MixtureSameFamily, Normal, Student
 
 from latentode.errors import InputError
 
+from .anchored_mixture import AnchoredMixture
+from .quantile_function import QuantileFunction
+
 
 @singledispatch
 def affine(distribution: Distribution, shift: Tensor, scale: Tensor) -> Distribution:
@@ -45,9 +48,20 @@ def _mixture(distribution: MixtureSameFamily, shift: Tensor, scale: Tensor) -> M
     return MixtureSameFamily(distribution.mixture_distribution, parts, validate_args=False)
 
 
+@affine.register
+def _anchored_mixture(distribution: AnchoredMixture, shift: Tensor, scale: Tensor) -> AnchoredMixture:
+    return distribution.moved(shift, scale)
+
+
+@affine.register
+def _quantile_function(distribution: QuantileFunction, shift: Tensor, scale: Tensor) -> QuantileFunction:
+    gaps, tails = (scale[..., None] * x for x in (distribution.gaps, distribution.tails))
+    return QuantileFunction(distribution.levels, shift + scale * distribution.loc, gaps, tails)
+
+
 @singledispatch
 def about(distribution: Distribution, mean: Tensor, factor: Tensor | None = None) -> Distribution:
-    """Give the distribution with another mean, its deviations from it times a factor.
+    """Give the distribution with another mean, its deviations from it times a factor; what is anchored stays where it is.
 
     Args:
         distribution: any that `affine` takes, with a mean.
@@ -58,7 +72,30 @@ def about(distribution: Distribution, mean: Tensor, factor: Tensor | None = None
     return affine(distribution, mean - scale * distribution.mean, scale)
 
 
+# Those with a location get exactly the mean, which a shift would miss by rounding: the untrained forecast is the base to the last digit.
 @about.register
 def _normal_about(distribution: Normal, mean: Tensor, factor: Tensor | None = None) -> Normal:
-    scale = distribution.scale if factor is None else factor * distribution.scale
-    return Normal(mean, scale, validate_args=False)
+    return Normal(mean, _times(distribution.scale, factor), validate_args=False)
+
+
+@about.register
+def _student_t_about(distribution: StudentT, mean: Tensor, factor: Tensor | None = None) -> StudentT:
+    return type(distribution)(distribution.df, mean, _times(distribution.scale, factor), validate_args=False)
+
+
+@about.register
+def _quantile_function_about(
+    distribution: QuantileFunction, mean: Tensor, factor: Tensor | None = None
+) -> QuantileFunction:
+    stretch = None if factor is None else factor[..., None]
+    gaps, tails = (_times(x, stretch) for x in (distribution.gaps, distribution.tails))
+    return QuantileFunction(distribution.levels, mean, gaps, tails)
+
+
+@about.register
+def _anchored_about(distribution: AnchoredMixture, mean: Tensor, factor: Tensor | None = None) -> AnchoredMixture:
+    return distribution.about(mean, factor)
+
+
+def _times(x: Tensor, factor: Tensor | None) -> Tensor:
+    return x if factor is None else factor * x

@@ -72,30 +72,40 @@ class LinearField(Dynamics):
         """Give the states `(B, Q, D)`."""
         level_BD = self.level(context_BE)
         after_BQ = t_BQ - t0_B[:, None]
-        carry = self._turn if self.kind == "diagonal" else self._exponential
-        return level_BD[:, None] + carry(z0_BD - level_BD, after_BQ, context_BE)
+        part_BD, context_B1E = z0_BD - level_BD, context_BE[:, None]
+        return level_BD[:, None] + self._carry(part_BD[:, None], after_BQ, context_B1E)
 
-    def _turn(self, z_BD: Tensor, after_BQ: Tensor, context_BE: Tensor) -> Tensor:
-        """Let every pair decay and turn, `(B, Q, D)`."""
+    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Give the state of one sample for each query, `(T, D)`."""
+        level_BD = self.level(context_BE)
+        part_TD, level_TD = (x.index_select(0, sample_T) for x in (z0_BD - level_BD, level_BD))
+        return level_TD + self._carry(
+            part_TD, t_T, context_BE.index_select(0, sample_T) if self.modulated else context_BE
+        )
+
+    def _carry(self, z: Tensor, after: Tensor, context: Tensor) -> Tensor:
+        return self._turn(z, after, context) if self.kind == "diagonal" else self._exponential(z, after)
+
+    def _turn(self, z: Tensor, after: Tensor, context: Tensor) -> Tensor:
+        """Let every pair of `z` `(..., D)` decay and turn for a time `after` `(...)`."""
         decay, frequency = nn.functional.softplus(self.raw_decay), self.frequency
         if self.modulated:
             # exp(2 tanh) is between a seventh and seven: a context unlike any of training cannot throw the state far off.
-            factor = torch.exp(2 * torch.tanh(self.modulation(context_BE)))
-            decay, frequency = decay * factor[:, : len(decay)], frequency * factor[:, len(decay) :]
+            factor = torch.exp(2 * torch.tanh(self.modulation(context)))
+            decay, frequency = decay * factor[..., : len(decay)], frequency * factor[..., len(decay) :]
         n_pairs = self.frequency.shape[0]
-        fade = torch.exp(-decay.unsqueeze(-2) * after_BQ[..., None])
-        angle = frequency.unsqueeze(-2) * after_BQ[..., None]
+        fade = torch.exp(-decay * after[..., None])
+        angle = frequency * after[..., None]
         cos, sin = fade[..., :n_pairs] * angle.cos(), fade[..., :n_pairs] * angle.sin()
-        x, y, rest = z_BD[:, None].tensor_split((n_pairs, 2 * n_pairs), -1)
+        x, y, rest = z.tensor_split((n_pairs, 2 * n_pairs), -1)
         return torch.cat([cos * x - sin * y, sin * x + cos * y, fade[..., n_pairs:] * rest], -1)
 
-    def _exponential(self, z_BD: Tensor, after_BQ: Tensor, context_BE: Tensor) -> Tensor:
-        """Carry by the eigenvectors of the dense matrix, `(B, Q, D)`."""
+    def _exponential(self, z: Tensor, after: Tensor) -> Tensor:
+        """Carry `z` `(..., D)` by the eigenvectors of the dense matrix for a time `after` `(...)`."""
         eigenvalue, basis, inverse = _take_apart(self.matrix())
-        dtype = torch.promote_types(z_BD.dtype, torch.float32).to_complex()
-        part_BD = z_BD.to(dtype) @ inverse.to(dtype).T
-        grown_BQD = torch.exp(eigenvalue.to(dtype) * after_BQ[..., None]) * part_BD[:, None]
-        return (grown_BQD @ basis.to(dtype).T).real
+        dtype = torch.promote_types(z.dtype, torch.float32).to_complex()
+        grown = torch.exp(eigenvalue.to(dtype) * after[..., None]) * (z.to(dtype) @ inverse.to(dtype).T)
+        return (grown @ basis.to(dtype).T).real
 
     def matrix(self) -> Tensor:
         """Give `A` `(D, D)` of the dense kind."""

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from latentode.data.schema import Schema
+from latentode.models.dynamics.tolerance import check_loosen, looseness
 from latentode.models.interfaces import Dynamics
-from latentode.ode import FixedStep, PIDController, solve
+from latentode.ode import FixedStep, PIDController, Solution, solve
 
 
 class MLPField(Dynamics):
@@ -19,6 +20,7 @@ class MLPField(Dynamics):
         hidden_size: width of the hidden layer.
         method: a name in `latentode.ode.SOLVERS`.
         rtol, atol: tolerances of the adaptive steps.
+        loosen: by how much looser they are at the start of training, see `tolerance.looseness`; outside training they are as stated.
         max_steps: steps per sample after which a solve is given up with an error.
         step_size: length of every step, in horizons, whatever the error; queries inside a step are read from its interpolant.
             None: adaptive steps.
@@ -31,6 +33,7 @@ class MLPField(Dynamics):
         method: str = "tsit5",
         rtol: float = 1e-3,
         atol: float = 1e-4,
+        loosen: float = 10.0,
         max_steps: int = 2_000,
         step_size: float | None = None,
     ) -> None:
@@ -39,8 +42,10 @@ class MLPField(Dynamics):
         self.method = method
         self.rtol = rtol
         self.atol = atol
+        self.loosen = check_loosen(loosen)
         self.max_steps = max_steps
         self.step_size = step_size
+        self._looseness = 1.0
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the field's layers; the last one starts small, so that an untrained state hardly moves."""
@@ -50,6 +55,10 @@ class MLPField(Dynamics):
         nn.init.normal_(self.to_slope.weight, std=0.1 / self.hidden_size**0.5)
         nn.init.zeros_(self.to_slope.bias)
 
+    def at_progress(self, fraction: float) -> None:
+        """Tighten the tolerances of training."""
+        self._looseness = looseness(self.loosen, fraction)
+
     def field(self, t_B: Tensor, z_BD: Tensor, drive_BH: Tensor) -> Tensor:
         """Give the slope `(B, D)`; `drive_BH` is the context's share of the first layer, which does not change along the way."""
         hidden = torch.tanh(self.from_state(z_BD) + drive_BH)
@@ -57,7 +66,17 @@ class MLPField(Dynamics):
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`."""
-        adaptive = PIDController(rtol=self.rtol, atol=self.atol)
+        return self._solve(z0_BD, t0_B, t_BQ, context_BE).ys
+
+    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Solve every sample up to its last query, and read its queries off the interpolants: no query costs more than that."""
+        last_B = torch.zeros_like(z0_BD[:, 0], dtype=t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
+        solution = self._solve(z0_BD, torch.zeros_like(last_B), last_B[:, None], context_BE, dense=True)
+        return solution.at(sample_T, t_T)
+
+    def _solve(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor, *, dense: bool = False) -> Solution:
+        factor = self._looseness if self.training else 1.0
+        adaptive = PIDController(rtol=factor * self.rtol, atol=factor * self.atol)
         solution = solve(
             self.field,
             z0_BD,
@@ -67,5 +86,7 @@ class MLPField(Dynamics):
             method=self.method,
             controller=adaptive if self.step_size is None else FixedStep(self.step_size),
             max_steps=self.max_steps,
+            dense=dense,
         )
-        return solution.ys
+        self.nfe = solution.stats["nfe"].detach()
+        return solution

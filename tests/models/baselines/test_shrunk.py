@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentode.models.baselines.linear import Moments
-from latentode.models.baselines.shrunk import LEAD_EDGES, PSEUDO_COUNT, choose_share, choose_width, lead_bin, lead_time
+from latentode.models.baselines.shrunk import choose_share
 
 BLEND = torch.tensor([[0.6, 0.3]], dtype=torch.float64)
 
@@ -62,30 +62,3 @@ def test_a_channel_without_a_value_takes_the_share_of_all():
     m = Moments(m.xx * silent[:, None, None], m.xy * silent[:, None], m.yy * silent, m.count * silent)
     share = choose_share(m, blend)
     assert torch.allclose(share[1], share[0])
-
-
-def test_widths_are_the_deviations_of_the_errors():
-    rng = np.random.default_rng(0)
-    n, n_bins = 600_000, len(LEAD_EDGES) + 1
-    channel, lead = torch.from_numpy(rng.integers(0, 2, n)), torch.from_numpy(rng.integers(0, n_bins, n))
-    true = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [2.0, 2.0, 2.0, 2.0, 2.0, 9.0]], dtype=torch.float64)
-    ratio = true[channel, lead] * torch.from_numpy(rng.normal(size=n))
-    assert torch.allclose(choose_width(ratio, channel, lead, 2), true, rtol=0.03)
-
-
-def test_a_width_of_few_errors_leans_on_its_channel_and_that_on_all():
-    one, many = torch.zeros(1, dtype=torch.int64), torch.zeros(1000, dtype=torch.int64)
-    ratio = torch.cat([torch.ones(1000), torch.tensor([100.0])]).double()
-    width = choose_width(ratio, torch.cat([many, one + 1]), torch.cat([many, one + 3]), 3)
-    overall = float(ratio.square().mean())
-    assert torch.allclose(width[2], torch.full((6,), overall**0.5, dtype=torch.float64))
-    channel = (100.0**2 + PSEUDO_COUNT * overall) / (1 + PSEUDO_COUNT)
-    assert torch.allclose(width[1, 0].square(), torch.tensor(channel, dtype=torch.float64))
-    own = (100.0**2 + PSEUDO_COUNT * channel) / (1 + PSEUDO_COUNT)
-    assert torch.allclose(width[1, 3].square(), torch.tensor(own, dtype=torch.float64))
-
-
-def test_bins_of_lead_time_count_the_edges_below(prepared):
-    batch = prepared.batch
-    edges = np.asarray(LEAD_EDGES, dtype=np.float32)
-    assert np.array_equal(lead_bin(batch), np.searchsorted(edges, lead_time(batch).numpy()))

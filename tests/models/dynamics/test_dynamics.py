@@ -1,0 +1,46 @@
+"""What every dynamics promises: one state at a time is what whole rows give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentode.models import LinearField, MLPField
+from latentode.models.interfaces import Dynamics, pad
+from tests.data.tables import make_table
+
+B, D, E = 4, 6, 5
+MEMBERS = {
+    "linear": LinearField,
+    "modulated": lambda: LinearField(modulated=True),
+    "dense": lambda: LinearField("dense"),
+    "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
+    "fixed": lambda: MLPField(method="rk4", step_size=0.25),
+}
+
+
+def ask():
+    generator = torch.Generator().manual_seed(0)
+    z0, context = (torch.randn(B, n, generator=generator, dtype=torch.float64) for n in (D, E))
+    sample = torch.tensor([1, 0, 0, 3, 0, 2, 3])
+    t = torch.tensor([0.9, 0.1, 0.4, 0.5, 1.0, 0.7, 0.8], dtype=torch.float64)
+    return z0, context, sample, t
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_single_states_are_those_of_padded_rows(name):
+    torch.manual_seed(0)
+    field = MEMBERS[name]()
+    field.setup(make_table().schema, D, E)
+    field = field.double()
+    single = field.carry(*ask())
+    assert single.shape == (7, D)
+    assert torch.allclose(single, Dynamics.carry(field, *ask()), rtol=0, atol=1e-7 if name == "mlp" else 1e-12)
+
+
+def test_padding_puts_every_time_into_the_row_of_its_sample():
+    _, _, sample, t = ask()
+    t_BQ, place = pad(sample, t, B)
+    assert t_BQ.tolist() == [[0.1, 0.4, 1.0], [0.9] * 3, [0.7] * 3, [0.5, 0.8, 0.8]]
+    assert torch.equal(t_BQ.flatten()[place], t)
+    assert torch.equal(place // 3, sample)
