@@ -14,11 +14,11 @@ from tests.data.tables import make_table
 
 
 def task_of(n_series):
-    """One training window per series, of 30 rows."""
-    table = make_table(n_series=n_series, n_rows=30)
+    """One training window per series, of 15 rows."""
+    table = make_table(n_series=n_series, n_rows=15)
     series = np.arange(n_series)
     origin = table.time[(table.starts[:-1] + table.starts[1:]) // 2]
-    windows = Windows(series, origin, origin + 3.0, np.full(n_series, -np.inf))
+    windows = Windows(series, origin, origin + 100.0, np.full(n_series, -np.inf))
     return assemble(table, [windows, windows.take(series[:2]), windows.take(series[2:4])], time_scale=3.0)
 
 
