@@ -27,7 +27,7 @@ from latentode.data.settings import DataSettings
 from latentode.errors import InputError, LatentODEError, did_you_mean
 from latentode.files import write_json
 from latentode.models.fitted import FittedModel
-from latentode.models.registry import MODELS, make_model
+from latentode.models.recipe import Recipe
 
 SCORED = ("mse", "mae", "mae_mean", "crps", "nll", "coverage_80", "coverage_95")
 MIB = 2**20
@@ -41,7 +41,7 @@ class BenchmarkSettings:
     Attributes:
         dataset: a name in `latentode.data.datasets.DATASETS`.
         protocol: one of its protocols; None: its default.
-        models: names in `MODELS`.
+        models: short names in `MODELS`, or YAML files of models (`Recipe.read`), which are called by the file's name.
         seeds: of weights and batches; a model that draws nothing is run with the first alone.
         splits: of the protocol; None: its first, or all of its folds where the rules average over them.
         data_dir: folder of the data; None looks in `$LATENTODE_DATA`, then in `~/.cache/latentode`.
@@ -71,7 +71,7 @@ def choose_protocol(settings: BenchmarkSettings) -> Protocol:
     """Give the protocol that the settings name.
 
     Raises:
-        InputError: there is no such data set, protocol, model or split.
+        InputError: there is no such data set, protocol, model or split; or two models have one name.
     """
     protocols = protocols_of(settings.dataset, **settings.observing)
     name = settings.protocol or next(iter(protocols))
@@ -79,15 +79,26 @@ def choose_protocol(settings: BenchmarkSettings) -> Protocol:
         raise InputError(
             f"{settings.dataset} has no protocol '{name}'{did_you_mean(name, protocols)}; it has {', '.join(protocols)}."
         )
-    for model in settings.models:
-        if model not in MODELS:
-            raise InputError(f"model is '{model}', which is none of {', '.join(MODELS)}{did_you_mean(model, MODELS)}.")
+    read_recipes(settings.models)
     protocol = protocols[name]
     unknown = [split for split in settings.splits or () if split not in protocol.splits]
     if unknown:
         known = ", ".join(map(str, protocol.splits))
         raise InputError(f"{settings.dataset}, {name}: there is no split {unknown[0]}; the published ones are {known}.")
     return protocol
+
+
+def read_recipes(models: Sequence[str]) -> list[Recipe]:
+    """Give the recipe of each model.
+
+    Raises:
+        InputError: there is no such model, or two have one name.
+    """
+    recipes = [Recipe.read(model) for model in models]
+    for i, recipe in enumerate(recipes):
+        if recipe.name in [other.name for other in recipes[:i]]:
+            raise InputError(f"two models are called '{recipe.name}', and rows are told apart by name; rename a file.")
+    return recipes
 
 
 def run_benchmark(
@@ -114,12 +125,11 @@ def run_benchmark(
     for split in splits:
         # Built once for all models, and only where one is still to be run.
         task: Task | None = None
-        for model in settings.models:
-            for seed in settings.seeds if MODELS[model].is_trained else settings.seeds[:1]:
-                folder = (
-                    out.with_name(f"{out.name}.runs") / f"{settings.dataset}-{protocol.name}-{model}-{split}-{seed}"
-                )
-                wanted = _fingerprint(settings, protocol, model, split, seed)
+        for recipe in read_recipes(settings.models):
+            for seed in settings.seeds if recipe.is_trained else settings.seeds[:1]:
+                name = f"{settings.dataset}-{protocol.name}-{recipe.name}-{split}-{seed}"
+                folder = out.with_name(f"{out.name}.runs") / name
+                wanted = _fingerprint(settings, protocol, recipe, split, seed)
                 found = _read_record(folder, wanted)
                 if found is None:
                     if task is None:
@@ -127,17 +137,17 @@ def run_benchmark(
                         task = protocol.build(settings.data_dir, split)
                     start = time.perf_counter()
                     try:
-                        found = run_once(settings, protocol, task, model, split, seed, folder, wanted)
+                        found = run_once(settings, protocol, task, recipe, split, seed, folder, wanted)
                     except LatentODEError as error:
                         # One model that breaks down must not cost the others their figures; it is tried again next time.
-                        found = _failed(settings, protocol, model, split, seed, error)
+                        found = _failed(settings, protocol, recipe, split, seed, error)
                     took = f"{time.perf_counter() - start:.0f} s"
                 else:
                     n_reused += 1
                     took = "read back"
                 runs.append(found)
                 write_json(out, summarise(runs, protocol))
-                say(f"{model}, split {split}, seed {seed}: {_headline(found)} ({took})")
+                say(f"{recipe.name}, split {split}, seed {seed}: {_headline(found)} ({took})")
     if n_reused:
         say(f"{n_reused} of {len(runs)} runs were there already; remove {out.name}.runs to compute them anew.")
     return summarise(runs, protocol)
@@ -147,7 +157,7 @@ def run_once(
     settings: BenchmarkSettings,
     protocol: Protocol,
     task: Task,
-    model: str,
+    recipe: Recipe,
     split: int,
     seed: int,
     folder: Path,
@@ -160,17 +170,13 @@ def run_once(
     examples = Examples.of_task(task, DataSettings(batch_size=settings.batch_size))
     fit = FitSettings(**settings.fit, seed=seed)
     reset_peak_memory()
-    fitted, metrics = fit_network(make_model(model), examples.settings, fit, folder, data=examples)
+    fitted, metrics = fit_network(recipe.build(), examples.settings, fit, folder, data=examples)
     peak = peak_memory()
     figures = score_task(fitted, task)
     n_epochs = max(metrics["n_epochs"], 1)
     record = {
         "wanted": wanted,
-        "dataset": settings.dataset,
-        "protocol": protocol.name,
-        "model": model,
-        "split": split,
-        "seed": seed,
+        **_identity(settings, protocol, recipe, split, seed),
         "metrics": _with_headline(figures[""], figures["blend"], protocol),
         "blend": figures["blend"],
         "n_test": figures["n_values"],
@@ -185,18 +191,27 @@ def run_once(
     return record
 
 
-def _failed(
-    settings: BenchmarkSettings, protocol: Protocol, model: str, split: int, seed: int, error: Exception
-) -> dict[str, Any]:
-    """Give the record of a run that broke down: no figure, and the reason as a note."""
+def _identity(settings: BenchmarkSettings, protocol: Protocol, recipe: Recipe, split: int, seed: int) -> dict[str, Any]:
+    """Give what tells a run's record from others'; `network` is what a YAML file would hold to make its model again."""
     return {
         "dataset": settings.dataset,
         "protocol": protocol.name,
-        "model": model,
+        "model": recipe.name,
+        "network": recipe.written,
+        "is_trained": recipe.is_trained,
         "split": split,
         "seed": seed,
+    }
+
+
+def _failed(
+    settings: BenchmarkSettings, protocol: Protocol, recipe: Recipe, split: int, seed: int, error: Exception
+) -> dict[str, Any]:
+    """Give the record of a run that broke down: no figure, and the reason as a note."""
+    return {
+        **_identity(settings, protocol, recipe, split, seed),
         "metrics": {},
-        "notes": [f"{model}, split {split}, seed {seed} failed: {error}"],
+        "notes": [f"{recipe.name}, split {split}, seed {seed} failed: {error}"],
     }
 
 
@@ -223,9 +238,9 @@ def summarise(runs: Sequence[dict[str, Any]], protocol: Protocol) -> list[dict[s
     """Give one record per model: mean and standard deviation over its runs of every figure, the lowest mean `mse` first.
 
     Returns:
-        Dicts of `dataset, protocol, average, model, n_seeds, n_runs, n_failed, split, seeds, metrics: {name: {mean, sd}}, n_parameters,
-        seconds_per_epoch, peak_mb, n_test, notes`; `sd` is over seeds and splits together, None of a single run. A figure that one of
-        the runs does not have is None: no run is left out of a mean.
+        Dicts of `dataset, protocol, model, network, is_trained, average, n_seeds, n_runs, n_failed, split, seeds, metrics: {name: {mean,
+        sd}}, n_parameters, seconds_per_epoch, peak_mb, n_test, notes`; `sd` is over seeds and splits together, None of a single run. A
+        figure that one of the runs does not have is None: no run is left out of a mean.
     """
     models = dict.fromkeys(run["model"] for run in runs)
     records = [_record([run for run in runs if run["model"] == model], protocol) for model in models]
@@ -242,7 +257,7 @@ def _record(own: Sequence[dict[str, Any]], protocol: Protocol) -> dict[str, Any]
     seeds = sorted({run["seed"] for run in own})
     names = dict.fromkeys(("mse", "mae", *(name for run in own for name in run["metrics"])))
     return {
-        **{key: own[0][key] for key in ("dataset", "protocol", "model")},
+        **{key: own[0][key] for key in ("dataset", "protocol", "model", "network", "is_trained")},
         "average": protocol.average,
         "n_seeds": len(seeds),
         "n_runs": len(own),
@@ -291,13 +306,15 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _fingerprint(settings: BenchmarkSettings, protocol: Protocol, model: str, split: int, seed: int) -> dict[str, Any]:
+def _fingerprint(
+    settings: BenchmarkSettings, protocol: Protocol, recipe: Recipe, split: int, seed: int
+) -> dict[str, Any]:
     """Give what a kept run must have been made with to stand for this one."""
     chosen = asdict(settings)
     kept = {key: chosen[key] for key in ("dataset", "observing", "fit", "batch_size")}
     chosen_folder = settings.data_dir or os.environ.get("LATENTODE_DATA")
     folder = None if chosen_folder is None else str(Path(chosen_folder).resolve())
-    kept |= {"protocol": protocol.name, "model": model, "split": split, "seed": seed, "data_dir": folder}
+    kept |= {"protocol": protocol.name, "network": recipe.written, "split": split, "seed": seed, "data_dir": folder}
     return {**kept, "version": __version__}
 
 
@@ -357,12 +374,12 @@ def leaderboard(records: Sequence[dict[str, Any]]) -> str:
 
 def losses(records: Sequence[dict[str, Any]]) -> list[str]:
     """Say how every trained model stands to the best of those that gradients do not train; where there is none, to the blend."""
-    plain = [one for one in records if not MODELS[one["model"]].is_trained and _mean(one, "mse") is not None]
+    plain = [one for one in records if not one["is_trained"] and _mean(one, "mse") is not None]
     found = []
     for name, ratio_name in (("mse", "ratio_to_blend"), ("mae", "ratio_to_blend_mae")):
         rival = _lowest(plain, name) if plain else None
         for record in records:
-            if not MODELS[record["model"]].is_trained:
+            if not record["is_trained"]:
                 continue
             own, title = _mean(record, name), "blend"
             if rival is None:

@@ -14,6 +14,7 @@ from latentode.data.datasets import DATASETS, protocols_of, van_der_pol
 from latentode.errors import InputError, SolveError
 from latentode.forecasting import benchmark
 from latentode.forecasting.benchmark import BenchmarkSettings, leaderboard, losses, run_benchmark, summarise
+from latentode.models.recipe import Recipe
 
 SMALL = {"n_series": 30, "n_observations": 30}
 QUICK = {"max_epochs": 2, "device": "cpu"}
@@ -80,7 +81,7 @@ def test_a_finished_run_is_read_back_and_one_of_other_settings_is_not(ran, monke
     once = benchmark.run_once
 
     def counted(*args):
-        calls.append(args[3])
+        calls.append(args[3].name)
         return once(*args)
 
     monkeypatch.setattr(benchmark, "run_once", counted)
@@ -94,11 +95,36 @@ def test_a_finished_run_is_read_back_and_one_of_other_settings_is_not(ran, monke
     assert calls == ["latent_ode", "constant"]
 
 
+def test_a_file_is_a_row_of_its_own_that_the_record_can_tell_again(tmp_path, monkeypatch):
+    path = tmp_path / "stiff.yaml"
+    path.write_text("class_path: Ridge")
+    chosen = settings(models=("ridge", str(path)))
+    ridge, stiff = sorted(run_benchmark(chosen, tmp_path / "r.json", say=lambda _: None), key=lambda one: one["model"])
+    assert (ridge["model"], stiff["model"]) == ("ridge", "stiff")
+    assert ridge["metrics"] == stiff["metrics"]
+    assert stiff["network"] == {"class_path": "latentode.models.Ridge", "init_args": {}}
+    assert not stiff["is_trained"]
+    # Under the same name, with other settings: what was kept does not stand for it.
+    path.write_text("{class_path: GradientBoosting, init_args: {n_trees: 2}}")
+    lines: list[str] = []
+    records = run_benchmark(chosen, tmp_path / "r.json", say=lines.append)
+    assert any("1 of 2 runs were there already" in line for line in lines)
+    (stiff,) = (record for record in records if record["model"] == "stiff")
+    assert stiff["network"]["init_args"]["n_trees"] == 2
+    assert json.loads((tmp_path / "r.json").read_text()) == records
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    (tmp_path / "ridge.yaml").write_text("class_path: Ridge")
+    with pytest.raises(InputError, match="two models are called 'ridge'"):
+        run_benchmark(settings(models=("ridge", str(tmp_path / "ridge.yaml"))), tmp_path / "r.json", say=lambda _: None)
+
+
 def test_what_was_finished_before_a_failure_is_kept(tmp_path, monkeypatch):
     once = benchmark.run_once
 
     def failing(chosen, protocol, task, model, *rest):
-        if model == "blend":
+        if model.name == "blend":
             raise KeyboardInterrupt
         return once(chosen, protocol, task, model, *rest)
 
@@ -121,7 +147,7 @@ def test_nothing_before_the_test_depends_on_what_is_held_out(tmp_path, monkeypat
             origin[task.test.series] = task.test.origin
             task.table.values[task.table.time > origin[series]] *= -7.0
         folder.mkdir()
-        record = benchmark.run_once(settings(), protocol, task, "latent_ode", 0, 0, folder, {})
+        record = benchmark.run_once(settings(), protocol, task, Recipe.read("latent_ode"), 0, 0, folder, {})
         content = torch.load(folder / "best.ckpt", weights_only=True)
         return record, content, json.loads((folder / "metrics.json").read_text())
 
@@ -174,7 +200,7 @@ def test_a_model_that_breaks_down_costs_the_others_nothing(tmp_path, monkeypatch
     once = benchmark.run_once
 
     def failing(chosen, protocol, task, model, *rest):
-        if model == "latent_ode":
+        if model.name == "latent_ode":
             raise SolveError("the state ran off")
         return once(chosen, protocol, task, model, *rest)
 
@@ -200,7 +226,9 @@ def test_a_model_alone_is_compared_with_the_blend_of_its_own_run():
 def _run(model, seed, mse=1.0):
     fixed = {"dataset": "d", "protocol": "p", "split": 0, "n_parameters": 1, "seconds_per_epoch": 1.0, "seconds": 1.0}
     metrics = {"mse": mse, "mae": mse}
-    return {**fixed, "model": model, "seed": seed, "peak_mb": 1.0, "n_test": 9, "notes": [], "metrics": metrics}
+    recipe = Recipe.read(model)
+    made = {"model": model, "network": recipe.written, "is_trained": recipe.is_trained}
+    return {**fixed, **made, "seed": seed, "peak_mb": 1.0, "n_test": 9, "notes": [], "metrics": metrics}
 
 
 def test_a_model_that_loses_to_a_baseline_is_said_to_lose(ran):
