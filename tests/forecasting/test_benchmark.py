@@ -13,7 +13,8 @@ import torch
 from latentode.data.datasets import DATASETS, protocols_of, van_der_pol
 from latentode.errors import InputError, SolveError
 from latentode.forecasting import benchmark
-from latentode.forecasting.benchmark import BenchmarkSettings, leaderboard, losses, run_benchmark, summarise
+from latentode.forecasting.benchmark import ERRORS, BenchmarkSettings, run_benchmark, summarise
+from latentode.forecasting.leaderboard import leaderboard, losses
 from latentode.models.recipe import Recipe
 
 SMALL = {"n_series": 30, "n_observations": 30}
@@ -41,18 +42,12 @@ def test_a_record_holds_what_the_design_promises(ran):
     for record in records:
         for key in ("dataset", "protocol", "split", "seeds", "n_parameters", "seconds_per_epoch", "peak_mb"):
             assert record[key] is not None
-        for name in (
-            "mse",
-            "mae",
-            "mse_macro",
-            "mse_pooled",
-            "mae_mean",
-            "mae_median",
-            "crps",
-            "nll",
-            "ratio_to_blend",
-        ):
-            assert set(record["metrics"][name]) == {"mean", "sd"}
+        names = ("mse", "mae", *ERRORS, "nll", "coverage_80", "coverage_95", "ratio_to_blend", "ratio_to_blend_mae")
+        for name in (*names, *(f"ratio_to_blend_{name}" for name in ERRORS)):
+            for part in ("metrics", "validation"):
+                assert set(record[part][name]) == {"mean", "sd"}
+        # No channel has 500 test targets here.
+        assert record["metrics"]["mse_common"]["mean"] is None
     assert by_model["constant"]["metrics"]["mse"]["sd"] is None
     assert by_model["latent_ode"]["metrics"]["mse"]["sd"] >= 0
     assert 50 < by_model["constant"]["peak_mb"] < 20_000
@@ -228,7 +223,8 @@ def _run(model, seed, mse=1.0):
     metrics = {"mse": mse, "mae": mse}
     recipe = Recipe.read(model)
     made = {"model": model, "network": recipe.written, "is_trained": recipe.is_trained}
-    return {**fixed, **made, "seed": seed, "peak_mb": 1.0, "n_test": 9, "notes": [], "metrics": metrics}
+    figures = {"metrics": metrics, "validation": dict(metrics)}
+    return {**fixed, **made, "seed": seed, "peak_mb": 1.0, "n_test": 9, "notes": [], **figures}
 
 
 def test_a_model_that_loses_to_a_baseline_is_said_to_lose(ran):
@@ -240,9 +236,42 @@ def test_a_model_that_loses_to_a_baseline_is_said_to_lose(ran):
     ]
     records = summarise([_run("latent_ode", 0, 0.9), _run("blend", 0, 1.0)], protocol)
     assert losses(records)[0] == "latent_ode beats blend on mse (ratio 0.900)"
+    assert records[0]["loses_to"] == {}
     text = leaderboard(ran[1])
     assert text.index("| constant |") > 0
     assert "mean ± sd" in text
+
+
+def test_a_row_is_marked_by_the_baselines_it_loses_to():
+    protocol = protocols_of("lotka_volterra")["half"]
+    runs = [_run("latent_ode", 0, 1.2), _run("blend", 0, 1.0), _run("constant", 0, 2.0), _run("ridge", 0, 1.1)]
+    runs[0]["metrics"]["mae"] = 1.05
+    records = {record["model"]: record for record in summarise(runs, protocol)}
+    assert records["latent_ode"]["loses_to"] == {"blend": ["mse", "mae"], "ridge": ["mse"]}
+    # A baseline is no model that has to beat the others.
+    assert records["constant"]["loses_to"] == {}
+    (row, *_) = (line for line in leaderboard(list(records.values())).splitlines() if line.startswith("| latent_ode"))
+    assert row.endswith("| blend on mse, mae; ridge on mse |")
+
+
+def test_every_error_stands_beside_its_ratio_to_the_blend(ran):
+    _, records, _ = ran
+    for record in records:
+        for name in set(ERRORS) - {"mse_common"}:
+            own, ratio = record["metrics"][name]["mean"], record["metrics"][f"ratio_to_blend_{name}"]["mean"]
+            assert ratio > 0
+            if record["model"] == "constant":
+                blend = json.loads(_only(ran[0], "constant").read_text())["blend"][name]
+                assert ratio == pytest.approx(own / blend)
+    heads = [line for line in leaderboard(records).splitlines() if line.startswith("| model")]
+    shown = "macro mse, common mse, pooled mse, mae of mean, mae of median, crps, nll, in 80 % band, in 95 % band, parameters, s per epoch"
+    for title in shown.split(", "):
+        assert any(f"| {title} |" in head for head in heads), title
+
+
+def _only(out, model):
+    (path,) = out.with_name(f"{out.name}.runs").glob(f"*-{model}-0-0/record.json")
+    return path
 
 
 def test_a_data_set_is_added_by_copying_one_file(tmp_path, monkeypatch):

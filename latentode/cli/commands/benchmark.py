@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and give its exit status."""
     if options.list or options.dataset is None:
         return _list(options.list)
-    from latentode.forecasting.benchmark import BenchmarkSettings, choose_protocol, leaderboard, run_benchmark
+    from latentode.forecasting.benchmark import BenchmarkSettings, choose_protocol, run_benchmark
+    from latentode.forecasting.leaderboard import leaderboard
     from latentode.plots import plot_leaderboard, save_figure
 
     if options.out is None:
