@@ -8,8 +8,9 @@ is at or below 0, queries above.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from latentode.data.scaling import Scaler
 from latentode.data.schema import blocks
 from latentode.data.tables import Table
 from latentode.data.windows import Windows
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.series)
+
+    def derived(self, name: str, make: Callable[[Batch], T]) -> T:
+        """Give what `make` makes of this batch, made once: several parts of a model read the same figures of a history."""
+        # Not a field: a copy, on another device or of some rows, starts without.
+        held = self.__dict__.setdefault("_derived", {})
+        if name not in held:
+            held[name] = make(self)
+        return held[name]
 
     def __repr__(self) -> str:
         sizes = {"N": self.token_time, "Q": self.query_time, "M": self.target_row}
@@ -245,6 +256,15 @@ class WindowReader:
         """Give how many observed values each window reads, int64 `(W,)`."""
         first, last = self._history(windows)
         return last - first
+
+    def count_targets(self, windows: Windows) -> np.ndarray:
+        """Give how many values each window forecasts, int64 `(W,)`."""
+        begin, end = (self._target_from[self._rows_until(windows, at)] for at in (windows.origin, windows.until))
+        return end.astype(np.int64) - begin
+
+    def count_widths(self, windows: Windows) -> np.ndarray:
+        """Give how wide a batch each window asks for, int64 `(W,)`: its tokens or its targets, whichever are more."""
+        return np.maximum(self.count_tokens(windows), self.count_targets(windows))
 
     def read(self, windows: Windows) -> Batch:
         """Make a batch whose targets are the observed values in `(origin, until]`."""

@@ -317,7 +317,7 @@ def _members(network: ForecastModel, baselines: nn.ModuleDict) -> list[ForecastM
 
 def read_batches(reader: WindowReader, windows: Windows, size: int = READ_AT_ONCE) -> Iterable[Batch]:
     """Read windows in batches of like length, in an order that depends on nothing but the windows."""
-    order = np.argsort(reader.count_tokens(windows), kind="stable")
+    order = np.argsort(reader.count_widths(windows), kind="stable")
     for start in range(0, len(order), size):
         yield reader.read(windows.take(order[start : start + size]))
 

@@ -38,7 +38,12 @@ UNSEEN_AGE = 10.0  # ten horizons: older than what any forecast still profits fr
 
 
 def summarise(batch: Batch) -> HistorySummary:
-    """Summarise every history of a batch, as sums over its tokens."""
+    """Summarise every history of a batch; base, encoder and decoder ask for the same one, which is made once."""
+    return batch.derived("summary", _summarise)
+
+
+def _summarise(batch: Batch) -> HistorySummary:
+    """Summarise as sums over the tokens."""
     value, age = batch.token_value, -batch.token_time
     seen = batch.token_observed.to(value.dtype)
     weight = torch.exp(-RECENCY * age) * seen

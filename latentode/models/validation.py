@@ -12,8 +12,10 @@ from torch import Tensor
 from latentode.data.batch import Batch
 from latentode.models.baselines.linear import Moments, base_features, grid_search, moments_of
 from latentode.models.baselines.shrunk import sum_moments
-from latentode.models.conformal import PSEUDO_COUNT
 from latentode.models.lead import lead_bin
+
+PSEUDO_COUNT = 500.0  # validation values that a channel needs to weigh as much as what all channels together say
+EVIDENCE = 2.0  # standard errors by which another choice has to be better than that of training
 
 if TYPE_CHECKING:
     from latentode.models.latent_ode import LatentODE
@@ -34,8 +36,9 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     """Choose, per channel, what has the least squared error on validation, and give the errors that it leaves.
 
     The features are last value, history mean and residual, so the error of any choice is a quadratic form of one set of sums. Two bases
-    stand for election, the one fitted on training and the blend that validation itself would choose; since the residual's weight may
-    be 0, the outcome is never worse on validation than that blend, which in turn is never worse than last value and constant.
+    stand for election, the one fitted on training and the blend that validation itself would choose, with and without the residual.
+    Training's base with the residual is replaced in a channel where validation has evidence; over all channels the outcome is never
+    worse on validation than that blend, which in turn is never worse than last value and constant.
 
     Args:
         model: trained.
@@ -51,33 +54,51 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
         seen = batch.target_observed
         columns = (features, batch.target_value, unit * residual.stddev, batch.target_channel, lead_bin(batch))
         kept.append(tuple(column[seen] for column in columns))
-    weight = _choose_weights(sum_moments(parts), model)
     features, value, std, channel, lead = (torch.cat(column) for column in zip(*kept, strict=True))
+    weight = _choose_weights(sum_moments(parts), model, features.double(), value.double(), channel)
     error = value - (features * weight[channel].to(features.dtype)).sum(-1)
     dtype = model.unit.dtype
     return Choice(weight[:, :2].to(dtype), weight[:, 2].to(dtype), (error / std).double(), channel, lead)
 
 
-def _choose_weights(moments: Moments, model: LatentODE) -> Tensor:
+def _choose_weights(
+    moments: Moments, model: LatentODE, features_PK: Tensor, value_P: Tensor, channel_P: Tensor
+) -> Tensor:
     """Give the weights `(C, 3)` of last value, history mean and residual."""
     bases = [model.base_weight.double()]
     if model.base:
         blend = grid_search(Moments(moments.xx[:, :2, :2], moments.xy[:, :2], moments.yy, moments.count))
         bases.append(torch.where((moments.count > 0)[:, None], blend, bases[0]))
-    with_residual = [torch.cat([base, _residual_weight(base, moments)[:, None]], -1) for base in bases]
+    with_residual = [torch.cat([base, _residual_weight(base, moments, model.unit)[:, None]], -1) for base in bases]
     without = [torch.cat([base, torch.zeros_like(base[:, :1])], -1) for base in bases]
-    # On a tie the first stands: the base that training chose, with its residual.
-    candidates = torch.stack(with_residual + without)
-    best = moments.squared_error(candidates).argmin(0)
-    return candidates[best, torch.arange(len(best), device=best.device)]
+    candidates_JCK = torch.stack(with_residual + without)
+    error_JC = moments.squared_error(candidates_JCK)
+    gain_JC = error_JC[:1] - error_JC
+    # What training chose, with its residual, stands where validation has no evidence against it: of sixty values with one far out
+    # whichever candidate happens to lie nearer to that one would win.
+    square_JP = (value_P - (features_PK * candidates_JCK[:, channel_P]).sum(-1)).square()
+    difference_JP = square_JP[:1] - square_JP - gain_JC[:, channel_P]
+    spread_JC = torch.zeros_like(gain_JC).index_add(1, channel_P, difference_JP.square()).sqrt()
+    is_evident = gain_JC * moments.count > EVIDENCE * spread_JC
+    best = torch.where(is_evident, gain_JC, -torch.inf).index_fill(0, gain_JC.new_zeros(1).long(), 0.0).argmax(0)
+    each = torch.arange(len(best), device=best.device)
+    chosen = candidates_JCK[best, each]
+    # Never worse on validation than what needs no network, over all channels: else every channel takes what did best there.
+    has = moments.count > 0
+    total = moments.squared_error(chosen)[has].mean()
+    if bool((total > error_JC[len(bases) :, has].mean(1)).any()):
+        chosen = candidates_JCK[error_JC.argmin(0), each]
+    return chosen
 
 
-def _residual_weight(base: Tensor, moments: Moments) -> Tensor:
+def _residual_weight(base: Tensor, moments: Moments, unit: Tensor) -> Tensor:
     """Give the weight of the residual `(C,)` in [0, 1] of least squared error, drawn towards that of all channels together."""
     cross = moments.xy[:, 2] - (moments.xx[:, 2, :2] * base).sum(-1)
     power = moments.xx[:, 2, 2]
     count = moments.count.clamp(min=1)
-    overall = ((cross / count).sum() / (power / count).sum().clamp(min=1e-12)).clamp(0, 1)
+    # In units of what the base leaves, and by the root of the counts: as in training, no single channel says what holds for all.
+    share = count.rsqrt() / unit.double().square()
+    overall = ((share * cross).sum() / (share * power).sum().clamp(min=1e-12)).clamp(0, 1)
     prior = PSEUDO_COUNT * power / count
     weight = (cross + prior * overall) / (power + prior).clamp(min=1e-12)
     return torch.where(moments.count > 0, weight.clamp(0, 1), overall)

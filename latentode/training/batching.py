@@ -11,7 +11,7 @@ def like_lengths(length: np.ndarray, batch_size: int, rng: np.random.Generator) 
     """Group windows into batches of like length, so that little of a batch is padding, in random order.
 
     Args:
-        length: tokens per window, `(W,)`, in the random order of the draw.
+        length: how wide a batch each window asks for, `(W,)`, in the random order of the draw.
         batch_size: windows per batch.
         rng: of the order of the batches.
 

@@ -67,7 +67,7 @@ class HeldoutBatches(Sequence[Batch]):
     def __init__(self, data: ForecastingDataModule) -> None:
         self.data = data
         windows = data.validation
-        order = np.argsort(data.reader.count_tokens(windows), kind="stable")
+        order = np.argsort(data.reader.count_widths(windows), kind="stable")
         self.parts = [windows.take(order[i : i + READ_AT_ONCE]) for i in range(0, len(order), READ_AT_ONCE)]
         self.made = [data.reader.read(part) for part in self.parts] if len(self.parts) <= KEPT else []
 
@@ -157,7 +157,7 @@ class ForecastingDataModule(pl.LightningDataModule):
             return islice(self.examples.stream.batches(self.seed, epoch), first, None)
         rng = np.random.default_rng([self.seed, epoch])
         windows = self.examples.draw(rng)
-        parts = like_lengths(self.reader.count_tokens(windows), self.examples.settings.batch_size, rng)
+        parts = like_lengths(self.reader.count_widths(windows), self.examples.settings.batch_size, rng)
         return (self.reader.read(windows.take(index)) for index in parts[first:])
 
     def preparation_batches(self) -> Iterable[Batch]:

@@ -229,7 +229,7 @@ class Stream:
         # A short history leaves some origins without a value to read: those that were drawn stand in, each as often as it takes.
         windows = windows.take(np.resize(np.arange(len(windows)), n_batches * size))
         reader = self.reader(table)
-        for index in like_lengths(reader.count_tokens(windows), size, rng):
+        for index in like_lengths(reader.count_widths(windows), size, rng):
             yield reader.read(windows.take(index))
 
     def reader(self, table: Table) -> WindowReader:

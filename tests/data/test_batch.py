@@ -73,7 +73,10 @@ def test_batches_hold_what_the_contract_says(datetimes, max_history):
         assert (asked > 0).all()
         assert (asked.diff() > 0).all()
         assert (batch.query_time[w][~batch.query_observed[w]] == asked[-1]).all()
-    assert reader.count_tokens(windows).tolist() == batch.token_observed.sum(1).tolist()
+    n_tokens, n_targets = batch.token_observed.sum(1).tolist(), batch.target_observed.sum(1).tolist()
+    assert reader.count_tokens(windows).tolist() == n_tokens
+    assert reader.count_targets(windows).tolist() == n_targets
+    assert reader.count_widths(windows).tolist() == [max(pair) for pair in zip(n_tokens, n_targets, strict=True)]
 
 
 def test_a_batch_row_is_the_window_read_alone():

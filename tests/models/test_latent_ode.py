@@ -132,8 +132,8 @@ def test_gradients_reach_every_parameter(prepared, parts, objective):
     model = perturb(make_of(prepared, parts, objective=objective)).train()
     model.loss(prepared.batch).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
-    # The deviation of the posterior is drawn from only in the evidence lower bound.
-    assert [name for name in silent if "to_posterior" not in name] == []
+    # The deviation of the posterior is drawn from only in the evidence lower bound; no channel here has values that repeat.
+    assert [name for name in silent if "to_posterior" not in name and "decoder.atom_" not in name] == []
 
 
 def test_a_bound_needs_a_likelihood():

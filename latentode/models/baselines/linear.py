@@ -21,6 +21,7 @@ from latentode.models.conformal import CalibratedModel, Calibration
 from latentode.models.history import at_targets, summarise
 from latentode.models.lead import lead_bin
 
+PSEUDO_COUNT = 50.0  # targets that a channel needs to weigh as much as what all channels together say
 MIN_STD = 1e-3  # in training standard deviations; keeps a constant channel's density finite
 
 
@@ -84,14 +85,27 @@ def collect(batches: Iterable[Batch]) -> Moments:
 
 
 def least_squares(moments: Moments, strength: float = 1e-2) -> Tensor:
-    """Solve for the weights `(C, 2)` of least squared error, drawn towards "last value" by a ridge.
+    """Solve for the weights `(C, 2)` of least squared error, drawn towards those of all channels, and these towards "last value".
 
-    The pull matters only where a channel has few targets or its two features are one: there the last value is the safe choice.
+    A channel with a handful of targets, one of which is far out, would otherwise get weights that no other has. The pull is a ridge: of
+    `PSEUDO_COUNT` targets towards the mean of the channels' own solutions, and of the share `strength` towards the last value in these,
+    which matters where the two features are one.
     """
-    prior = moments.xx.new_tensor([1.0, 0.0])
-    scale = strength * moments.xx.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-9
-    ridge = scale[:, None, None] * torch.eye(2, dtype=moments.xx.dtype, device=moments.xx.device)
-    return torch.linalg.solve(moments.xx + ridge, moments.xy + scale[:, None] * prior)
+    known = (moments.count > 0)[:, None]
+    n_known = known.sum().clamp(min=1)
+    power = moments.xx.diagonal(dim1=-2, dim2=-1).mean(-1)
+    own = _ridge(moments, strength * power, moments.xx.new_tensor([1.0, 0.0]))
+    if len(own) == 1:
+        return own
+    typical = torch.where(known, own, 0.0).sum(0) / n_known
+    drawn = _ridge(moments, PSEUDO_COUNT / moments.count.clamp(min=1) * power, typical)
+    return torch.where(known, drawn, own)
+
+
+def _ridge(moments: Moments, scale_C: Tensor, towards: Tensor) -> Tensor:
+    scale_C = scale_C + 1e-9
+    eye = torch.eye(2, dtype=moments.xx.dtype, device=moments.xx.device)
+    return torch.linalg.solve(moments.xx + scale_C[:, None, None] * eye, moments.xy + scale_C[:, None] * towards)
 
 
 def grid_search(moments: Moments, n_steps: int = 20) -> Tensor:

@@ -15,6 +15,7 @@ from latentode.models.history import at_targets, known_features, pick, summarise
 from latentode.models.interfaces import Decoder
 
 N_FREQUENCIES = 8
+N_SUMMARY = 5
 
 
 class Trunk(nn.Module):
@@ -32,13 +33,12 @@ class Trunk(nn.Module):
         self, schema: Schema, latent_size: int, context_size: int, *, hidden_size: int, dropout: float
     ) -> None:
         super().__init__()
-        self.from_state = nn.Linear(latent_size, hidden_size)
         self.from_context = nn.Linear(context_size, hidden_size)
         # From one swing over many horizons to some six within one, in radians per horizon: a daily cycle seen in the history can be
         # drawn on without the solver having to follow every swing of it.
         self.frequency = nn.Parameter(torch.exp(torch.linspace(math.log(0.5), math.log(40.0), N_FREQUENCIES)))
-        self.from_swings = nn.Linear(2 * N_FREQUENCIES, hidden_size, bias=False)
-        self.from_summary = nn.Linear(5, hidden_size, bias=False)
+        # State, swings and summary in one product: most of what a target costs is the number of operations on it.
+        self.from_features = nn.Linear(latent_size + 2 * N_FREQUENCIES + N_SUMMARY, hidden_size)
         self.layers = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, hidden_size), nn.ReLU())
         # Made last, and only where there are such columns: the weights of the others are the same with and without.
         self.has_known = bool(schema.n_known)
@@ -50,9 +50,8 @@ class Trunk(nn.Module):
         hidden_channel = pick(self.from_context(channel_context_BCE), batch.target_channel)
         time_BM = batch.query_time.gather(1, batch.target_row)
         angle = time_BM[..., None] * self.frequency
-        hidden = self.from_state(z_BMD) + hidden_channel + self.from_summary(_summary(batch, time_BM))
         swings = torch.cat([angle.sin(), angle.cos()], -1) / (1 + (self.frequency / 15).square()).repeat(2)
-        hidden = hidden + self.from_swings(swings)
+        hidden = self.from_features(torch.cat([z_BMD, swings, _summary(batch, time_BM)], -1)) + hidden_channel
         if self.has_known:
             hidden = hidden + self.from_known(known_features(batch).clamp(-5, 5))
         return self.layers(hidden)

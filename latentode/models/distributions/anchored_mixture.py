@@ -24,6 +24,9 @@ class AnchoredMixture(MixtureSameFamily):
         anchor: places of the anchored parts, `(*batch_shape, A)`.
         offset: places of the free parts relative to each other, `(*batch_shape, F)`.
         scale: deviations of the parts, `(*batch_shape, K)`.
+
+    Attributes:
+        place: where each part stands, `(*batch_shape, K)`.
     """
 
     def __init__(self, loc: Tensor, log_share: Tensor, anchor: Tensor, offset: Tensor, scale: Tensor) -> None:
@@ -32,10 +35,10 @@ class AnchoredMixture(MixtureSameFamily):
         anchored, free = log_share.exp().split([n_anchored, log_share.shape[-1] - n_anchored], -1)
         off = (anchored * (anchor - loc[..., None])).sum(-1) + (free * offset).sum(-1)
         centre = loc - off / free.sum(-1)
-        place = torch.cat([anchor, centre[..., None] + offset], -1)
+        self.place = torch.cat([anchor, centre[..., None] + offset], -1)
         super().__init__(
             Categorical(logits=log_share, validate_args=False),
-            Normal(place, scale, validate_args=False),
+            Normal(self.place, scale, validate_args=False),
             validate_args=False,
         )
 

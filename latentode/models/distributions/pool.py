@@ -78,7 +78,7 @@ def _anchored_mixture(first: AnchoredMixture, members: Sequence[AnchoredMixture]
     n_anchored = first.anchor.shape[-1]
     sizes = [n_anchored, first.log_share.shape[-1] - n_anchored]
     # With every free part at its own place the mean of the means asks for no move.
-    places = [member.component_distribution.loc[..., n_anchored:] for member in members]
+    places = [member.place[..., n_anchored:] for member in members]
     log_share, scale = (
         torch.cat([x for i in (0, 1) for x in (getattr(member, name).split(sizes, -1)[i] for member in members)], -1)
         for name in ("log_share", "scale")
