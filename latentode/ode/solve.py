@@ -296,6 +296,7 @@ def _pose(
         jumps=on_clock(controller.jump_times, "jump_times"),
         grid=on_clock(controller.grid, "grid") if isinstance(controller, FixedStep) else None,
         sources=(f, args),
+        with_args=lambda change: _flat_field(f, tuple(map(change, args)), packing),
         narrow=lambda chosen: _flat_field(f, _some_of(args, chosen, n_samples), packing),
     )
     return problem, ts.expand(n_samples, -1)
