@@ -51,12 +51,16 @@ class Rows:
 
     def keep_usable(self, windows: Windows) -> Windows:
         """Drop windows without a value to read or without a value to forecast."""
+        return windows.take(np.flatnonzero(self.usable(windows)))
+
+    def usable(self, windows: Windows) -> np.ndarray:
+        """Say which windows have a value to read and a value to forecast: bool `(W,)`."""
         first, middle, last = (
             self.until(windows.series, at) for at in (windows.history_from, windows.origin, windows.until)
         )
         has_history = self.valued[middle] > self.valued[first]
         has_target = self.targeted[last] > self.targeted[middle]
-        return windows.take(np.flatnonzero(has_history & has_target))
+        return has_history & has_target
 
 
 def index_type(n: int) -> type[np.integer[Any]]:

@@ -272,6 +272,45 @@ def training_windows(
     return TrainingOrigins.of(table, split, spans, rows).draw(rng, n_windows)
 
 
+@dataclass(frozen=True)
+class Between:
+    """What lies between the windows of a benchmark's training part: origins that its rules do not lay, but that may teach as well.
+
+    Attributes:
+        windows: as laid, `(W,)`.
+        gap: how far the origin of each may move, towards that of the next of its series; 0 where there is none, where spans differ, and
+            where targets of neither would come in: so a moved window reads and forecasts nothing that these two do not.
+        rows: of the table.
+    """
+
+    windows: Windows
+    gap: np.ndarray
+    rows: Rows
+
+    @classmethod
+    def of(cls, table: Table, windows: Windows) -> Between:
+        """Find how far each window may move."""
+        order = np.lexsort((windows.origin, windows.series))
+        one, next_ = windows.take(order[:-1]), windows.take(order[1:])
+        joins = (one.series == next_.series) & (next_.origin <= one.until)
+        joins &= (one.until - one.origin == next_.until - next_.origin) & (one.history_from <= next_.history_from)
+        gap = np.zeros(len(windows), windows.origin.dtype)
+        gap[order[:-1]] = np.where(joins, next_.origin - one.origin, 0)
+        return cls(windows, gap, Rows.of(table))
+
+    def draw(self, rng: np.random.Generator, n_windows: int) -> Windows:
+        """Draw windows, none a second time before all were drawn; the origin of each moves by a random share of its gap."""
+        index = _draw(np.arange(len(self.windows)), n_windows, rng)
+        laid = self.windows.take(index)
+        if not self.gap.any():
+            return laid
+        shift = (rng.random(len(index)) * self.gap[index]).astype(self.gap.dtype)
+        moved = Windows(laid.series, laid.origin + shift, laid.until + shift, laid.history_from + shift)
+        # Where nothing would be left to read or to forecast, the window stays where it was laid.
+        shift = np.where(self.rows.usable(moved), shift, 0).astype(self.gap.dtype)
+        return Windows(laid.series, laid.origin + shift, laid.until + shift, laid.history_from + shift)
+
+
 def _draw(candidates: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """Draw `n` candidates, none a second time before all were drawn."""
     if len(candidates) == 0 or n <= 0:

@@ -24,6 +24,7 @@ from latentode.models.encoders import AttentionEncoder
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame
 from latentode.models.latent_path import LatentPath
 from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
+from latentode.models.season import Season
 from latentode.models.validation import choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
@@ -34,9 +35,9 @@ BASES = ("blend", None)
 class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
-    The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training; the unit is
-    the deviation of what it leaves. The untrained network's residual is 0, so an untrained model *is* its base, and validation decides
-    per channel how much of the residual is kept.
+    The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training, of a series
+    whose seasons by the calendar were taken out (`Season`); the unit is the deviation of what it leaves. The untrained network's residual
+    is 0, so an untrained model *is* its base, and validation decides per channel how much of the residual is kept.
 
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
@@ -121,10 +122,12 @@ class LatentODE(CalibratedModel):
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
+        self.season = Season(schema.calendar if self.base else (), n_channels)
         self.calibration = Calibration(n_channels)
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
+        training = self.season.fit(training)
         for path in self._paths():
             training = path.decoder.watch(training)
         moments = collect(training)
@@ -135,7 +138,10 @@ class LatentODE(CalibratedModel):
         self.unit.copy_(torch.where(known, left, 1.0))
         # Between counting every value and counting every channel the same: rare channels teach, but do not drown the rest.
         weight = moments.count.clamp(min=50).rsqrt()
-        self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
+        weight = weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9)
+        # A channel without a training target was taught nothing: what a network says of it is noise, so that it stays with its base.
+        self.loss_weight.copy_(torch.where(known, weight, 0.0))
+        self.residual_weight.copy_(known)
 
     def error_unit(self) -> Tensor:
         """Give the deviation of what the base leaves in training."""
@@ -143,22 +149,23 @@ class LatentODE(CalibratedModel):
 
     def choose(self, validation: Sequence[Batch]) -> None:
         """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
-        choice = choose_on_validation(self, validation)
+        choice = choose_on_validation(self, [self.season.adjust(batch)[0] for batch in validation])
         self.base_weight.copy_(choice.base_weight)
-        self.residual_weight.copy_(choice.residual_weight)
+        self.residual_weight.copy_(torch.where(self.loss_weight > 0, choice.residual_weight, 0.0))
         self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
 
     def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
+        batch, season = self.season.adjust(batch)
         residual = self.residual(batch)
         channel = batch.target_channel
         # The weight is on the mean alone: the distribution about it keeps its shape.
         residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
         frame = self.frame(batch)
-        return affine(residual, frame.base, frame.unit)
+        return affine(residual, frame.base + season, frame.unit)
 
     def residual(self, batch: Batch) -> Distribution:
-        """Forecast what the base leaves of every target `(B, M)`, in units of `unit`: all members together."""
+        """Forecast what the base leaves of every target `(B, M)` in units of `unit`, all members together, without the season."""
         frame = self.frame(batch)
         return pool([path(batch, frame) for path in self._paths()])
 
@@ -175,6 +182,7 @@ class LatentODE(CalibratedModel):
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
+        batch, _ = self.season.adjust(batch)
         frame = self.frame(batch)
         losses = [self._loss_of(path, batch, frame) for path in self._paths()]
         return torch.stack(losses).mean()

@@ -164,7 +164,8 @@ class ForecastingDataModule(pl.LightningDataModule):
         """Give the training windows from which a model takes what it fits before training."""
         if self.examples.stream is not None:
             return self.examples.stream.batches(self.seed, 0)
-        return read_batches(self.reader, self._draw_first(), READ_AT_ONCE)
+        laid = self.examples.laid
+        return read_batches(self.reader, self._draw_first() if laid is None else laid, READ_AT_ONCE)
 
     def validation_batches(self) -> Sequence[Batch]:
         """Give all validation windows."""

@@ -16,12 +16,14 @@ from latentode.data.scaling import Scaler
 from latentode.data.seen import Seen
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
-from latentode.data.windows import Rows, Spans, Split, TrainingOrigins, Windows, heldout_windows, make_split
+from latentode.data.windows import Between, Rows, Spans, Split, TrainingOrigins, Windows, heldout_windows, make_split
 from latentode.errors import DataError
 from latentode.training.streaming import Stream
 
 # Windows that every epoch is validated on: enough to tell models apart, however long the table.
 MAX_VALIDATION = 1 << 15
+# Of a benchmark's epoch: with fewer steps the schedule would be over before anything is learned.
+MIN_BATCHES, MIN_BATCH = 16, 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Examples:
         notes: what is to be said about the windows.
         stream: where training batches come from, of a table that is not in memory; `table` is then a sample of its series.
         seen: up to when the fit reads each series; None: of a stream or a benchmark, where nobody keeps it.
+        laid: training windows that bases and baselines are fitted on; None: those of a first epoch.
     """
 
     table: Table
@@ -52,6 +55,7 @@ class Examples:
     notes: tuple[str, ...] = ()
     stream: Stream | None = None
     seen: Seen | None = None
+    laid: Windows | None = None
 
     @classmethod
     def of_table(cls, table: Table, settings: DataSettings) -> Examples:
@@ -87,7 +91,7 @@ class Examples:
 
     @classmethod
     def of_task(cls, task: Task, settings: DataSettings) -> Examples:
-        """Take the windows of a benchmark: all training windows in every epoch.
+        """Take the windows of a benchmark: all training windows in every epoch, where they are few several times, at moved origins.
 
         Raises:
             DataError: the task has no training window.
@@ -95,12 +99,16 @@ class Examples:
         if len(task.train) == 0:
             raise DataError(f"{task.table.source}: the protocol leaves no training window; look at the data it reads.")
 
+        between = Between.of(task.table, task.train)
+        batch_size = _batch_size(len(task.train), settings.batch_size)
+        n_windows = max(len(task.train), MIN_BATCHES * batch_size)
+
         def draw(rng: np.random.Generator) -> Windows:
-            return task.train.take(rng.permutation(len(task.train)))
+            return between.draw(rng, n_windows)
 
         return cls(
             task.table,
-            replace(settings, max_history=task.max_history, windows_per_epoch=len(task.train)),
+            replace(settings, max_history=task.max_history, windows_per_epoch=n_windows, batch_size=batch_size),
             Spans(task.scaler.time_scale, None, is_chosen=False),
             task.scaler,
             draw,
@@ -108,7 +116,13 @@ class Examples:
             task.test,
             task.target_channels,
             task.notes,
+            laid=task.train,
         )
+
+
+def _batch_size(n_windows: int, at_most: int) -> int:
+    """Give batches of few windows where there are few: `MIN_BATCHES` in one pass, but not below `MIN_BATCH` windows."""
+    return min(at_most, max(MIN_BATCH, -(-n_windows // MIN_BATCHES)))
 
 
 def _at_most(n: int, windows: Windows) -> tuple[Windows, tuple[str, ...]]:

@@ -15,9 +15,11 @@ from latentode.data.windows import (
     TEST,
     TRAIN,
     VAL,
+    Between,
     Rows,
     Spans,
     TrainingOrigins,
+    Windows,
     bisect_rows,
     choose_horizon,
     count_teaching,
@@ -237,3 +239,43 @@ def test_rows_that_teach_are_those_with_a_value_behind_and_a_training_target_ahe
         # Every row of this table holds a value and every channel is forecast.
         n_teaching += max(len(holds) - 1, 0)
     assert count_teaching(table, split, Rows.of(table)) == n_teaching > 0
+
+
+def laid(table, *, stride, horizon=2.0, history=3.0, n=4):
+    """`n` windows per series, every `stride`."""
+    series = np.repeat(np.arange(table.n_series), n)
+    origin = table.time[table.starts[series]] + history + stride * np.tile(np.arange(n), table.n_series)
+    return Rows.of(table).keep_usable(Windows(series, origin, origin + horizon, origin - history))
+
+
+@pytest.mark.parametrize("stride", [0.5, 2.0])
+def test_moved_windows_read_and_forecast_what_their_neighbours_do(stride):
+    table = make_table(n_rows=60)
+    windows = laid(table, stride=stride)
+    drawn = Between.of(table, windows).draw(np.random.default_rng(0), 50 * len(windows))
+    assert len(np.unique(drawn.origin)) > len(windows)
+    assert len(Rows.of(table).keep_usable(drawn)) == len(drawn)
+    assert np.allclose(drawn.until - drawn.origin, 2.0)
+    assert np.allclose(drawn.origin - drawn.history_from, 3.0)
+    for s in np.unique(windows.series):
+        own, laid_here = drawn.take(drawn.series == s), windows.take(windows.series == s)
+        assert laid_here.origin.min() <= own.origin.min()
+        assert own.until.max() <= laid_here.until.max()
+
+
+def test_windows_with_a_gap_between_their_targets_stay_where_they_were_laid():
+    table = make_table(n_rows=60)
+    windows = laid(table, stride=2.5)
+    drawn = Between.of(table, windows).draw(np.random.default_rng(0), len(windows))
+    assert sorted(zip(drawn.series, drawn.origin, strict=True)) == sorted(
+        zip(windows.series, windows.origin, strict=True)
+    )
+
+
+def test_windows_of_unlike_spans_and_single_ones_stay_where_they_were_laid():
+    table = make_table(n_rows=60)
+    windows = laid(table, stride=1.0, n=2)
+    longer = Windows(windows.series, windows.origin, windows.until + np.arange(len(windows)), windows.history_from)
+    single = laid(table, stride=1.0, n=1)
+    for kept in (longer, single):
+        assert not Between.of(table, kept).gap.any()

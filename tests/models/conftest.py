@@ -29,7 +29,7 @@ class Prepared:
     validation: Batch
 
 
-def prepare(table, *, horizon=3.0, n=24, max_history=512):
+def prepare(table, *, horizon: float | str = 3.0, n=24, max_history=512):
     settings = DataSettings(horizon=horizon)
     split, spans = make_split(table, settings), Spans.of(table, settings)
     scaler = Scaler.fit(table, split, spans.horizon)

@@ -76,6 +76,20 @@ def test_without_a_base_an_untrained_model_is_the_training_mean(prepared):
     assert make(prepared, base=None)(prepared.batch).mean.abs().max() == 0
 
 
+def test_a_channel_without_a_training_target_stays_with_its_base(prepared):
+    batch, untaught = prepared.batch, 1
+    torch.manual_seed(0)
+    model = LatentODE()
+    model.setup(prepared.table.schema)
+    model.prepare([replace(batch, target_observed=batch.target_observed & (batch.target_channel != untaught))])
+    perturb(model).calibrate([prepared.validation])
+    is_untaught = batch.target_channel == untaught
+    with torch.no_grad():
+        moved = model(batch).mean - model.base_mean(batch)
+    assert moved[is_untaught].abs().max() == 0
+    assert moved[~is_untaught].abs().max() > 0
+
+
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_row_of_a_batch_equals_the_row_alone(prepared, parts):
     model = perturb(make_of(prepared, parts))

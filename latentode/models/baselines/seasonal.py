@@ -58,7 +58,7 @@ class Seasonal(ShrunkBaseline):
         # A place for which no period was found keeps a profile of zeros, which is the blend.
         self.period[: len(periods)] = periods
         for i in range(len(periods)):
-            self.profile[i] = _fit_profile(training, float(periods[i]))
+            self.profile[i] = fit_profile(training, float(periods[i]))
         self.weight.copy_(self.trained_weight)
 
     def tune(self, validation: Sequence[Batch]) -> None:
@@ -113,8 +113,14 @@ def phase_bin(batch: Batch, time: Tensor, period: float) -> Tensor:
     return ((cycles % 1) * N_BINS).long().clamp(max=N_BINS - 1)
 
 
-def _fit_profile(training: Sequence[Batch], period: float) -> Tensor:
-    """Give the mean of the training targets by channel and bin, drawn to 0, the training mean: `(C, N_BINS)`."""
+def fit_profile(training: Sequence[Batch], period: float, *, is_centred: bool = False) -> Tensor:
+    """Give the mean of the training targets by channel and bin, drawn to 0, the training mean: `(C, N_BINS)`.
+
+    Args:
+        training: the windows.
+        period: in table time.
+        is_centred: whether the mean of a channel's targets is taken out: a level, which may have moved since, is then not a season's.
+    """
     n_channels = training[0].n_channels
     total = training[0].target_value.new_zeros(n_channels * N_BINS, dtype=torch.float64)
     count = torch.zeros_like(total)
@@ -125,7 +131,10 @@ def _fit_profile(training: Sequence[Batch], period: float) -> Tensor:
         value = batch.target_value[seen].double()
         total.index_add_(0, place, value)
         count.index_add_(0, place, torch.ones_like(value))
-    return (total / (count + BIN_PRIOR)).view(n_channels, N_BINS)
+    total, count = total.view(n_channels, N_BINS), count.view(n_channels, N_BINS)
+    if is_centred:
+        total = total - count * (total.sum(1) / count.sum(1).clamp(min=1))[:, None]
+    return total / (count + BIN_PRIOR)
 
 
 def find_periods(training: Sequence[Batch], left: Tensor, n_peaks: int) -> Tensor:
