@@ -185,6 +185,7 @@ def test_benchmark_says_what_there_is(tmp_path):
         (("lorenz63",), "--out"),
         (("lorenz63", "--splits", "77", "--out", "r.json"), "published ones are"),
         (("lorenz63", "--sampling", "often", "--out", "r.json"), "sampling"),
+        (("lorenz63", "--model", "blend,mine.yaml", "--out", "r.json"), "mine.yaml does not exist"),
         (("lorenz63", "--seeds", "1.5", "--out", "r.json"), "whole number"),
         (("ushcn", "--data_dir", ".", "--out", "r.json"), "LATENTODE_DATA"),
     ],

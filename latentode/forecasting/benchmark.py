@@ -24,12 +24,16 @@ from latentode import __version__
 from latentode.data.datasets import protocols_of
 from latentode.data.protocols import Protocol, Task
 from latentode.data.settings import DataSettings
+from latentode.data.windows import Windows
 from latentode.errors import InputError, LatentODEError, did_you_mean
 from latentode.files import write_json
+from latentode.forecasting.leaderboard import find_losses, mean_of, number_or_dash, sort_key
 from latentode.models.fitted import FittedModel
-from latentode.models.registry import MODELS, make_model
+from latentode.models.recipe import Recipe
 
 SCORED = ("mse", "mae", "mae_mean", "crps", "nll", "coverage_80", "coverage_95")
+# Of which a record also has the ratio to the blend's; a density has none, its zero being that of the unit.
+ERRORS = ("mse_macro", "mse_common", "mse_pooled", "mae_mean", "mae_median", "mae_pooled", "crps")
 MIB = 2**20
 TINY = 1e-300  # below any error, so that nothing is divided by 0
 
@@ -41,7 +45,7 @@ class BenchmarkSettings:
     Attributes:
         dataset: a name in `latentode.data.datasets.DATASETS`.
         protocol: one of its protocols; None: its default.
-        models: names in `MODELS`.
+        models: short names in `MODELS`, or YAML files of models (`Recipe.read`), which are called by the file's name.
         seeds: of weights and batches; a model that draws nothing is run with the first alone.
         splits: of the protocol; None: its first, or all of its folds where the rules average over them.
         data_dir: folder of the data; None looks in `$LATENTODE_DATA`, then in `~/.cache/latentode`.
@@ -71,7 +75,7 @@ def choose_protocol(settings: BenchmarkSettings) -> Protocol:
     """Give the protocol that the settings name.
 
     Raises:
-        InputError: there is no such data set, protocol, model or split.
+        InputError: there is no such data set, protocol, model or split; or two models have one name.
     """
     protocols = protocols_of(settings.dataset, **settings.observing)
     name = settings.protocol or next(iter(protocols))
@@ -79,15 +83,26 @@ def choose_protocol(settings: BenchmarkSettings) -> Protocol:
         raise InputError(
             f"{settings.dataset} has no protocol '{name}'{did_you_mean(name, protocols)}; it has {', '.join(protocols)}."
         )
-    for model in settings.models:
-        if model not in MODELS:
-            raise InputError(f"model is '{model}', which is none of {', '.join(MODELS)}{did_you_mean(model, MODELS)}.")
+    read_recipes(settings.models)
     protocol = protocols[name]
     unknown = [split for split in settings.splits or () if split not in protocol.splits]
     if unknown:
         known = ", ".join(map(str, protocol.splits))
         raise InputError(f"{settings.dataset}, {name}: there is no split {unknown[0]}; the published ones are {known}.")
     return protocol
+
+
+def read_recipes(models: Sequence[str]) -> list[Recipe]:
+    """Give the recipe of each model.
+
+    Raises:
+        InputError: there is no such model, or two have one name.
+    """
+    recipes = [Recipe.read(model) for model in models]
+    for i, recipe in enumerate(recipes):
+        if recipe.name in [other.name for other in recipes[:i]]:
+            raise InputError(f"two models are called '{recipe.name}', and rows are told apart by name; rename a file.")
+    return recipes
 
 
 def run_benchmark(
@@ -114,12 +129,11 @@ def run_benchmark(
     for split in splits:
         # Built once for all models, and only where one is still to be run.
         task: Task | None = None
-        for model in settings.models:
-            for seed in settings.seeds if MODELS[model].is_trained else settings.seeds[:1]:
-                folder = (
-                    out.with_name(f"{out.name}.runs") / f"{settings.dataset}-{protocol.name}-{model}-{split}-{seed}"
-                )
-                wanted = _fingerprint(settings, protocol, model, split, seed)
+        for recipe in read_recipes(settings.models):
+            for seed in settings.seeds if recipe.is_trained else settings.seeds[:1]:
+                name = f"{settings.dataset}-{protocol.name}-{recipe.name}-{split}-{seed}"
+                folder = out.with_name(f"{out.name}.runs") / name
+                wanted = _fingerprint(settings, protocol, recipe, split, seed)
                 found = _read_record(folder, wanted)
                 if found is None:
                     if task is None:
@@ -127,17 +141,17 @@ def run_benchmark(
                         task = protocol.build(settings.data_dir, split)
                     start = time.perf_counter()
                     try:
-                        found = run_once(settings, protocol, task, model, split, seed, folder, wanted)
+                        found = run_once(settings, protocol, task, recipe, split, seed, folder, wanted)
                     except LatentODEError as error:
                         # One model that breaks down must not cost the others their figures; it is tried again next time.
-                        found = _failed(settings, protocol, model, split, seed, error)
+                        found = _failed(settings, protocol, recipe, split, seed, error)
                     took = f"{time.perf_counter() - start:.0f} s"
                 else:
                     n_reused += 1
                     took = "read back"
                 runs.append(found)
                 write_json(out, summarise(runs, protocol))
-                say(f"{model}, split {split}, seed {seed}: {_headline(found)} ({took})")
+                say(f"{recipe.name}, split {split}, seed {seed}: {_headline(found)} ({took})")
     if n_reused:
         say(f"{n_reused} of {len(runs)} runs were there already; remove {out.name}.runs to compute them anew.")
     return summarise(runs, protocol)
@@ -147,7 +161,7 @@ def run_once(
     settings: BenchmarkSettings,
     protocol: Protocol,
     task: Task,
-    model: str,
+    recipe: Recipe,
     split: int,
     seed: int,
     folder: Path,
@@ -160,18 +174,15 @@ def run_once(
     examples = Examples.of_task(task, DataSettings(batch_size=settings.batch_size))
     fit = FitSettings(**settings.fit, seed=seed)
     reset_peak_memory()
-    fitted, metrics = fit_network(make_model(model), examples.settings, fit, folder, data=examples)
+    fitted, metrics = fit_network(recipe.build(), examples.settings, fit, folder, data=examples)
     peak = peak_memory()
-    figures = score_task(fitted, task)
+    figures, validation = (score_windows(fitted, task, windows) for windows in (task.test, task.validation))
     n_epochs = max(metrics["n_epochs"], 1)
     record = {
         "wanted": wanted,
-        "dataset": settings.dataset,
-        "protocol": protocol.name,
-        "model": model,
-        "split": split,
-        "seed": seed,
+        **_identity(settings, protocol, recipe, split, seed),
         "metrics": _with_headline(figures[""], figures["blend"], protocol),
+        "validation": _with_headline(validation[""], validation["blend"], protocol),
         "blend": figures["blend"],
         "n_test": figures["n_values"],
         "n_parameters": metrics["n_parameters"],
@@ -185,24 +196,34 @@ def run_once(
     return record
 
 
-def _failed(
-    settings: BenchmarkSettings, protocol: Protocol, model: str, split: int, seed: int, error: Exception
-) -> dict[str, Any]:
-    """Give the record of a run that broke down: no figure, and the reason as a note."""
+def _identity(settings: BenchmarkSettings, protocol: Protocol, recipe: Recipe, split: int, seed: int) -> dict[str, Any]:
+    """Give what tells a run's record from others'; `network` is what a YAML file would hold to make its model again."""
     return {
         "dataset": settings.dataset,
         "protocol": protocol.name,
-        "model": model,
+        "model": recipe.name,
+        "network": recipe.written,
+        "is_trained": recipe.is_trained,
         "split": split,
         "seed": seed,
-        "metrics": {},
-        "notes": [f"{model}, split {split}, seed {seed} failed: {error}"],
     }
 
 
-def score_task(fitted: FittedModel, task: Task) -> dict[str, Any]:
-    """Give the figures of the model, under the name "", and of the baselines on the test windows, in the protocol's units."""
-    totals, _ = fitted.totals(task.table, task.test, SCORED)
+def _failed(
+    settings: BenchmarkSettings, protocol: Protocol, recipe: Recipe, split: int, seed: int, error: Exception
+) -> dict[str, Any]:
+    """Give the record of a run that broke down: no figure, and the reason as a note."""
+    return {
+        **_identity(settings, protocol, recipe, split, seed),
+        "metrics": {},
+        "validation": {},
+        "notes": [f"{recipe.name}, split {split}, seed {seed} failed: {error}"],
+    }
+
+
+def score_windows(fitted: FittedModel, task: Task, windows: Windows) -> dict[str, Any]:
+    """Give the figures of the model, under the name "", and of the baselines on windows of a task, in the protocol's units."""
+    totals, _ = fitted.totals(task.table, windows, SCORED)
     ratio = torch.from_numpy(task.scaler.std / task.unit)
     figures: dict[str, Any] = {}
     for name, total in totals.items():
@@ -213,9 +234,10 @@ def score_task(fitted: FittedModel, task: Task) -> dict[str, Any]:
 
 
 def _with_headline(own: dict[str, float], blend: dict[str, float], protocol: Protocol) -> dict[str, float]:
-    """Put the figures that the protocol reports first: errors in its own average, and their ratios to the blend's."""
+    """Put the errors first that the protocol reports, in its own average, and behind all figures their ratios to the blend's."""
     mse, mae = ("mse_macro", "mae_median") if protocol.average == "macro" else ("mse_pooled", "mae_pooled")
-    ratios = {f"ratio_to_blend{end}": own[key] / max(blend[key], TINY) for end, key in (("", mse), ("_mae", mae))}
+    ends = {"": mse, "_mae": mae, **{f"_{name}": name for name in ERRORS}}
+    ratios = {f"ratio_to_blend{end}": own[name] / max(blend[name], TINY) for end, name in ends.items()}
     return {"mse": own[mse], "mae": own[mae], **own, **ratios}
 
 
@@ -223,13 +245,17 @@ def summarise(runs: Sequence[dict[str, Any]], protocol: Protocol) -> list[dict[s
     """Give one record per model: mean and standard deviation over its runs of every figure, the lowest mean `mse` first.
 
     Returns:
-        Dicts of `dataset, protocol, average, model, n_seeds, n_runs, n_failed, split, seeds, metrics: {name: {mean, sd}}, n_parameters,
-        seconds_per_epoch, peak_mb, n_test, notes`; `sd` is over seeds and splits together, None of a single run. A figure that one of
-        the runs does not have is None: no run is left out of a mean.
+        Dicts of `dataset, protocol, model, network, is_trained, average, n_seeds, n_runs, n_failed, split, seeds, metrics: {name: {mean,
+        sd}}, validation, loses_to, n_parameters, seconds_per_epoch, peak_mb, n_test, notes`; `sd` is over seeds and splits together, None
+        of a single run. A figure that one of the runs does not have is None: no run is left out of a mean. `validation` is as `metrics`,
+        on validation; `loses_to` names, of a trained model, the baselines among the rows with a lower `mse` or `mae`, and where there is
+        no such row the blend of its own runs.
     """
     models = dict.fromkeys(run["model"] for run in runs)
     records = [_record([run for run in runs if run["model"] == model], protocol) for model in models]
-    return sorted(records, key=lambda record: _sort_key(_mean(record, "mse")))
+    for record in records:
+        record["loses_to"] = find_losses(record, records)
+    return sorted(records, key=lambda record: sort_key(mean_of(record, "mse")))
 
 
 def _record(own: Sequence[dict[str, Any]], protocol: Protocol) -> dict[str, Any]:
@@ -240,16 +266,15 @@ def _record(own: Sequence[dict[str, Any]], protocol: Protocol) -> dict[str, Any]
         return function(known) if known else None
 
     seeds = sorted({run["seed"] for run in own})
-    names = dict.fromkeys(("mse", "mae", *(name for run in own for name in run["metrics"])))
     return {
-        **{key: own[0][key] for key in ("dataset", "protocol", "model")},
+        **{key: own[0][key] for key in ("dataset", "protocol", "model", "network", "is_trained")},
         "average": protocol.average,
         "n_seeds": len(seeds),
         "n_runs": len(own),
         "n_failed": sum(not _is_finite(run["metrics"].get("mse")) for run in own),
         "split": sorted({run["split"] for run in own}),
         "seeds": seeds,
-        "metrics": {name: _mean_and_sd([run["metrics"].get(name) for run in own]) for name in names},
+        **{part: _over_runs([run[part] for run in own]) for part in ("metrics", "validation")},
         "n_parameters": over_runs("n_parameters", max),
         "seconds_per_epoch": over_runs("seconds_per_epoch", statistics.fmean),
         "seconds": over_runs("seconds", statistics.fmean),
@@ -264,6 +289,11 @@ def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def _over_runs(figures: Sequence[dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+    names = dict.fromkeys(("mse", "mae", *(name for run in figures for name in run)))
+    return {name: _mean_and_sd([run.get(name) for run in figures]) for name in names}
+
+
 def _mean_and_sd(values: Sequence[float | None]) -> dict[str, float | None]:
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < len(values):
@@ -271,33 +301,23 @@ def _mean_and_sd(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else None}
 
 
-def _mean(record: dict[str, Any], name: str) -> float | None:
-    return record["metrics"].get(name, {"mean": None})["mean"]
-
-
-def _sort_key(value: float | None) -> float:
-    return math.inf if value is None else value
-
-
 def _headline(run: dict[str, Any]) -> str:
     if not run["metrics"]:
         return run["notes"][0]
     figures = {name: run["metrics"][name] for name in ("mse", "mae", "ratio_to_blend")}
-    shown = {name: _number(value, ".4g") for name, value in figures.items()}
+    shown = {name: number_or_dash(value, ".4g") for name, value in figures.items()}
     return f"mse {shown['mse']}, mae {shown['mae']}, mse to blend {shown['ratio_to_blend']}"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _fingerprint(settings: BenchmarkSettings, protocol: Protocol, model: str, split: int, seed: int) -> dict[str, Any]:
+def _fingerprint(
+    settings: BenchmarkSettings, protocol: Protocol, recipe: Recipe, split: int, seed: int
+) -> dict[str, Any]:
     """Give what a kept run must have been made with to stand for this one."""
     chosen = asdict(settings)
     kept = {key: chosen[key] for key in ("dataset", "observing", "fit", "batch_size")}
     chosen_folder = settings.data_dir or os.environ.get("LATENTODE_DATA")
     folder = None if chosen_folder is None else str(Path(chosen_folder).resolve())
-    kept |= {"protocol": protocol.name, "model": model, "split": split, "seed": seed, "data_dir": folder}
+    kept |= {"protocol": protocol.name, "network": recipe.written, "split": split, "seed": seed, "data_dir": folder}
     return {**kept, "version": __version__}
 
 
@@ -330,66 +350,3 @@ def peak_memory() -> int:
             return int(lines["VmHWM"].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def leaderboard(records: Sequence[dict[str, Any]]) -> str:
-    """Write the records as a Markdown table, the lowest error first, and say which models lose to a baseline."""
-    first = records[0]
-    lines = [
-        f"# {first['dataset']}, protocol {first['protocol']}",
-        "",
-        f"Headline errors are {first['average']} averages in the protocol's units, mean ± sd over runs; "
-        f"splits {', '.join(map(str, first['split']))}. Source of the rules: {first['source']}",
-        "",
-        "| model | mse | mae | mse to blend | crps | nll | in 80 % band | parameters | s per epoch | peak MB | runs |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for record in records:
-        cells = [_cell(record, name) for name in ("mse", "mae", "ratio_to_blend", "crps", "nll")]
-        cells += [_cell(record, "coverage_80", scale=100, digits=3), _number(record["n_parameters"], ",")]
-        cells += [_number(record["seconds_per_epoch"], ".3g"), _number(record["peak_mb"], ".0f")]
-        cells.append(f"{record['n_runs']}" + (f" ({record['n_failed']} failed)" if record["n_failed"] else ""))
-        lines.append(f"| {record['model']} | {' | '.join(cells)} |")
-    lines += ["", *(f"- {text}" for text in losses(records)), ""]
-    lines += [f"- {note}" for note in dict.fromkeys(note for record in records for note in record["notes"])]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def losses(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Say how every trained model stands to the best of those that gradients do not train; where there is none, to the blend."""
-    plain = [one for one in records if not MODELS[one["model"]].is_trained and _mean(one, "mse") is not None]
-    found = []
-    for name, ratio_name in (("mse", "ratio_to_blend"), ("mae", "ratio_to_blend_mae")):
-        rival = _lowest(plain, name) if plain else None
-        for record in records:
-            if not MODELS[record["model"]].is_trained:
-                continue
-            own, title = _mean(record, name), "blend"
-            if rival is None:
-                ratio = _mean(record, ratio_name)
-            else:
-                title, ratio = rival["model"], None if own is None else own / max(_mean(rival, name) or 0.0, TINY)
-            found.append(f"{record['model']} {_stands(ratio)} {title} on {name}{_in_brackets(ratio)}")
-    return found
-
-
-def _lowest(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    return min(records, key=lambda record: _sort_key(_mean(record, name)))
-
-
-def _stands(ratio: float | None) -> str:
-    if ratio is None or ratio > 1:
-        return "loses to"
-    return "beats" if ratio < 1 else "ties with"
-
-
-def _in_brackets(ratio: float | None) -> str:
-    return " (a run has no such figure)" if ratio is None else f" (ratio {ratio:.3f})"
-
-
-def _cell(record: dict[str, Any], name: str, *, scale: float = 1.0, digits: int = 4) -> str:
-    figure = record["metrics"].get(name, {"mean": None, "sd": None})
-    if figure["mean"] is None:
-        return "-"
-    spread = "" if figure["sd"] is None else f" ± {scale * figure['sd']:.1g}"
-    return f"{scale * figure['mean']:.{digits}g}{spread}"

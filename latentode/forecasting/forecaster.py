@@ -24,7 +24,7 @@ from latentode.forecasting.predict import Ask, predict, read_history
 from latentode.forecasting.runs import CHECKPOINT, FILES, load_run
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel
-from latentode.models.registry import make_model
+from latentode.models.recipe import Recipe
 
 Source = str | Path | pd.DataFrame | Table
 
@@ -36,7 +36,7 @@ class Forecaster(BaseEstimator):
     under the name that it has on the command line, and the same settings give the same forecast there.
 
     Args:
-        model: a short name in `latentode.models.MODELS`, or a model that is not set up yet.
+        model: a short name in `latentode.models.MODELS`, a YAML file of a model, or a model that is not set up yet.
         id_column, time_column, channels, target_channels, static_columns, known_columns, log_channels, layout, duplicates, time_zone: how
             to read a table that is not read yet; see `DataSettings` for these and the following.
         calendar: what is read of a date: "auto", "none" or a list of "hour", "weekday" and "season".
@@ -143,7 +143,7 @@ class Forecaster(BaseEstimator):
         settings = self._data_settings(str(table) if isinstance(table, str | Path) else None)
         fit = FitSettings(**{f.name: getattr(self, f.name) for f in fields(FitSettings)})
         # A copy: the model that was passed stays as it was, and can be fitted again.
-        network = make_model(self.model) if isinstance(self.model, str) else copy.deepcopy(self.model)
+        network = Recipe.read(self.model).build() if isinstance(self.model, str) else copy.deepcopy(self.model)
         # A path is in the settings, and read by them: whole, or part by part.
         read = table if isinstance(table, Table) else None
         if isinstance(table, pd.DataFrame) or not isinstance(table, str | Path | Table):

@@ -22,6 +22,7 @@ from .point import fill_unobserved
 from .table import METRICS
 
 ONE_BIN = (0.0, 1.0)
+MIN_COMMON = 500  # values; the error of a channel with fewer is mostly noise
 MIN_NAIVE_ERROR = 1e-6  # training deviations; a channel that changes less is constant but for rounding
 
 
@@ -252,12 +253,17 @@ class Totals:
     def record(self, std: Tensor | None = None) -> dict[str, float]:
         """Give the figures that a benchmark's record holds, macro but for `mse_pooled`, of the metrics that were summed.
 
+        `mse_common` is macro over the channels with at least `MIN_COMMON` values alone; NaN where there is none.
+
         Args:
             std: training deviations divided by the protocol's unit, `(C,)`; left out, figures are in training deviations.
         """
         macro = {"mse_macro": "mse", "mae_mean": "mae_mean", "mae_median": "mae", "crps": "crps", "nll": "nll"}
         figures = {key: self.macro(name, std) for key, name in macro.items() if name in self.sums}
-        return figures | ({"mse_pooled": self.pooled("mse", std)} if "mse" in self.sums else {})
+        if "mse" not in self.sums:
+            return figures
+        common = self.without(self.count.sum(1) < MIN_COMMON)
+        return figures | {"mse_common": common.macro("mse", std), "mse_pooled": self.pooled("mse", std)}
 
     def summary(self, channels: Sequence[str], std: Tensor, *, is_whole: bool = False) -> dict[str, Any]:
         """Give the figures as plain values.

@@ -38,9 +38,10 @@ MODELS: dict[str, type[ForecastModel]] = {
     "gaussian_process": GaussianProcess,
     "gradient_boosting": GradientBoosting,
 }
+PACKAGE = "latentode.models"  # before the names of our classes in YAML
 BASELINES = ("constant", "last_value", "blend")
 
-_CLASSES: dict[str, type[Part]] = {
+CLASSES: dict[str, type[Part]] = {
     cls.__name__: cls
     for cls in (
         *MODELS.values(),
@@ -74,7 +75,7 @@ def to_plain(part: Part) -> dict[str, Any]:
         InputError: a setting is neither a plain value nor a part.
     """
     cls = type(part)
-    name = cls.__name__ if _CLASSES.get(cls.__name__) is cls else f"{cls.__module__}.{cls.__qualname__}"
+    name = cls.__name__ if CLASSES.get(cls.__name__) is cls else f"{cls.__module__}.{cls.__qualname__}"
     return {"class": name, "settings": {key: _plain(value, f"{name}.{key}") for key, value in part.settings().items()}}
 
 
@@ -89,6 +90,15 @@ def _plain(value: Any, name: str) -> Any:
         f"setting {name} is a {type(value).__name__}, which a run folder cannot hold; "
         "make it a number, a text, a list or a part of a model."
     )
+
+
+def as_class_path(plain: Any) -> Any:
+    """Turn what `to_plain` gave into the form that YAML has it in: `class_path` and `init_args`, parts in turn."""
+    if not isinstance(plain, dict):
+        return plain
+    name = plain["class"]
+    path = name if "." in name else f"{PACKAGE}.{name}"
+    return {"class_path": path, "init_args": {key: as_class_path(value) for key, value in plain["settings"].items()}}
 
 
 def from_plain(plain: dict[str, Any], allow_modules: Sequence[str] = ()) -> ForecastModel:
@@ -119,8 +129,8 @@ def _build(plain: Any, allow_modules: Sequence[str]) -> Any:
 
 
 def _find_class(name: str, allow_modules: Sequence[str]) -> type[Part]:
-    if name in _CLASSES:
-        return _CLASSES[name]
+    if name in CLASSES:
+        return CLASSES[name]
     module, _, attribute = name.rpartition(".")
     if module and module in allow_modules:
         try:

@@ -18,6 +18,7 @@ from .captured import check_captured, find_tensors
 from .compiled import check_compiler, compile_field, integrate_compiled
 from .loop import Options, Trajectory, integrate
 from .problem import Problem
+from .stand_ins import StandIns
 from .transforms import is_transformed
 
 
@@ -109,17 +110,16 @@ def hide(
     if is_transformed():
         raise InputError(f"adjoint={route!r} does not work under torch.func; choose adjoint='direct'")
     # The backward solve pulls back through one call several times, which compiled code does not allow.
-    if options.compiles and route != "backsolve":
+    compiles = options.compiles and route != "backsolve"
+    if compiles:
         check_compiler(problem.y0.device)
-        problem = compile_field(problem)
     inputs = (problem.y0, problem.tau_eval, problem.t_carrier)
     captured: list[Tensor] = []
+    originals: list[Tensor] = []
     if torch.is_grad_enabled():
-        if only is not None:
-            captured = [tensor for tensor in only if tensor.requires_grad]
-        else:
-            known = find_tensors(*problem.sources)
-            captured = check_captured(problem.field, problem.time_at_start(), problem.y0, known)
+        problem, captured, originals = _cut_off(problem, compiles, only)
+    elif compiles:
+        problem = compile_field(problem)
     if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in (*inputs, *captured)):
         return solve(problem, options, [])[0]
     if options.keep_steps:
@@ -128,11 +128,40 @@ def hide(
             "choose adjoint='direct', or name the times in t_eval"
         )
     box: list[Trajectory] = []
-    ys = _Hidden.apply(solve, box, problem, options, len(captured), *inputs, *captured)
+    ys = _Hidden.apply(solve, box, problem, options, captured, *inputs, *originals)
     trajectory, n_queries = box[0], problem.tau_eval.shape[1]
     if trajectory.sightings is None:
         return replace(trajectory, ys=ys)
     return replace(trajectory, ys=ys[:, :n_queries], sightings=replace(trajectory.sightings, ys=ys[:, n_queries:]))
+
+
+def _cut_off(
+    problem: Problem, compiles: bool, only: Sequence[Tensor] | None
+) -> tuple[Problem, list[Tensor], list[Tensor]]:
+    """Cut a problem's field off the graph outside, which is the outer backward's.
+
+    Returns:
+        The problem, the tensors that its field draws gradients to, and those whose gradients these are: the same, but for stand-ins.
+    """
+    f, args = problem.sources
+    if only is None:
+        inside = find_tensors(f, [arg for arg in args if not isinstance(arg, Tensor)])
+        known = find_tensors(inside, args)
+    else:
+        inside = known = [tensor for tensor in only if tensor.requires_grad]
+    stand_ins = StandIns.of(known)
+    hidden = [tensor for tensor in inside if tensor.grad_fn is not None]
+    if stand_ins.computed and problem.with_args is not None:
+        problem = replace(problem, field=problem.with_args(stand_ins.instead_of))
+    if compiles:
+        problem = compile_field(problem)
+    elif hidden:
+        problem = replace(problem, field=stand_ins.seen_by(problem.field))
+    # What is no argument of its own may be used past its stand-in, so it is among them, too.
+    captured = [*map(stand_ins.instead_of, known), *hidden]
+    if only is None:
+        captured = check_captured(problem.field, problem.time_at_start(), problem.y0, captured)
+    return problem, captured, [stand_ins.original(tensor) for tensor in captured]
 
 
 def gradients(
@@ -164,17 +193,17 @@ def gradients(
 
 class _Hidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, solve, box, problem, options, n_captured, y0, tau_eval, t_carrier, *captured):  # noqa: ANN001, ANN002, ANN205
+    def forward(ctx, solve, box, problem, options, captured, y0, tau_eval, t_carrier, *originals):  # noqa: ANN001, ANN002, ANN205
         wants_t = t_carrier is not None
         bare = replace(problem, y0=y0.detach(), tau_eval=tau_eval.detach(), t_carrier=None)
         # The slopes at the queries are all that the gradient of their times needs.
         options = replace(options, keep_slopes=tau_eval.requires_grad)
-        trajectory, way = solve(bare, options, list(captured))
-        ctx.way, ctx.slopes, ctx.wants_t, ctx.n_captured = way, trajectory.slopes, wants_t, n_captured
+        trajectory, way = solve(bare, options, captured)
+        ctx.way, ctx.slopes, ctx.wants_t, ctx.n_captured = way, trajectory.slopes, wants_t, len(captured)
         ctx.tau, ctx.span, ctx.n_queries = bare.tau_eval, bare.span, bare.tau_eval.shape[1]
         ctx.failed = trajectory.status != 0 if trajectory.has_failed else None
         # Saved for the complaint that autograd makes where one was written over in the meantime.
-        ctx.save_for_backward(y0, *captured)
+        ctx.save_for_backward(y0, *originals)
         # The box, not the context, holds the trajectory: the context would hold itself by the states in it.
         box.append(trajectory)
         if trajectory.sightings is None:

@@ -14,8 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from latentode.errors import InputError
+
+# A tensor in autograd's graph: the node that has made it, and which of the node's outputs it is.
+Edge = tuple[Node, int]
 
 _DEPTH = 8
 
@@ -106,7 +110,8 @@ def check_captured(
         known: what was found.
 
     Raises:
-        InputError: the field uses a tensor that was computed with gradients and that was not found.
+        InputError: the field uses a tensor that was computed with gradients and that was not found, or that was computed from another
+            one that the field uses: the gradient of the one would run on into the other.
     """
     with torch.enable_grad():
         start = y.detach().requires_grad_()
@@ -117,6 +122,7 @@ def check_captured(
     leaves = {id(tensor) for tensor in known if tensor.grad_fn is None}
     nodes = {(tensor.grad_fn, tensor.output_nr) for tensor in known if tensor.grad_fn is not None}
     missed: list[Tensor] = []
+    used: set[Edge] = set()
     stack, seen = ([] if slope.grad_fn is None else [(slope.grad_fn, slope.output_nr)]), set()
     while stack:
         node, place = stack.pop()
@@ -126,7 +132,7 @@ def check_captured(
                 leaves.add(id(variable))
                 missed.append(variable)
         elif (node, place) in nodes:
-            continue
+            used.add((node, place))
         elif node._sequence_nr() < first:
             raise InputError(
                 "f uses a tensor that was computed with gradients and that this gradient route cannot find; "
@@ -134,5 +140,27 @@ def check_captured(
             )
         elif node not in seen:
             seen.add(node)
-            stack.extend(edge for edge in node.next_functions if edge[0] is not None)  # pyright: ignore[reportArgumentType]
+            stack.extend(_edges(node))
+    if any(_leads_to(node, used, leaves) for node, _ in used):
+        raise InputError(
+            "f uses a tensor that was computed from another one that it uses, where this gradient route cannot tell them apart (in "
+            "compiled code or an own autograd.Function); pass it by itself in args=(...), or choose adjoint='direct'"
+        )
     return [*known, *missed]
+
+
+def _leads_to(node: Node, computed: set[Edge], leaves: set[int]) -> bool:
+    """Tell whether the graph behind `node` comes upon one of `computed`, or of `leaves`, given by their `id`."""
+    stack, seen = _edges(node), set()
+    while stack:
+        edge = stack.pop()
+        if edge in computed or id(getattr(edge[0], "variable", None)) in leaves:
+            return True
+        if edge[0] not in seen:
+            seen.add(edge[0])
+            stack.extend(_edges(edge[0]))
+    return False
+
+
+def _edges(node: Node) -> list[Edge]:
+    return [edge for edge in node.next_functions if edge[0] is not None]  # pyright: ignore[reportReturnType]

@@ -6,7 +6,7 @@ state's dtype and whichever way its time runs: `t = t0 + direction * tau`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ class Problem:
         jumps: clock times where the field jumps, from 0 on, padded with infinity, `(B, J)`, or None.
         grid: clock times of a fixed grid, ascending, `(B, G)`, or None.
         sources: the user's field and its arguments, where the tensors are that gradients go to.
+        with_args: makes the field with each of its arguments changed by a function; None: it has no arguments.
         narrow: makes the field of some of the samples, chosen by index `(B',)`; None: they cannot be told apart.
     """
 
@@ -49,7 +50,8 @@ class Problem:
     t_carrier: Tensor | None = None
     jumps: Tensor | None = None
     grid: Tensor | None = None
-    sources: tuple[Any, ...] = ()
+    sources: tuple[Any, Sequence[Any]] = (None, ())
+    with_args: Callable[[Callable[[Any], Any]], Field] | None = None
     narrow: Callable[[Tensor], Field] | None = None
 
     def times(self, tau: Tensor) -> Tensor:

@@ -170,8 +170,8 @@ def solve(
         max_steps,
         step_mode == "joint",
         keep_steps=dense,
-        # An event cannot be told for some of the samples only.
-        compacts=compact and not sought,
+        # An event cannot be told for some of the samples only, and interpolants that are kept are of all of them.
+        compacts=compact and not sought and not dense,
         watch=watch,
         compiles=compile,
     )
@@ -296,6 +296,7 @@ def _pose(
         jumps=on_clock(controller.jump_times, "jump_times"),
         grid=on_clock(controller.grid, "grid") if isinstance(controller, FixedStep) else None,
         sources=(f, args),
+        with_args=lambda change: _flat_field(f, tuple(map(change, args)), packing),
         narrow=lambda chosen: _flat_field(f, _some_of(args, chosen, n_samples), packing),
     )
     return problem, ts.expand(n_samples, -1)

@@ -50,8 +50,11 @@ class AdjointSolve:
                 t, y_D = t.detach().to(y_D.real.dtype).requires_grad_(needs_t), y_D.detach().requires_grad_()
                 slope_D = self.field(t, y_D)
                 wanted = (y_D, *((t,) if needs_t else ()), *params)
-                # The zero keeps a slope in the graph that depends on nothing.
-                pulled = torch.autograd.grad(slope_D + 0 * y_D, wanted, -a_D, allow_unused=True, materialize_grads=True)
+                # The zero keeps a slope in the graph that depends on nothing. A parameter may reach `func` through a tensor that was
+                # computed outside, whose graph every call goes through.
+                pulled = torch.autograd.grad(
+                    slope_D + 0 * y_D, wanted, -a_D, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
             by_t = pulled[1] if needs_t else torch.zeros_like(state[0])
             by_params = pulled[2:] if needs_t else pulled[1:]
             return (by_t, *self.parts(slope_D.detach()), *self.parts(pulled[0]), *by_params)

@@ -23,7 +23,7 @@ from latentode.errors import RunError
 from latentode.files import write_json, write_whole
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel, load_plain
-from latentode.models.registry import to_plain
+from latentode.models.registry import as_class_path, to_plain
 from latentode.training.callbacks import EffortWatch, EpochLog, EpochProgress
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
@@ -129,7 +129,7 @@ def write_config(path: Path, network: ForecastModel, settings: DataSettings, fit
         "seed_everything": fit.seed,
         "patience": fit.patience,
         "model": {
-            "network": _as_class_path(to_plain(network)),
+            "network": as_class_path(to_plain(network)),
             "learning_rate": fit.learning_rate,
             "weight_decay": fit.weight_decay,
         },
@@ -138,15 +138,6 @@ def write_config(path: Path, network: ForecastModel, settings: DataSettings, fit
     }
     text = yaml.safe_dump(config, sort_keys=False)
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _as_class_path(plain: Any) -> Any:
-    """Turn plain values of the registry into the form that jsonargparse builds classes from."""
-    if not isinstance(plain, dict):
-        return plain
-    name = plain["class"]
-    path = name if "." in name else f"latentode.models.{name}"
-    return {"class_path": path, "init_args": {key: _as_class_path(value) for key, value in plain["settings"].items()}}
 
 
 def finish(

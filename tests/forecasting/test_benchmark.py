@@ -13,7 +13,9 @@ import torch
 from latentode.data.datasets import DATASETS, protocols_of, van_der_pol
 from latentode.errors import InputError, SolveError
 from latentode.forecasting import benchmark
-from latentode.forecasting.benchmark import BenchmarkSettings, leaderboard, losses, run_benchmark, summarise
+from latentode.forecasting.benchmark import ERRORS, BenchmarkSettings, run_benchmark, summarise
+from latentode.forecasting.leaderboard import leaderboard, losses
+from latentode.models.recipe import Recipe
 
 SMALL = {"n_series": 30, "n_observations": 30}
 QUICK = {"max_epochs": 2, "device": "cpu"}
@@ -40,18 +42,12 @@ def test_a_record_holds_what_the_design_promises(ran):
     for record in records:
         for key in ("dataset", "protocol", "split", "seeds", "n_parameters", "seconds_per_epoch", "peak_mb"):
             assert record[key] is not None
-        for name in (
-            "mse",
-            "mae",
-            "mse_macro",
-            "mse_pooled",
-            "mae_mean",
-            "mae_median",
-            "crps",
-            "nll",
-            "ratio_to_blend",
-        ):
-            assert set(record["metrics"][name]) == {"mean", "sd"}
+        names = ("mse", "mae", *ERRORS, "nll", "coverage_80", "coverage_95", "ratio_to_blend", "ratio_to_blend_mae")
+        for name in (*names, *(f"ratio_to_blend_{name}" for name in ERRORS)):
+            for part in ("metrics", "validation"):
+                assert set(record[part][name]) == {"mean", "sd"}
+        # No channel has 500 test targets here.
+        assert record["metrics"]["mse_common"]["mean"] is None
     assert by_model["constant"]["metrics"]["mse"]["sd"] is None
     assert by_model["latent_ode"]["metrics"]["mse"]["sd"] >= 0
     assert 50 < by_model["constant"]["peak_mb"] < 20_000
@@ -80,7 +76,7 @@ def test_a_finished_run_is_read_back_and_one_of_other_settings_is_not(ran, monke
     once = benchmark.run_once
 
     def counted(*args):
-        calls.append(args[3])
+        calls.append(args[3].name)
         return once(*args)
 
     monkeypatch.setattr(benchmark, "run_once", counted)
@@ -94,11 +90,36 @@ def test_a_finished_run_is_read_back_and_one_of_other_settings_is_not(ran, monke
     assert calls == ["latent_ode", "constant"]
 
 
+def test_a_file_is_a_row_of_its_own_that_the_record_can_tell_again(tmp_path, monkeypatch):
+    path = tmp_path / "stiff.yaml"
+    path.write_text("class_path: Ridge")
+    chosen = settings(models=("ridge", str(path)))
+    ridge, stiff = sorted(run_benchmark(chosen, tmp_path / "r.json", say=lambda _: None), key=lambda one: one["model"])
+    assert (ridge["model"], stiff["model"]) == ("ridge", "stiff")
+    assert ridge["metrics"] == stiff["metrics"]
+    assert stiff["network"] == {"class_path": "latentode.models.Ridge", "init_args": {}}
+    assert not stiff["is_trained"]
+    # Under the same name, with other settings: what was kept does not stand for it.
+    path.write_text("{class_path: GradientBoosting, init_args: {n_trees: 2}}")
+    lines: list[str] = []
+    records = run_benchmark(chosen, tmp_path / "r.json", say=lines.append)
+    assert any("1 of 2 runs were there already" in line for line in lines)
+    (stiff,) = (record for record in records if record["model"] == "stiff")
+    assert stiff["network"]["init_args"]["n_trees"] == 2
+    assert json.loads((tmp_path / "r.json").read_text()) == records
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    (tmp_path / "ridge.yaml").write_text("class_path: Ridge")
+    with pytest.raises(InputError, match="two models are called 'ridge'"):
+        run_benchmark(settings(models=("ridge", str(tmp_path / "ridge.yaml"))), tmp_path / "r.json", say=lambda _: None)
+
+
 def test_what_was_finished_before_a_failure_is_kept(tmp_path, monkeypatch):
     once = benchmark.run_once
 
     def failing(chosen, protocol, task, model, *rest):
-        if model == "blend":
+        if model.name == "blend":
             raise KeyboardInterrupt
         return once(chosen, protocol, task, model, *rest)
 
@@ -121,7 +142,7 @@ def test_nothing_before_the_test_depends_on_what_is_held_out(tmp_path, monkeypat
             origin[task.test.series] = task.test.origin
             task.table.values[task.table.time > origin[series]] *= -7.0
         folder.mkdir()
-        record = benchmark.run_once(settings(), protocol, task, "latent_ode", 0, 0, folder, {})
+        record = benchmark.run_once(settings(), protocol, task, Recipe.read("latent_ode"), 0, 0, folder, {})
         content = torch.load(folder / "best.ckpt", weights_only=True)
         return record, content, json.loads((folder / "metrics.json").read_text())
 
@@ -174,7 +195,7 @@ def test_a_model_that_breaks_down_costs_the_others_nothing(tmp_path, monkeypatch
     once = benchmark.run_once
 
     def failing(chosen, protocol, task, model, *rest):
-        if model == "latent_ode":
+        if model.name == "latent_ode":
             raise SolveError("the state ran off")
         return once(chosen, protocol, task, model, *rest)
 
@@ -200,7 +221,10 @@ def test_a_model_alone_is_compared_with_the_blend_of_its_own_run():
 def _run(model, seed, mse=1.0):
     fixed = {"dataset": "d", "protocol": "p", "split": 0, "n_parameters": 1, "seconds_per_epoch": 1.0, "seconds": 1.0}
     metrics = {"mse": mse, "mae": mse}
-    return {**fixed, "model": model, "seed": seed, "peak_mb": 1.0, "n_test": 9, "notes": [], "metrics": metrics}
+    recipe = Recipe.read(model)
+    made = {"model": model, "network": recipe.written, "is_trained": recipe.is_trained}
+    figures = {"metrics": metrics, "validation": dict(metrics)}
+    return {**fixed, **made, "seed": seed, "peak_mb": 1.0, "n_test": 9, "notes": [], **figures}
 
 
 def test_a_model_that_loses_to_a_baseline_is_said_to_lose(ran):
@@ -212,9 +236,42 @@ def test_a_model_that_loses_to_a_baseline_is_said_to_lose(ran):
     ]
     records = summarise([_run("latent_ode", 0, 0.9), _run("blend", 0, 1.0)], protocol)
     assert losses(records)[0] == "latent_ode beats blend on mse (ratio 0.900)"
+    assert records[0]["loses_to"] == {}
     text = leaderboard(ran[1])
     assert text.index("| constant |") > 0
     assert "mean ± sd" in text
+
+
+def test_a_row_is_marked_by_the_baselines_it_loses_to():
+    protocol = protocols_of("lotka_volterra")["half"]
+    runs = [_run("latent_ode", 0, 1.2), _run("blend", 0, 1.0), _run("constant", 0, 2.0), _run("ridge", 0, 1.1)]
+    runs[0]["metrics"]["mae"] = 1.05
+    records = {record["model"]: record for record in summarise(runs, protocol)}
+    assert records["latent_ode"]["loses_to"] == {"blend": ["mse", "mae"], "ridge": ["mse"]}
+    # A baseline is no model that has to beat the others.
+    assert records["constant"]["loses_to"] == {}
+    (row, *_) = (line for line in leaderboard(list(records.values())).splitlines() if line.startswith("| latent_ode"))
+    assert row.endswith("| blend on mse, mae; ridge on mse |")
+
+
+def test_every_error_stands_beside_its_ratio_to_the_blend(ran):
+    _, records, _ = ran
+    for record in records:
+        for name in set(ERRORS) - {"mse_common"}:
+            own, ratio = record["metrics"][name]["mean"], record["metrics"][f"ratio_to_blend_{name}"]["mean"]
+            assert ratio > 0
+            if record["model"] == "constant":
+                blend = json.loads(_only(ran[0], "constant").read_text())["blend"][name]
+                assert ratio == pytest.approx(own / blend)
+    heads = [line for line in leaderboard(records).splitlines() if line.startswith("| model")]
+    shown = "macro mse, common mse, pooled mse, mae of mean, mae of median, crps, nll, in 80 % band, in 95 % band, parameters, s per epoch"
+    for title in shown.split(", "):
+        assert any(f"| {title} |" in head for head in heads), title
+
+
+def _only(out, model):
+    (path,) = out.with_name(f"{out.name}.runs").glob(f"*-{model}-0-0/record.json")
+    return path
 
 
 def test_a_data_set_is_added_by_copying_one_file(tmp_path, monkeypatch):

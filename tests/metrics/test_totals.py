@@ -176,10 +176,23 @@ def test_the_record_of_a_benchmark_is_in_the_protocols_units():
     totals = of_all(draw())
     unit = torch.tensor([2.0, 4.0, 8.0, 1.0], dtype=DOUBLE)
     record = totals.record(STD / unit)
-    assert set(record) == {"mse_macro", "mse_pooled", "mae_mean", "mae_median", "crps", "nll"}
+    assert set(record) == {"mse_macro", "mse_common", "mse_pooled", "mae_mean", "mae_median", "crps", "nll"}
     per_channel = totals.per_channel("mae", STD)[:3] / unit[:3]
     assert record["mae_median"] == pytest.approx(float(per_channel.mean()))
     assert record["mse_pooled"] == pytest.approx(totals.pooled("mse", STD / unit))
+
+
+@pytest.mark.parametrize("counts", [(499, 500, 501), (10, 20, 30), (600, 700, 800)])
+def test_the_common_error_is_over_channels_with_five_hundred_values(counts):
+    """By hand: channel c is off by c + 1 in training deviations."""
+    channel = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))[None]
+    error = channel.double() + 1
+    forecast = Normal(error, torch.ones_like(error))
+    totals = Totals.zero(3, ("mse",))
+    totals.add(forecast, torch.zeros_like(error), channel, torch.ones_like(channel, dtype=torch.bool))
+    squares = [(c + 1) ** 2 for c, n in enumerate(counts) if n >= 500]
+    expected = sum(squares) / len(squares) if squares else math.nan
+    assert totals.record()["mse_common"] == pytest.approx(expected, nan_ok=True)
 
 
 def test_what_does_not_fit_is_refused():

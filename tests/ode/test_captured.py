@@ -183,3 +183,27 @@ def test_one_output_of_a_computation_does_not_vouch_for_the_other():
     Elsewhere.kept = second
     with pytest.raises(InputError, match="cannot find"):
         check_captured(lambda t, y: first * hidden(t, y), T, Y, [first])
+
+
+class Passed(torch.autograd.Function):
+    """Takes its tensor past PyTorch's functions."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+def test_a_tensor_that_was_computed_from_another_one_is_refused():
+    weight, other = leaf(), leaf()
+    doubled = 2 * weight
+
+    def field(t, y):
+        return Passed.apply(doubled) * y + weight + other
+
+    assert check_captured(lambda t, y: doubled * y + other, T, Y, [doubled, other]) == [doubled, other]
+    with pytest.raises(InputError, match=r"computed from another one.*args="):
+        check_captured(field, T, Y, [doubled, weight, other])

@@ -170,6 +170,22 @@ def test_gradients_are_those_of_finite_differences(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_computed_outside_is_gone_through_once(method):
+    """Closed form: `y = sin(w) / (w exp(w))`; the start is in the arguments, too, and has no gradient."""
+    weight = torch.tensor([0.7], dtype=DOUBLE, requires_grad=True)
+    start = torch.ones(2, 1, dtype=DOUBLE, requires_grad=True)
+    pull, kept = torch.sin(weight), torch.exp(weight)
+    y = steady_state(
+        lambda t, y, pull, y0: pull + 0 * y0 - weight * kept * y, start, args=(pull, 2 * start), method=method
+    ).y
+    by_weight, by_start = torch.autograd.grad(y.sum(), (weight, start))
+    w = weight.detach()
+    expected = 2 * torch.exp(-w) * (torch.cos(w) / w - torch.sin(w) / w - torch.sin(w) / w**2)
+    torch.testing.assert_close(by_weight, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(by_start, torch.zeros_like(start))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_layer_has_the_gradient_of_its_unrolled_iteration(method):
     layer, x, weight = Layer(), draw(5, 8, requires_grad=True), draw(5, 8, seed=3)
     unrolled = torch.zeros(5, 8, dtype=DOUBLE)

@@ -364,6 +364,26 @@ def test_only_the_adjoint_params_get_a_gradient():
     assert all(parameter.grad is None for parameter in f.layers[2].parameters())
 
 
+@pytest.mark.parametrize("names", ["parameter", "computed", "other"])
+def test_a_tensor_computed_from_a_parameter_outside_has_the_gradient_that_the_adjoint_params_ask_for(names):
+    def gradient(solver, is_adjoint):
+        weight = torch.full((2,), 0.5, dtype=DOUBLE, requires_grad=True)
+        doubled = torch.sin(2 * weight)
+        chosen = {"parameter": (weight,), "computed": (doubled,), "other": ()}[names]
+        further = {"adjoint_params": chosen} if is_adjoint else {}
+        y0 = torch.ones(2, dtype=DOUBLE, requires_grad=True)
+        ys = solver(lambda t, y: weight * torch.sin(y) - doubled * y, y0, T, **further)
+        return torch.autograd.grad(ys.square().sum(), (y0, weight), allow_unused=True)
+
+    mine, other = gradient(ours.odeint_adjoint, True), gradient(theirs.odeint_adjoint, True)
+    torch.testing.assert_close(mine[0], other[0], rtol=0, atol=1e-5)
+    assert (mine[1] is None) == (other[1] is None)
+    if mine[1] is not None:
+        torch.testing.assert_close(mine[1], other[1], rtol=0, atol=1e-5)
+    if names == "parameter":
+        torch.testing.assert_close(mine[1], gradient(ours.odeint, False)[1], rtol=0, atol=1e-5)
+
+
 def test_the_norm_of_the_adjoint_sees_time_state_adjoint_and_parameters():
     seen = set()
 

@@ -26,7 +26,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--model",
         default="constant,last_value,blend,gradient_boosting,latent_ode",
-        help="names, with commas (%(default)s)",
+        help="short names or YAML files of models, such as configs/models/linear.yaml, with commas (%(default)s)",
     )
     parser.add_argument("--seeds", default="3", help="how many, of trained models (%(default)s)")
     parser.add_argument("--splits", help="random states or folds, with commas, or all (left out: the first)")
@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and give its exit status."""
     if options.list or options.dataset is None:
         return _list(options.list)
-    from latentode.forecasting.benchmark import BenchmarkSettings, choose_protocol, leaderboard, run_benchmark
+    from latentode.forecasting.benchmark import BenchmarkSettings, choose_protocol, run_benchmark
+    from latentode.forecasting.leaderboard import leaderboard
     from latentode.plots import plot_leaderboard, save_figure
 
     if options.out is None:
@@ -92,7 +93,7 @@ def _list(was_asked: bool) -> int:
         print(f"{name}: {summary}")
         for key, protocol in module.PROTOCOLS.items():
             print(f"    --protocol {key}: splits {', '.join(map(str, protocol.splits))}; {protocol.average} averages")
-    print(f"models: {', '.join(MODELS)}")
+    print(f"models: {', '.join(MODELS)}, or a YAML file of one")
     return OK
 
 
