@@ -15,8 +15,10 @@ from torch.distributions import Distribution
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.baselines.linear import base_features, collect, least_squares
+from latentode.models.baselines.linear import Moments, base_features, least_squares, moments_of
+from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.cross_fit import Base, CrossFitted, check_base
 from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.distributions import about, affine, pool
 from latentode.models.dynamics import MLPField
@@ -28,15 +30,14 @@ from latentode.models.validation import choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
 OBJECTIVES = ("nll", "elbo")
-BASES = ("blend", None)
 
 
 class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
-    The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training; the unit is
-    the deviation of what it leaves. The untrained network's residual is 0, so an untrained model *is* its base, and validation decides
-    per channel how much of the residual is kept.
+    The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training, or another
+    baseline, see `cross_fit.py`; the unit is the deviation of what it leaves. The untrained network's residual is 0, so an untrained
+    model *is* its base, and validation decides per channel how much of the residual is kept.
 
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
@@ -44,7 +45,7 @@ class LatentODE(CalibratedModel):
         decoder: gives the distribution; None: `QuantileDecoder()`, for the objective "elbo" `GaussianDecoder()`.
         latent_size: size of the state that moves.
         context_size: size of what does not move.
-        base: "blend", or None for the latent path alone.
+        base: "blend", another baseline (its short name, or one with settings of its own), or None for the latent path alone.
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
@@ -65,7 +66,7 @@ class LatentODE(CalibratedModel):
         *,
         latent_size: int = 16,
         context_size: int = 64,
-        base: str | None = "blend",
+        base: Base = "blend",
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
@@ -74,13 +75,13 @@ class LatentODE(CalibratedModel):
         super().__init__()
         if objective not in OBJECTIVES:
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
-        if base not in BASES:
-            raise InputError(f'base is {base!r}; choose "blend", or null (None) for the latent path alone.')
         if n_members < 1:
             raise InputError(f"n_members is {n_members}; a model has one member at least.")
         self.latent_size = latent_size
         self.context_size = context_size
-        self.base = base
+        # In a tuple, since what is only a setting must not be one of the model's own modules.
+        self._base = (check_base(base),)
+        self.baseline: CrossFitted | None = None
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
@@ -95,6 +96,11 @@ class LatentODE(CalibratedModel):
         # Copies without parameters: these are made, and drawn, in `setup`. The first path has the very parts that were given.
         paths = [given, *(deepcopy(given) for _ in range(n_members - 1))]
         self.paths = nn.ModuleList(LatentPath(*parts) for parts in paths)
+
+    @property
+    def base(self) -> Base:
+        """What the residual is counted from, as it was given."""
+        return self._base[0]
 
     @property
     def encoder(self) -> Encoder:
@@ -116,20 +122,27 @@ class LatentODE(CalibratedModel):
         for path in self._paths():
             path.setup(schema, self.latent_size, self.context_size)
         n_channels = len(schema.channels)
-        last_value = torch.tensor([1.0, 0.0]) if self.base else torch.zeros(2)
-        self.register_buffer("base_weight", last_value.repeat(n_channels, 1))
+        if self.base not in (None, "blend"):
+            self.baseline = CrossFitted(self.base)
+            self.baseline.setup(schema)
+        # Of last value and history mean, and behind them, where there is one, of another baseline.
+        first = [0.0, 0.0] if self.base is None else [1.0, 0.0] if self.baseline is None else [0.0, 0.0, 1.0]
+        self.register_buffer("base_weight", torch.tensor(first).repeat(n_channels, 1))
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
         self.calibration = Calibration(n_channels)
 
-    def prepare(self, training: Iterable[Batch]) -> None:
-        """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
+    def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
+        """Fit the base on the training windows; take the deviation of what it leaves, out of fold, as the unit."""
         for path in self._paths():
             training = path.decoder.watch(training)
-        moments = collect(training)
+        if self.baseline is not None:
+            training = list(training)
+            self.baseline.prepare(training, validation)
+        moments = self._moments(training)
         known = moments.count > 0
-        if self.base:
+        if self.base == "blend":
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
         left = moments.squared_error(self.base_weight.double()).sqrt().clamp(min=MIN_UNIT)
         self.unit.copy_(torch.where(known, left, 1.0))
@@ -137,12 +150,17 @@ class LatentODE(CalibratedModel):
         weight = moments.count.clamp(min=50).rsqrt()
         self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
 
+    def _moments(self, training: Iterable[Batch]) -> Moments:
+        return sum_moments(moments_of(self.base_features(batch, out_of_fold=True), batch) for batch in training)
+
     def error_unit(self) -> Tensor:
         """Give the deviation of what the base leaves in training."""
         return self.unit
 
     def choose(self, validation: Sequence[Batch]) -> None:
         """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
+        if self.baseline is not None:
+            self.baseline.choose(validation)
         choice = choose_on_validation(self, validation)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(choice.residual_weight)
@@ -150,32 +168,45 @@ class LatentODE(CalibratedModel):
 
     def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
-        residual = self.residual(batch)
+        frame = self.frame(batch)
+        residual = self.residual(batch, frame)
         channel = batch.target_channel
         # The weight is on the mean alone: the distribution about it keeps its shape.
         residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
-        frame = self.frame(batch)
         return affine(residual, frame.base, frame.unit)
 
-    def residual(self, batch: Batch) -> Distribution:
+    def residual(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast what the base leaves of every target `(B, M)`, in units of `unit`: all members together."""
-        frame = self.frame(batch)
         return pool([path(batch, frame) for path in self._paths()])
 
-    def base_mean(self, batch: Batch) -> Tensor:
-        """Give the base's forecast of every target `(B, M)`."""
-        return (base_features(batch) * self.base_weight[batch.target_channel]).sum(-1)
+    def base_features(self, batch: Batch, *, out_of_fold: bool = False) -> Tensor:
+        """Give what the base weighs at every target `(B, M, F)`: last value, history mean and, where there is one, a baseline's forecast.
 
-    def frame(self, batch: Batch) -> Frame:
+        Args:
+            batch: of windows.
+            out_of_fold: whether the baseline must not have been fitted on the window's part of training.
+        """
+        features = base_features(batch)
+        if self.baseline is None:
+            return features
+        said = self.baseline.out_of_fold(batch) if out_of_fold else self.baseline(batch)
+        return torch.cat([features, said[..., None]], -1)
+
+    def frame(self, batch: Batch, *, out_of_fold: bool = False) -> Frame:
         """Give base and unit of every target."""
-        return Frame(self.base_mean(batch), self.unit[batch.target_channel])
+        return self.frame_of(self.base_features(batch, out_of_fold=out_of_fold), batch)
+
+    def frame_of(self, features: Tensor, batch: Batch) -> Frame:
+        """Give base and unit of every target from what `base_features` gave."""
+        channel = batch.target_channel
+        return Frame((features * self.base_weight[channel]).sum(-1), self.unit[channel])
 
     def _paths(self) -> Iterator[LatentPath]:
         return (path for path in self.paths if isinstance(path, LatentPath))
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        frame = self.frame(batch)
+        frame = self.frame(batch, out_of_fold=True)
         losses = [self._loss_of(path, batch, frame) for path in self._paths()]
         return torch.stack(losses).mean()
 

@@ -195,8 +195,10 @@ def test_calibrating_on_nothing_changes_nothing(prepared):
 def test_wrong_settings_are_refused():
     with pytest.raises(InputError, match="objective"):
         LatentODE(objective="mse")
-    with pytest.raises(InputError, match="base"):
-        LatentODE(base="ridge")
+    with pytest.raises(InputError, match="did you mean 'ridge'"):
+        LatentODE(base="rigde")
+    with pytest.raises(InputError, match="choose a baseline"):
+        LatentODE(base=LatentODE())
 
 
 def test_the_state_moves_by_the_solver(prepared):
