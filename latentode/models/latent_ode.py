@@ -49,6 +49,7 @@ class LatentODE(CalibratedModel):
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
+        balance: how far channels count alike in the loss, however many values they have: 0, every value does; 1, every channel.
         n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
             dropout; the forecast is what they say together (`distributions.pool`). Time and memory grow with them.
     """
@@ -70,11 +71,16 @@ class LatentODE(CalibratedModel):
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
+        balance: float = 0.5,
         n_members: int = 1,
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
+        if not 0 <= balance <= 1:
+            raise InputError(
+                f"balance is {balance}; give a number from 0 (every value counts the same) to 1 (every channel)."
+            )
         if n_members < 1:
             raise InputError(f"n_members is {n_members}; a model has one member at least.")
         self.latent_size = latent_size
@@ -85,6 +91,7 @@ class LatentODE(CalibratedModel):
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
+        self.balance = balance
         self.n_members = n_members
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
@@ -147,7 +154,7 @@ class LatentODE(CalibratedModel):
         left = moments.squared_error(self.base_weight.double()).sqrt().clamp(min=MIN_UNIT)
         self.unit.copy_(torch.where(known, left, 1.0))
         # Between counting every value and counting every channel the same: rare channels teach, but do not drown the rest.
-        weight = moments.count.clamp(min=50).rsqrt()
+        weight = moments.count.clamp(min=50) ** -self.balance
         self.loss_weight.copy_(weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9))
 
     def _moments(self, training: Iterable[Batch]) -> Moments:
