@@ -79,19 +79,24 @@ def _choose_weights(
     gain_JC = error_JC[:1] - error_JC
     # What training chose, with its residual, stands where validation has no evidence against it: of sixty values with one far out
     # whichever candidate happens to lie nearer to that one would win.
-    square_JP = (value_P - (features_PK * candidates_JCK[:, channel_P]).sum(-1)).square()
-    difference_JP = square_JP[:1] - square_JP - gain_JC[:, channel_P]
-    spread_JC = torch.zeros_like(gain_JC).index_add(1, channel_P, difference_JP.square()).sqrt()
-    is_evident = gain_JC * moments.count > EVIDENCE * spread_JC
-    best = torch.where(is_evident, gain_JC, -torch.inf).index_fill(0, gain_JC.new_zeros(1).long(), 0.0).argmax(0)
+    # One candidate at a time: with all of them at once millions of values would take gigabytes.
+    square_JP = [(value_P - (features_PK * candidate[channel_P]).sum(-1)).square() for candidate in candidates_JCK]
+    variation_JC = [
+        torch.zeros_like(gain).index_add(0, channel_P, (square_JP[0] - square_P - gain[channel_P]).square())
+        for square_P, gain in zip(square_JP, gain_JC, strict=True)
+    ]
+    is_evident = gain_JC * moments.count > EVIDENCE * torch.stack(variation_JC).sqrt()
+    # The first gains nothing over itself, and stands where no other is evidently better.
+    best = torch.where(is_evident, gain_JC, 0.0).argmax(0)
     each = torch.arange(len(best), device=best.device)
     chosen = candidates_JCK[best, each]
-    # Never worse on validation than what needs no network, over all channels: else every channel takes what did best there.
-    has = moments.count > 0
-    total = moments.squared_error(chosen)[has].mean()
-    if bool((total > error_JC[len(bases) :, has].mean(1)).any()):
-        chosen = candidates_JCK[error_JC.argmin(0), each]
-    return chosen
+    # Never worse on validation than what needs no network, over all channels: as many as that takes, those that lose most by it, take
+    # what did best in them.
+    lost_C = moments.squared_error(chosen) - error_JC.amin(0)
+    excess = (moments.squared_error(chosen).sum() - error_JC[len(bases) :].sum(1).amin()).clamp(min=0)
+    order = lost_C.argsort(descending=True)
+    is_given_up = (lost_C[order].cumsum(0) - lost_C[order] < excess)[order.argsort()]
+    return torch.where(is_given_up[:, None], candidates_JCK[error_JC.argmin(0), each], chosen)
 
 
 def _residual_weight(base: Tensor, moments: Moments, unit: Tensor) -> Tensor:

@@ -170,8 +170,8 @@ def solve(
         max_steps,
         step_mode == "joint",
         keep_steps=dense,
-        # An event cannot be told for some of the samples only.
-        compacts=compact and not sought,
+        # An event cannot be told for some of the samples only, and interpolants that are kept are of all of them.
+        compacts=compact and not sought and not dense,
         watch=watch,
         compiles=compile,
     )

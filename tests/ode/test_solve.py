@@ -203,6 +203,21 @@ def test_single_states_of_a_dense_solution_are_those_of_its_rows():
     assert torch.allclose(own, torch.autograd.grad(rows[torch.arange(5), sample].sum(), y0)[0], atol=1e-14)
 
 
+def test_a_dense_solution_keeps_the_samples_that_rest_early():
+    """Most samples end long before the others; these must not go on alone where their interpolants are kept for all."""
+    n = 4096
+    end = torch.full((n, 1), 0.01, dtype=DOUBLE)
+    end[::64] = 20.0
+    y0 = torch.linspace(0.5, 2.0, 16 * n, dtype=DOUBLE).view(n, 16)
+    with torch.no_grad():
+        solution = solve(lambda t, y: -y, y0, end, t0=0.0, controller=TIGHT, dense=True)
+    sample = torch.arange(n)
+    t = 0.7 * end[:, 0]
+    expected = y0 * torch.exp(-t)[:, None]
+    assert torch.allclose(solution.at(sample, t), expected, atol=1e-8)
+    assert torch.allclose(solution(t[:, None])[:, 0], expected, atol=1e-8)
+
+
 def test_single_states_outside_the_solve_are_refused_and_the_sample_is_named():
     solution = solve(lambda t, y: -y, torch.ones(3, 1), torch.tensor([[1.0], [2.0], [3.0]]), t0=0.0, dense=True)
     with pytest.raises(InputError, match=r"samples 0\)"):
