@@ -53,7 +53,7 @@ def _errors(record: dict[str, Any]) -> list[str]:
     """Give the row of a model in the table of errors."""
     cells = [f"{_cell(record, name)} ({_cell(record, f'ratio_to_blend_{name}', digits=3)})" for name in ERRORS]
     lost = [f"{rival} on {', '.join(names)}" for rival, names in record["loses_to"].items()]
-    return [record["model"], *cells, "; ".join(lost)]
+    return [title_of(record), *cells, "; ".join(lost)]
 
 
 def _other(record: dict[str, Any]) -> list[str]:
@@ -61,7 +61,15 @@ def _other(record: dict[str, Any]) -> list[str]:
     shares = [_cell(record, name, scale=100, digits=3) for name in ("coverage_80", "coverage_95")]
     costs = [(record["n_parameters"], ","), (record["seconds_per_epoch"], ".3g"), (record["peak_mb"], ".0f")]
     runs = f"{record['n_runs']}" + (f" ({record['n_failed']} failed)" if record["n_failed"] else "")
-    return [record["model"], _cell(record, "nll"), *shares, *(number_or_dash(*cost) for cost in costs), runs]
+    return [title_of(record), _cell(record, "nll"), *shares, *(number_or_dash(*cost) for cost in costs), runs]
+
+
+def title_of(record: dict[str, Any]) -> str:
+    """Give the name of a row; a model on top of another baseline than the blend is told apart from that baseline alone."""
+    base = record["network"]["init_args"].get("base")
+    if isinstance(base, dict):
+        base = base["class_path"].rpartition(".")[2]
+    return record["model"] if base in (None, "blend") else f"{record['model']} (on {base})"
 
 
 def losses(records: Sequence[dict[str, Any]]) -> list[str]:

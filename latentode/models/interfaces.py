@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -222,8 +222,13 @@ class ForecastModel(Part):
         """
         return None
 
-    def prepare(self, training: Iterable[Batch]) -> None:
-        """Fit, before training, what is not learned by gradients."""
+    def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
+        """Fit, before training, what is not learned by gradients.
+
+        Args:
+            training: windows.
+            validation: windows on which the base of a residual may be chosen; a model that has no such base leaves them alone.
+        """
 
     def calibrate(self, validation: Iterable[Batch]) -> None:
         """Choose, after training, what validation decides."""

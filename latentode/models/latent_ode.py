@@ -15,8 +15,10 @@ from torch.distributions import Distribution
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.baselines.linear import base_features, collect, least_squares
+from latentode.models.baselines.linear import Moments, base_features, least_squares, moments_of
+from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.cross_fit import Base, CrossFitted, check_base
 from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.distributions import about, affine, pool
 from latentode.models.dynamics import MLPField
@@ -29,15 +31,15 @@ from latentode.models.validation import choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
 OBJECTIVES = ("nll", "elbo")
-BASES = ("blend", None)
 
 
 class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training, of a series
-    whose seasons by the calendar were taken out (`Season`); the unit is the deviation of what it leaves. The untrained network's residual
-    is 0, so an untrained model *is* its base, and validation decides per channel how much of the residual is kept.
+    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`; the unit is the deviation of what it
+    leaves. The untrained network's residual is 0, so an untrained model *is* its base, and validation decides per channel how much of the
+    residual is kept.
 
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
@@ -45,10 +47,11 @@ class LatentODE(CalibratedModel):
         decoder: gives the distribution; None: `QuantileDecoder()`, for the objective "elbo" `GaussianDecoder()`.
         latent_size: size of the state that moves.
         context_size: size of what does not move.
-        base: "blend", or None for the latent path alone.
+        base: "blend", another baseline (its short name, or one with settings of its own), or None for the latent path alone.
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
+        balance: how far channels count alike in the loss, however many values they have: 0, every value does; 1, every channel.
         n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
             dropout; the forecast is what they say together (`distributions.pool`). Time and memory grow with them.
     """
@@ -66,25 +69,31 @@ class LatentODE(CalibratedModel):
         *,
         latent_size: int = 16,
         context_size: int = 64,
-        base: str | None = "blend",
+        base: Base = "blend",
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
+        balance: float = 0.5,
         n_members: int = 1,
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
-        if base not in BASES:
-            raise InputError(f'base is {base!r}; choose "blend", or null (None) for the latent path alone.')
+        if not 0 <= balance <= 1:
+            raise InputError(
+                f"balance is {balance}; give a number from 0 (every value counts the same) to 1 (every channel)."
+            )
         if n_members < 1:
             raise InputError(f"n_members is {n_members}; a model has one member at least.")
         self.latent_size = latent_size
         self.context_size = context_size
-        self.base = base
+        # In a tuple, since what is only a setting must not be one of the model's own modules.
+        self._base = (check_base(base),)
+        self.baseline: CrossFitted | None = None
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
+        self.balance = balance
         self.n_members = n_members
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
@@ -96,6 +105,11 @@ class LatentODE(CalibratedModel):
         # Copies without parameters: these are made, and drawn, in `setup`. The first path has the very parts that were given.
         paths = [given, *(deepcopy(given) for _ in range(n_members - 1))]
         self.paths = nn.ModuleList(LatentPath(*parts) for parts in paths)
+
+    @property
+    def base(self) -> Base:
+        """What the residual is counted from, as it was given."""
+        return self._base[0]
 
     @property
     def encoder(self) -> Encoder:
@@ -117,31 +131,41 @@ class LatentODE(CalibratedModel):
         for path in self._paths():
             path.setup(schema, self.latent_size, self.context_size)
         n_channels = len(schema.channels)
-        last_value = torch.tensor([1.0, 0.0]) if self.base else torch.zeros(2)
-        self.register_buffer("base_weight", last_value.repeat(n_channels, 1))
+        if self.base not in (None, "blend"):
+            self.baseline = CrossFitted(self.base)
+            self.baseline.setup(schema)
+        # Of last value and history mean, and behind them, where there is one, of another baseline.
+        first = [0.0, 0.0] if self.base is None else [1.0, 0.0] if self.baseline is None else [0.0, 0.0, 1.0]
+        self.register_buffer("base_weight", torch.tensor(first).repeat(n_channels, 1))
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
-        self.season = Season(schema.calendar if self.base else (), n_channels)
+        self.season = Season(schema.calendar if self.base == "blend" else (), n_channels)
         self.calibration = Calibration(n_channels)
 
-    def prepare(self, training: Iterable[Batch]) -> None:
-        """Fit the base by least squares on the training windows; take the deviation of what it leaves as the unit."""
+    def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
+        """Fit the base on the training windows; take the deviation of what it leaves, out of fold, as the unit."""
         training = self.season.fit(training)
         for path in self._paths():
             training = path.decoder.watch(training)
-        moments = collect(training)
+        if self.baseline is not None:
+            training = list(training)
+            self.baseline.prepare(training, validation)
+        moments = self._moments(training)
         known = moments.count > 0
-        if self.base:
+        if self.base == "blend":
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
         left = moments.squared_error(self.base_weight.double()).sqrt().clamp(min=MIN_UNIT)
         self.unit.copy_(torch.where(known, left, 1.0))
         # Between counting every value and counting every channel the same: rare channels teach, but do not drown the rest.
-        weight = moments.count.clamp(min=50).rsqrt()
+        weight = moments.count.clamp(min=50) ** -self.balance
         weight = weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9)
         # A channel without a training target was taught nothing: what a network says of it is noise, so that it stays with its base.
         self.loss_weight.copy_(torch.where(known, weight, 0.0))
         self.residual_weight.copy_(known)
+
+    def _moments(self, training: Iterable[Batch]) -> Moments:
+        return sum_moments(moments_of(self.base_features(batch, out_of_fold=True), batch) for batch in training)
 
     def error_unit(self) -> Tensor:
         """Give the deviation of what the base leaves in training."""
@@ -149,7 +173,10 @@ class LatentODE(CalibratedModel):
 
     def choose(self, validation: Sequence[Batch]) -> None:
         """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
-        choice = choose_on_validation(self, [self.season.adjust(batch)[0] for batch in validation])
+        batches = [self.season.adjust(batch)[0] for batch in validation]
+        if self.baseline is not None:
+            self.baseline.choose(batches)
+        choice = choose_on_validation(self, batches)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(torch.where(self.loss_weight > 0, choice.residual_weight, 0.0))
         self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
@@ -157,25 +184,38 @@ class LatentODE(CalibratedModel):
     def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
         batch, season = self.season.adjust(batch)
-        residual = self.residual(batch)
+        frame = self.frame(batch)
+        residual = self.residual(batch, frame)
         channel = batch.target_channel
         # The weight is on the mean alone: the distribution about it keeps its shape.
         residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
-        frame = self.frame(batch)
         return affine(residual, frame.base + season, frame.unit)
 
-    def residual(self, batch: Batch) -> Distribution:
+    def residual(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast what the base leaves of every target `(B, M)` in units of `unit`, all members together, without the season."""
-        frame = self.frame(batch)
         return pool([path(batch, frame) for path in self._paths()])
 
-    def base_mean(self, batch: Batch) -> Tensor:
-        """Give the base's forecast of every target `(B, M)`."""
-        return (base_features(batch) * self.base_weight[batch.target_channel]).sum(-1)
+    def base_features(self, batch: Batch, *, out_of_fold: bool = False) -> Tensor:
+        """Give what the base weighs at every target `(B, M, F)`: last value, history mean and, where there is one, a baseline's forecast.
 
-    def frame(self, batch: Batch) -> Frame:
+        Args:
+            batch: of windows.
+            out_of_fold: whether the baseline must not have been fitted on the window's part of training.
+        """
+        features = base_features(batch)
+        if self.baseline is None:
+            return features
+        said = self.baseline.out_of_fold(batch) if out_of_fold else self.baseline(batch)
+        return torch.cat([features, said[..., None]], -1)
+
+    def frame(self, batch: Batch, *, out_of_fold: bool = False) -> Frame:
         """Give base and unit of every target."""
-        return Frame(self.base_mean(batch), self.unit[batch.target_channel])
+        return self.frame_of(self.base_features(batch, out_of_fold=out_of_fold), batch)
+
+    def frame_of(self, features: Tensor, batch: Batch) -> Frame:
+        """Give base and unit of every target from what `base_features` gave."""
+        channel = batch.target_channel
+        return Frame((features * self.base_weight[channel]).sum(-1), self.unit[channel])
 
     def _paths(self) -> Iterator[LatentPath]:
         return (path for path in self.paths if isinstance(path, LatentPath))
@@ -183,7 +223,7 @@ class LatentODE(CalibratedModel):
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
         batch, _ = self.season.adjust(batch)
-        frame = self.frame(batch)
+        frame = self.frame(batch, out_of_fold=True)
         losses = [self._loss_of(path, batch, frame) for path in self._paths()]
         return torch.stack(losses).mean()
 

@@ -11,33 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentode.errors import InputError, RunError, did_you_mean
-from latentode.models.baselines import (
-    Blend,
-    Constant,
-    ExponentialSmoothing,
-    GaussianProcess,
-    GradientBoosting,
-    LastValue,
-    Ridge,
-    Seasonal,
-)
+from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from latentode.models.dynamics import LinearField, MLPField
+from latentode.models.dynamics import ConstantState, LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
 
-MODELS: dict[str, type[ForecastModel]] = {
-    "latent_ode": LatentODE,
-    "constant": Constant,
-    "last_value": LastValue,
-    "blend": Blend,
-    "seasonal": Seasonal,
-    "exponential_smoothing": ExponentialSmoothing,
-    "ridge": Ridge,
-    "gaussian_process": GaussianProcess,
-    "gradient_boosting": GradientBoosting,
-}
+MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, **BASELINE_MODELS}
 PACKAGE = "latentode.models"  # before the names of our classes in YAML
 BASELINES = ("constant", "last_value", "blend")
 
@@ -47,6 +28,7 @@ CLASSES: dict[str, type[Part]] = {
         *MODELS.values(),
         AttentionEncoder,
         ODERNNEncoder,
+        ConstantState,
         LinearField,
         MLPField,
         GaussianDecoder,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentode.data.batch import Batch
-from latentode.models.baselines.linear import Moments, base_features, grid_search, moments_of
+from latentode.models.baselines.linear import Moments, grid_search, moments_of
 from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.lead import lead_bin
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights of the base `(C, 2)` and of the residual `(C,)`; of `P` known targets the error in deviations, its channel and lead bin."""
+    """Weights of the base `(C, F)` and of the residual `(C,)`; of `P` known targets the error in deviations, its channel and lead bin."""
 
     base_weight: Tensor
     residual_weight: Tensor
@@ -35,8 +35,9 @@ class Choice:
 def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choice:
     """Choose, per channel, what has the least squared error on validation, and give the errors that it leaves.
 
-    The features are last value, history mean and residual, so the error of any choice is a quadratic form of one set of sums. Two bases
-    stand for election, the one fitted on training and the blend that validation itself would choose, with and without the residual.
+    The features are what the base weighs and the residual, so the error of any choice is a quadratic form of one set of sums. Two bases
+    stand for election, the one fitted on training and the blend that validation itself would choose, with and without the residual; of
+    another base than the blend there is one, which validation has chosen already.
     Training's base with the residual is replaced in a channel where validation has evidence; over all channels the outcome is never
     worse on validation than that blend, which in turn is never worse than last value and constant.
 
@@ -46,10 +47,12 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     """
     parts, kept = [], []
     for batch in validation:
+        features = model.base_features(batch)
+        frame = model.frame_of(features, batch)
         with torch.no_grad():
-            residual = model.residual(batch)
-        unit = model.unit[batch.target_channel]
-        features = torch.cat([base_features(batch), (unit * residual.mean)[..., None]], -1)
+            residual = model.residual(batch, frame)
+        unit = frame.unit
+        features = torch.cat([features, (unit * residual.mean)[..., None]], -1)
         parts.append(moments_of(features, batch))
         seen = batch.target_observed
         columns = (features, batch.target_value, unit * residual.stddev, batch.target_channel, lead_bin(batch))
@@ -58,15 +61,15 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     weight = _choose_weights(sum_moments(parts), model, features.double(), value.double(), channel)
     error = value - (features * weight[channel].to(features.dtype)).sum(-1)
     dtype = model.unit.dtype
-    return Choice(weight[:, :2].to(dtype), weight[:, 2].to(dtype), (error / std).double(), channel, lead)
+    return Choice(weight[:, :-1].to(dtype), weight[:, -1].to(dtype), (error / std).double(), channel, lead)
 
 
 def _choose_weights(
     moments: Moments, model: LatentODE, features_PK: Tensor, value_P: Tensor, channel_P: Tensor
 ) -> Tensor:
-    """Give the weights `(C, 3)` of last value, history mean and residual."""
+    """Give the weights `(C, F + 1)` of what the base weighs and of the residual."""
     bases = [model.base_weight.double()]
-    if model.base:
+    if model.base == "blend":
         blend = grid_search(Moments(moments.xx[:, :2, :2], moments.xy[:, :2], moments.yy, moments.count))
         bases.append(torch.where((moments.count > 0)[:, None], blend, bases[0]))
     with_residual = [torch.cat([base, _residual_weight(base, moments, model.unit)[:, None]], -1) for base in bases]
@@ -98,8 +101,8 @@ def _choose_weights(
 
 def _residual_weight(base: Tensor, moments: Moments, unit: Tensor) -> Tensor:
     """Give the weight of the residual `(C,)` in [0, 1] of least squared error, drawn towards that of all channels together."""
-    cross = moments.xy[:, 2] - (moments.xx[:, 2, :2] * base).sum(-1)
-    power = moments.xx[:, 2, 2]
+    cross = moments.xy[:, -1] - (moments.xx[:, -1, :-1] * base).sum(-1)
+    power = moments.xx[:, -1, -1]
     count = moments.count.clamp(min=1)
     # In units of what the base leaves, and by the root of the counts: as in training, no single channel says what holds for all.
     share = count.rsqrt() / unit.double().square()

@@ -70,7 +70,7 @@ class ForecastingTask(pl.LightningModule):
             # The table of the examples is a sample.
             self.fitted.digest = data.examples.digest()
         self.fitted.measure_naive_error(data.preparation_batches())
-        self.network.prepare(data.preparation_batches())
+        self.network.prepare(data.preparation_batches(), data.validation_batches())
         n_channels, flat = len(data.examples.table.schema.channels), self.fitted.flat_channels()
         self.error = ForecastError(n_channels, left_out=flat)
         self.score = ForecastError(n_channels, average="balanced", left_out=flat, unit=self.network.error_unit())

@@ -109,6 +109,20 @@ def test_a_file_is_a_row_of_its_own_that_the_record_can_tell_again(tmp_path, mon
     assert json.loads((tmp_path / "r.json").read_text()) == records
 
 
+def test_a_model_on_another_base_is_told_apart_from_the_baseline_alone(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{class_path: LatentODE, init_args: {base: ridge}}")
+    (tmp_path / "own.yaml").write_text("{class_path: LatentODE, init_args: {base: {class_path: Ridge}}}")
+    models = ("ridge", "latent_ode", *(str(tmp_path / f"{name}.yaml") for name in ("mine", "own")))
+    chosen = settings(models=models, seeds=(0,), fit={**QUICK, "max_epochs": 1})
+    records = run_benchmark(chosen, tmp_path / "r.json", say=lambda _: None)
+    text = leaderboard(records)
+    for title in ("ridge", "latent_ode", "mine (on ridge)", "own (on Ridge)"):
+        assert text.count(f"| {title} |") == 2
+    # Never worse than its base where the choice is made: over channels, on validation.
+    on_validation = {record["model"]: record["validation"]["mse_macro"]["mean"] for record in records}
+    assert on_validation["mine"] == on_validation["own"] <= on_validation["ridge"] * (1 + 1e-6)
+
+
 def test_two_models_of_one_name_are_refused(tmp_path):
     (tmp_path / "ridge.yaml").write_text("class_path: Ridge")
     with pytest.raises(InputError, match="two models are called 'ridge'"):

@@ -18,6 +18,7 @@ from latentode.metrics import coverage
 from latentode.models import (
     AttentionEncoder,
     Blend,
+    ConstantState,
     GaussianDecoder,
     LatentODE,
     LinearField,
@@ -35,9 +36,11 @@ ENCODERS = [AttentionEncoder, ODERNNEncoder]
 PARTS = {
     "adaptive": {"dynamics": MLPField},
     "fixed": {"dynamics": lambda: MLPField(method="rk4", step_size=0.5)},
+    "constant": {"dynamics": ConstantState},
     "linear": {"dynamics": LinearField},
     "modulated": {"dynamics": lambda: LinearField(modulated=True)},
     "dense": {"dynamics": lambda: LinearField("dense")},
+    "tokens alone": {"encoder": lambda: AttentionEncoder(n_layers=0, reads_summary=False)},
     "shared": {"encoder": lambda: AttentionEncoder(states="series")},
     "gaussian": {"decoder": GaussianDecoder},
     "student_t": {"decoder": StudentTDecoder},
@@ -207,10 +210,40 @@ def test_calibrating_on_nothing_changes_nothing(prepared):
 
 
 def test_wrong_settings_are_refused():
+    with pytest.raises(InputError, match="balance is 2"):
+        LatentODE(balance=2)
     with pytest.raises(InputError, match="objective"):
         LatentODE(objective="mse")
-    with pytest.raises(InputError, match="base"):
-        LatentODE(base="ridge")
+    with pytest.raises(InputError, match="did you mean 'ridge'"):
+        LatentODE(base="rigde")
+    with pytest.raises(InputError, match="choose a baseline"):
+        LatentODE(base=LatentODE())
+
+
+def test_without_layers_no_channel_reads_another(prepared):
+    model = perturb(make_of(prepared, "tokens alone"))
+    batch = prepared.batch
+    other = replace(batch, token_value=torch.where(batch.token_channel == 1, -batch.token_value, batch.token_value))
+    before, after = model(batch).mean, model(other).mean
+    of_one = batch.target_channel == 1
+    seen = batch.target_observed
+    assert torch.equal(before[~of_one & seen], after[~of_one & seen])
+    assert not torch.equal(before[of_one & seen], after[of_one & seen])
+    mixed = perturb(make(prepared))
+    assert not torch.equal(mixed(batch).mean[~of_one & seen], mixed(other).mean[~of_one & seen])
+
+
+@pytest.mark.parametrize(("balance", "power"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_channels_count_in_the_loss_by_a_power_of_their_values(prepared, balance, power):
+    model = make(prepared, balance=balance)
+    batch = prepared.batch
+    seen = batch.target_observed
+    count = torch.bincount(batch.target_channel[seen], minlength=3).double()
+    expected = count.clamp(min=50) ** -power
+    ratio = model.loss_weight.double() / expected
+    assert torch.allclose(ratio, ratio[0].expand(3))
+    # On average over the values the weight is 1: a learning rate means the same.
+    assert float((model.loss_weight * count).sum() / count.sum()) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_the_state_moves_by_the_solver(prepared):

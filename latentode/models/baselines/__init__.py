@@ -9,7 +9,20 @@ from .last_value import LastValue
 from .ridge import Ridge
 from .seasonal import Seasonal
 
+# By short name, as models of their own and as another model's base.
+BASELINE_MODELS = {
+    "constant": Constant,
+    "last_value": LastValue,
+    "blend": Blend,
+    "seasonal": Seasonal,
+    "exponential_smoothing": ExponentialSmoothing,
+    "ridge": Ridge,
+    "gaussian_process": GaussianProcess,
+    "gradient_boosting": GradientBoosting,
+}
+
 __all__ = [
+    "BASELINE_MODELS",
     "Blend",
     "Constant",
     "ExponentialSmoothing",

@@ -58,7 +58,7 @@ class ShrunkBaseline(CalibratedModel):
     def own(self, batch: Batch) -> Normal:
         """Forecast every target `(B, M)`; the deviation counts only up to a factor per channel and lead time."""
 
-    def prepare(self, training: Iterable[Batch]) -> None:
+    def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
         """Fit the blend by least squares, then the baseline itself."""
         batches = list(training)
         moments = collect(batches)

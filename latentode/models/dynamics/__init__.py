@@ -1,6 +1,7 @@
 """How the latent state moves: one file per member, one line here."""
 
+from .constant import ConstantState
 from .linear import LinearField
 from .mlp import MLPField
 
-__all__ = ["LinearField", "MLPField"]
+__all__ = ["ConstantState", "LinearField", "MLPField"]

@@ -29,9 +29,10 @@ class AttentionEncoder(Encoder):
     Args:
         hidden_size: width of tokens and channels.
         n_heads: heads of the pooling and of the attention across channels.
-        n_layers: attention layers across channels.
+        n_layers: attention layers across channels; 0: no channel reads another.
         dropout: share of hidden units dropped in training.
         states: "channel", a latent state for every channel of a series, or "series", one that all of them share.
+        reads_summary: whether each channel is also told its last value, mean, extremes, count and age; else it has its tokens alone.
 
     Raises:
         InputError: `states` is neither.
@@ -45,6 +46,7 @@ class AttentionEncoder(Encoder):
         n_layers: int = 2,
         dropout: float = 0.2,
         states: str = "channel",
+        reads_summary: bool = True,
     ) -> None:
         super().__init__()
         if states not in STATES:
@@ -54,6 +56,7 @@ class AttentionEncoder(Encoder):
         self.n_layers = n_layers
         self.dropout = dropout
         self.states = states
+        self.reads_summary = reads_summary
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the layers."""
@@ -65,7 +68,8 @@ class AttentionEncoder(Encoder):
         self.channel_of_token = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.score = nn.Linear(width, self.n_heads)
-        self.summary = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width))
+        if self.reads_summary:
+            self.summary = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width))
         self.mix = nn.ModuleList(Mixing(width, self.n_heads, self.dropout) for _ in range(self.n_layers))
         if self.states == "series":
             self.pool = nn.Linear(width, self.n_heads)
@@ -78,7 +82,9 @@ class AttentionEncoder(Encoder):
 
     def forward(self, batch: Batch) -> Posterior:
         """Encode every history of the batch."""
-        hidden_BCH = self._pool_tokens(batch) + self.channel.weight + self.summary(_features(summarise(batch)))
+        hidden_BCH = self._pool_tokens(batch) + self.channel.weight
+        if self.reads_summary:
+            hidden_BCH = hidden_BCH + self.summary(_features(summarise(batch)))
         for layer in self.mix:
             hidden_BCH = layer(hidden_BCH)
         context_BCE = self.to_context(hidden_BCH)

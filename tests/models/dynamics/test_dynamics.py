@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentode.models import LinearField, MLPField
+from latentode.models import ConstantState, LinearField, MLPField
 from latentode.models.interfaces import Dynamics, pad
 from tests.data.tables import make_table
 
 B, D, E = 4, 6, 5
 MEMBERS = {
+    "constant": ConstantState,
     "linear": LinearField,
     "modulated": lambda: LinearField(modulated=True),
     "dense": lambda: LinearField("dense"),
@@ -36,6 +37,11 @@ def test_single_states_are_those_of_padded_rows(name):
     single = field.carry(*ask())
     assert single.shape == (7, D)
     assert torch.allclose(single, Dynamics.carry(field, *ask()), rtol=0, atol=1e-7 if name == "mlp" else 1e-12)
+
+
+def test_a_constant_state_stays():
+    z0, _, sample, t = ask()
+    assert torch.equal(ConstantState().carry(z0, z0, sample, t), z0[sample])
 
 
 def test_padding_puts_every_time_into_the_row_of_its_sample():
