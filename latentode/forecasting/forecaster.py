@@ -90,7 +90,7 @@ class Forecaster(BaseEstimator):
         streaming: bool = False,
         max_epochs: int = 30,
         patience: int = 30,
-        learning_rate: float = 4e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         seed: int = 0,
         device: str = "auto",

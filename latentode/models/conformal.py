@@ -284,7 +284,9 @@ def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int) 
     empty = ratio.new_zeros(n_channels * N_LEADS)
     total = empty.index_add(0, place, ratio.square()).view(n_channels, N_LEADS)
     count = empty.index_add(0, place, torch.ones_like(ratio)).view(n_channels, N_LEADS)
-    overall = total.sum() / count.sum().clamp(min=1)
+    # A channel without any error never moved: it says nothing of the others.
+    has_error = total.sum(1) > 0
+    overall = total.sum() / count[has_error].sum().clamp(min=1)
     own = _lean(total.sum(1), count.sum(1), overall)
     return _lean(total, count, own[:, None]).sqrt()
 

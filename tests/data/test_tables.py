@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentode.data.schema import Schema
@@ -227,6 +227,7 @@ texts_of_files = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     texts_of_files | st.binary(max_size=40),
     st.sampled_from(["wide", "long"]),

@@ -11,6 +11,7 @@ from latentode.data.settings import DataSettings
 from latentode.data.windows import heldout_windows, make_split
 from latentode.errors import DataError, InputError
 from latentode.forecasting.backtest import rows_until
+from latentode.models import GaussianDecoder, LatentODE
 from tests.data.tables import ROLES, make_covariate_frame
 
 QUICK = {"max_epochs": 6, "windows_per_epoch": 512, "horizon": 3.0, "device": "cpu", "show_progress": False}
@@ -23,7 +24,8 @@ def frame():
 
 @pytest.fixture(scope="module")
 def fitted(frame):
-    return Forecaster(**ROLES, target_channels=["y", "p"], **QUICK).fit(frame)
+    model = LatentODE(decoder=GaussianDecoder())
+    return Forecaster(model, **ROLES, target_channels=["y", "p"], **QUICK).fit(frame)
 
 
 def ask(frame, doses, after=1.0):

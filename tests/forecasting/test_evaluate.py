@@ -76,8 +76,10 @@ def test_a_channel_that_is_constant_in_training_is_in_no_average_and_named():
     report, plain = fitted.metrics_["test"], honest.metrics_["test"]
     assert report["left_out"] == ["odd"]
     assert plain["left_out"] == []
-    for name in ("mse", "mae_pooled", "crps", "nll_macro", "coverage_80"):
+    for name in ("mse", "mae_pooled", "nll_macro", "coverage_80"):
         assert report[name] == pytest.approx(plain[name], rel=1e-4), name
+    # Intervals of cells with few residuals lean on those of all channels, of which this is one.
+    assert report["crps"] == pytest.approx(plain["crps"], rel=1e-3)
     assert report["n_values"] == plain["n_values"]
     assert report["channels"]["odd"]["mse"] > 1e6
     assert fitted.metrics_["validation"]["mse"] == pytest.approx(honest.metrics_["validation"]["mse"], rel=1e-4)

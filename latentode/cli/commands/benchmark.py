@@ -36,7 +36,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--n_series", help="of a simulated system: how many series")
     parser.add_argument("--max_epochs", help="epochs at most (30)")
     parser.add_argument("--patience", help="epochs without improvement before training ends (30)")
-    parser.add_argument("--learning_rate", help="highest learning rate (0.004)")
+    parser.add_argument("--learning_rate", help="highest learning rate (0.002)")
     parser.add_argument("--weight_decay", help="of AdamW (0.01)")
     parser.add_argument("--batch_size", default="64", help="windows per training step (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")

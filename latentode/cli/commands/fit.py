@@ -28,7 +28,7 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--model.network", metavar="NAME", help="latent_ode, blend, ..., or a class path with its settings"
     )
-    group.add_argument("--model.learning_rate", metavar="RATE", help="highest learning rate (0.004)")
+    group.add_argument("--model.learning_rate", metavar="RATE", help="highest learning rate (0.002)")
     group.add_argument("--model.weight_decay", metavar="W", help="of AdamW (0.01)")
     group.add_argument("--trainer.max_epochs", metavar="N", help="epochs at most (30)")
     group.add_argument("--trainer.accelerator", metavar="NAME", help="auto, cpu, gpu (auto)")
