@@ -38,7 +38,7 @@ def calendar_features(time: np.ndarray, periods: Sequence[str], zone: str | None
     Returns:
         float32 `(*shape, 2 * len(periods))`: sine and cosine of the first period, then of the next.
 
-    >>> calendar_features(np.asarray([6 * 3_600_000_000_000]), ["hour"], None).round(6).tolist()
+    >>> (calendar_features(np.asarray([6 * 3_600_000_000_000]), ["hour"], None).round(6) + 0).tolist()
     [[1.0, 0.0]]
     """
     local = local_clock(time.reshape(-1), zone).reshape(time.shape)
