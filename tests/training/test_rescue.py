@@ -160,10 +160,12 @@ def test_the_rate_of_the_cycle_is_halved_where_it_stands():
 
 
 def test_a_rate_that_makes_the_loss_explode_is_rescued(tmp_path, caplog):
-    fit_settings = FitSettings(max_epochs=12, learning_rate=4.0, device="cpu")
+    # At 4.0 the cycle's warm-up of a tenth makes it explode a fourth time, and the fit ends with its best weights.
+    rate = 3.8
+    fit_settings = FitSettings(max_epochs=12, learning_rate=rate, device="cpu")
     _, metrics = fit_network(Steep(size=4.0, start=0.0), SETTINGS, fit_settings, tmp_path, data=make_table())
     assert 1 <= metrics["n_rollbacks"] <= MAX_RETRIES
-    assert metrics["learning_rate_final"] == 4.0 / 2 ** metrics["n_rollbacks"]
+    assert metrics["learning_rate_final"] == rate / 2 ** metrics["n_rollbacks"]
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["n_rollbacks"] == metrics["n_rollbacks"]
     assert all("loss has grown" in warning for warning in warnings_of(caplog))
