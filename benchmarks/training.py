@@ -30,13 +30,12 @@ from latentode.data.batch import Batch
 from latentode.data.datasets import protocols_of
 from latentode.data.settings import DataSettings
 from latentode.forecasting.benchmark import MIB, peak_memory
+from latentode.forecasting.forecast import QUANTILES
 from latentode.metrics.quantiles import quantile
 from latentode.models import AttentionEncoder, GaussianDecoder, LatentODE, LinearField, MixtureDecoder, MLPField
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
-
-LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 
 
 class UnionField(MLPField):
@@ -119,7 +118,7 @@ def time_forecasts(module: ForecastingDataModule, names: list[str]) -> dict[str,
                 row = np.repeat(np.arange(len(part)), len(after))
                 batch, _ = module.reader.read_queries(part, row, part.origin[row] + np.tile(after, len(part)))
                 forecast = model(batch)
-                for level in LEVELS:
+                for level in QUANTILES:
                     quantile(forecast, level)
         found[name] = round(len(windows) / (time.perf_counter() - start), 1)
     return found

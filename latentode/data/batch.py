@@ -181,6 +181,10 @@ class Batch:
         known = known.scatter(1, row[..., None].expand(-1, -1, n_known), self.token_known)
         return DenseRows(stamp[:, :-1], value.view(shape)[:, :-1], observed, observed.any(-1), known[:, :-1])
 
+    def lead_time(self) -> Tensor:
+        """Give how far each target lies from the origin, in model time, `(B, M)`."""
+        return self.query_time.gather(1, self.target_row)
+
     def channel_queries(self) -> ChannelQueries:
         """Give the targets by channel. What leaves the device is how many targets and how many pairs there are."""
         place = self.target_observed.flatten().nonzero()[:, 0]
@@ -192,7 +196,7 @@ class Batch:
             channel=cell % self.n_channels,
             place=place,
             pair=pair,
-            time=self.query_time.gather(1, self.target_row).flatten().index_select(0, place),
+            time=self.lead_time().flatten().index_select(0, place),
         )
 
 

@@ -203,7 +203,7 @@ class FittedModel:
         per_horizon = self.spans.horizon / (horizon or self.spans.horizon)
         for batch in read_batches(self.reader(table), windows):
             batch = batch.to(device)
-            lead = batch.query_time.gather(1, batch.target_row) * per_horizon
+            lead = batch.lead_time() * per_horizon
             targets = (batch.error_target(), batch.target_channel, batch.target_observed)
             with torch.no_grad():
                 for name, model in models.items():

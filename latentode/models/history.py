@@ -75,12 +75,15 @@ def sum_by_channel(x_BNK: Tensor, batch: Batch) -> Tensor:
 
 def _latest(batch: Batch) -> Tensor:
     """Give the position of the latest token of each channel, int64 `(B, C)`; -1 where there is none."""
-    n_series, n_tokens = batch.token_channel.shape
-    # Tokens that are padding go to a channel beside the real ones, which is cut off afterwards.
-    slot = torch.where(batch.token_observed, batch.token_channel, batch.n_channels)
-    position = torch.arange(n_tokens, device=slot.device).expand(n_series, -1)
+    slot = _slot(batch)
+    position = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
     latest = torch.full_like(slot[:, :1], -1).expand(-1, batch.n_channels + 1)
     return latest.scatter_reduce(1, slot, position, "amax")[:, :-1]
+
+
+def _slot(batch: Batch) -> Tensor:
+    """Give each token's channel; padding goes to one beside the real ones, which is cut off afterwards: int64 `(B, N)`."""
+    return torch.where(batch.token_observed, batch.token_channel, batch.n_channels)
 
 
 def known_features(batch: Batch) -> Tensor:
@@ -118,7 +121,7 @@ def at_targets(per_channel_BC: Tensor, batch: Batch) -> Tensor:
 def extremes(batch: Batch) -> tuple[Tensor, Tensor]:
     """Give the least and the greatest value of every channel of every history, `(B, C)` each; 0 where there is none."""
     n_channels = batch.n_channels
-    slot = torch.where(batch.token_observed, batch.token_channel, n_channels)
+    slot = _slot(batch)
     empty = batch.token_value.new_zeros(len(batch), n_channels + 1)
     # Without the zero of the start: a channel that was only ever above it has its own least value.
     low, high = (

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from latentode.data.batch import Batch
 from latentode.models.baselines.linear import collect, least_squares
 from latentode.models.baselines.seasonal import CALENDAR, N_BINS, fit_profile, phase_bin
-from latentode.models.lead import lead_time
 
 # The shortest first: bins of a week are shorter than a day, and would else take some of the day's profile, each day's another part.
 PERIODS = dict(zip(("hour", "weekday", "season"), CALENDAR, strict=True))
@@ -89,7 +88,7 @@ def _holds(batches: Sequence[Batch], period: float) -> Tensor:
 def _at(batch: Batch, period: float, profile_CN: Tensor) -> tuple[Tensor, Tensor]:
     """Give what a profile says of tokens and of targets."""
     token = profile_CN[batch.token_channel, phase_bin(batch, batch.token_time, period)]
-    target = profile_CN[batch.target_channel, phase_bin(batch, lead_time(batch), period)]
+    target = profile_CN[batch.target_channel, phase_bin(batch, batch.lead_time(), period)]
     return token, target
 
 

@@ -49,7 +49,7 @@ class ForecastTotals(Metric):
 
     def update(self, forecast: Distribution, batch: Batch) -> None:
         """Add a batch's scores; targets that are padding are left out."""
-        lead = batch.query_time.gather(1, batch.target_row)
+        lead = batch.lead_time()
         self.totals().add(forecast, batch.target_value, batch.target_channel, batch.target_observed, lead=lead)
 
     def totals(self) -> Totals:

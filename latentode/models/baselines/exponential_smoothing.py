@@ -21,7 +21,6 @@ from latentode.data.schema import Schema
 from latentode.models.baselines.linear import grid_search, moments_of
 from latentode.models.baselines.shrunk import ShrunkBaseline, own_std, sum_moments
 from latentode.models.history import at_targets, summarise
-from latentode.models.lead import lead_time
 
 # In 1/horizon. The first keeps the last value alone, 0 weighs all alike; finite, since buffers get averaged.
 FADING = (1e9, 64.0, 24.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.0)
@@ -85,5 +84,5 @@ def _features(batch: Batch, fading: Tensor, forgetting: Tensor) -> Tensor:
     """Give what is left of level less mean at each target's time, and the mean, `(B, M, 2)`."""
     mean = summarise(batch).mean
     left = at_targets(smooth(batch, fading) - mean, batch)
-    kept = torch.exp(-forgetting[batch.target_channel] * lead_time(batch))
+    kept = torch.exp(-forgetting[batch.target_channel] * batch.lead_time())
     return torch.stack([kept * left, at_targets(mean, batch)], -1)

@@ -19,7 +19,6 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.baselines.shrunk import ShrunkBaseline
-from latentode.models.lead import lead_time
 
 # Level and amplitude (variances), length in horizons, noise variance: before any data were seen.
 START = (0.5, 0.5, 0.3, 0.2)
@@ -78,7 +77,7 @@ class GaussianProcess(ShrunkBaseline):
         seen = batch.target_observed
         points = _Grouped.of(*_tokens(batch), len(batch) * batch.n_channels)
         asked_key = _key(batch, batch.target_channel)[seen]
-        asked = _Grouped.of(asked_key, lead_time(batch)[seen].double(), None, points.n_groups)
+        asked = _Grouped.of(asked_key, batch.lead_time()[seen].double(), None, points.n_groups)
         kernel = self.log_kernel.double().exp()
         mean = torch.zeros_like(asked_key, dtype=torch.float64)
         variance = _prior_variance(kernel)[batch.target_channel[seen]]
@@ -227,7 +226,7 @@ def _curves_to_fit(training: Sequence[Batch], max_points: int) -> Iterator[Curve
     parts, n_groups, n_channels = [], 0, training[0].n_channels
     for batch in training:
         seen = batch.target_observed
-        targets = _key(batch, batch.target_channel)[seen], lead_time(batch)[seen].double(), batch.target_value[seen]
+        targets = _key(batch, batch.target_channel)[seen], batch.lead_time()[seen].double(), batch.target_value[seen]
         key, time, value = (torch.cat([a, b]) for a, b in zip(_tokens(batch), targets, strict=True))
         parts.append((key + n_groups, time, value))
         n_groups += len(batch) * n_channels

@@ -18,8 +18,7 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.baselines.shrunk import ShrunkBaseline, own_std
 from latentode.models.baselines.trees import Forest
-from latentode.models.history import extremes, known_features, most_seen, summarise
-from latentode.models.lead import lead_time
+from latentode.models.history import known_features, most_seen, summarise
 from latentode.models.statics import static_features
 
 DEPTH = 6  # of every tree: 63 nodes
@@ -160,10 +159,9 @@ class GradientBoosting(ShrunkBaseline):
     def _features(self, batch: Batch) -> Features:
         summary = summarise(batch)
         missing = summary.count == 0
-        low, high = extremes(batch)
-        per_channel = torch.stack([summary.last, summary.mean, low, high], -1)
+        per_channel = torch.stack([summary.last, summary.mean, summary.lowest, summary.highest], -1)
         per_channel = torch.where(missing[..., None], torch.nan, per_channel)
-        time = lead_time(batch)[..., None]
+        time = batch.lead_time()[..., None]
         index = batch.target_channel[..., None]
         last, mean, low, high = per_channel.gather(1, index.expand(-1, -1, 4)).split(1, -1)
         at = torch.stack([summary.age, summary.count], -1).gather(1, index.expand(-1, -1, 2))

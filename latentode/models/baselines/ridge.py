@@ -18,7 +18,6 @@ from latentode.data.schema import Schema
 from latentode.models.baselines.linear import Moments
 from latentode.models.baselines.shrunk import ShrunkBaseline, own_std, sum_moments
 from latentode.models.history import at_targets, known_features, most_seen, summarise
-from latentode.models.lead import lead_time
 from latentode.models.statics import count_features, static_features
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # per training target, features being of order one
@@ -75,7 +74,7 @@ class Ridge(ShrunkBaseline):
         recency, count = torch.exp(-summary.age), summary.count.log1p() / 4
         parts = [x[:, self.inputs] for x in (last, mean, recency, count)]
         shared = torch.cat([torch.ones_like(last[:, :1]), *parts, static_features(batch, self.schema)], -1)
-        time = (lead_time(batch) / (1 + lead_time(batch))) * 2 - 1
+        time = (batch.lead_time() / (1 + batch.lead_time())) * 2 - 1
         own_last, own_mean = at_targets(last, batch), at_targets(mean, batch)
         own_recency = at_targets(recency, batch)
         columns = [

@@ -19,7 +19,6 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.baselines.linear import base_features, collect, grid_search
 from latentode.models.baselines.shrunk import ShrunkBaseline, own_std
-from latentode.models.lead import lead_time
 
 DAY = 86_400e9  # nanoseconds, the unit of dates in a table
 CALENDAR = (DAY, 7 * DAY, 365.2425 * DAY)
@@ -81,7 +80,7 @@ class Seasonal(ShrunkBaseline):
     def _deseasonalise(self, batch: Batch, choice: Tensor) -> tuple[Batch, Tensor]:
         """Take the season of period number `choice` `(C,)` out of tokens and targets; give the batch and what left the targets."""
         at_token = self._season(batch, batch.token_time, batch.token_channel, choice)
-        at_target = self._season(batch, lead_time(batch), batch.target_channel, choice)
+        at_target = self._season(batch, batch.lead_time(), batch.target_channel, choice)
         token_value = torch.where(batch.token_observed, batch.token_value - at_token, 0.0)
         target_value = torch.where(batch.target_observed, batch.target_value - at_target, 0.0)
         return replace(batch, token_value=token_value, target_value=target_value), at_target
@@ -126,7 +125,7 @@ def fit_profile(training: Sequence[Batch], period: float, *, is_centred: bool = 
     count = torch.zeros_like(total)
     for batch in training:
         seen = batch.target_observed
-        bins = phase_bin(batch, lead_time(batch), period)
+        bins = phase_bin(batch, batch.lead_time(), period)
         place = (batch.target_channel * N_BINS + bins)[seen]
         value = batch.target_value[seen].double()
         total.index_add_(0, place, value)
@@ -147,7 +146,7 @@ def find_periods(training: Sequence[Batch], left: Tensor, n_peaks: int) -> Tenso
     """
     first = min(batch.origin.min() for batch in training)
     scale = training[0].time_scale
-    start = [((batch.origin - first).double() / scale)[:, None] + lead_time(batch).double() for batch in training]
+    start = [((batch.origin - first).double() / scale)[:, None] + batch.lead_time().double() for batch in training]
     time = torch.cat([x[batch.target_observed] for x, batch in zip(start, training, strict=True)])
     channel = torch.cat([batch.target_channel[batch.target_observed] for batch in training])
     # Some targets, evenly: a period that is worth having shows in twenty thousand.

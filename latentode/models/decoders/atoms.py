@@ -25,7 +25,7 @@ class ValueCounter:
             return
         seen = batch.target_observed
         origin = batch.origin.double() / batch.time_scale
-        time = origin[:, None] + batch.query_time.gather(1, batch.target_row).double()
+        time = origin[:, None] + batch.lead_time().double()
         channel, value, when = (_flat(x, seen) for x in (batch.target_channel, batch.target_value, time))
         series = _flat(batch.series[:, None].expand_as(seen), seen)
         # Series apart by more than any span of time: a place is a number of hundredths of a horizon.

@@ -48,7 +48,7 @@ class Trunk(nn.Module):
     def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> Tensor:
         """Give the hidden features of every target `(B, M, H)`."""
         hidden_channel = pick(self.from_context(channel_context_BCE), batch.target_channel)
-        time_BM = batch.query_time.gather(1, batch.target_row)
+        time_BM = batch.lead_time()
         angle = time_BM[..., None] * self.frequency
         swings = torch.cat([angle.sin(), angle.cos()], -1) / (1 + (self.frequency / 15).square()).repeat(2)
         hidden = self.from_features(torch.cat([z_BMD, swings, _summary(batch, time_BM)], -1)) + hidden_channel
