@@ -7,7 +7,8 @@ a time is the median over the rounds, with threads as `--threads` says. An itera
 - `union`: one state per series and solver steps that end at every time stamp that any series of the batch is asked for, which is how
   public latent ODE code batches; the same field and decoder, so the difference is the grid alone.
 - `peak_mb`: largest resident size of a process of its own that trains that model alone, the table included.
-- forecasts: 2,048 series, 50 query times each in the last day, every channel with a target; from histories in memory to quantiles.
+- forecasts: 2,048 series, 50 query times each in the last day, from histories of all channels in memory to quantiles; of one channel
+  (`HR`), and of every channel with a target.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latentode.data.batch import Batch
+from latentode.data.batch import Batch, WindowReader
 from latentode.data.datasets import protocols_of
 from latentode.data.settings import DataSettings
 from latentode.forecasting.benchmark import MIB, peak_memory
@@ -103,10 +104,13 @@ def time_training(module: ForecastingDataModule, names: list[str], n_rounds: int
     return {name: round(float(np.median(found[2:])), 4) for name, found in seconds.items()}
 
 
-def time_forecasts(module: ForecastingDataModule, names: list[str]) -> dict[str, float]:
-    """Give series per second, each with 50 query times."""
+def time_forecasts(module: ForecastingDataModule, names: list[str], channels: Sequence[int]) -> dict[str, float]:
+    """Give series per second, each with 50 query times, of the channels at these positions."""
     examples = module.examples
-    windows = examples.test.take(np.argsort(module.reader.count_tokens(examples.test), kind="stable")[-2048:])
+    reader = WindowReader(
+        examples.table, examples.scaler, max_history=examples.settings.max_history, target_channels=channels
+    )
+    windows = examples.test.take(np.argsort(reader.count_tokens(examples.test), kind="stable")[-2048:])
     after = np.linspace(0.02, 1.0, 50) * examples.scaler.time_scale
     found = {}
     for name in names:
@@ -116,7 +120,7 @@ def time_forecasts(module: ForecastingDataModule, names: list[str]) -> dict[str,
             for first in range(0, len(windows), 128):
                 part = windows.take(np.arange(first, min(first + 128, len(windows))))
                 row = np.repeat(np.arange(len(part)), len(after))
-                batch, _ = module.reader.read_queries(part, row, part.origin[row] + np.tile(after, len(part)))
+                batch, _ = reader.read_queries(part, row, part.origin[row] + np.tile(after, len(part)))
                 forecast = model(batch)
                 for level in QUANTILES:
                     quantile(forecast, level)
@@ -167,7 +171,9 @@ def main() -> None:
         )
     torch.set_num_threads(1)
     shown = [name for name in ("default", "linear") if name in options.models]
-    result["series_per_second"] = time_forecasts(module, shown)
+    asked = {"of 1 channel": [module.examples.table.schema.channels.index("HR")]}
+    asked[f"of {len(module.reader.target_channels)} channels"] = list(module.reader.target_channels)
+    result["series_per_second"] = {name: time_forecasts(module, shown, channels) for name, channels in asked.items()}
     result["peak_mb"] = {name: round(measure_peak(folder, name)) for name in shown}
     print(json.dumps(result, indent=2))
     if options.out:

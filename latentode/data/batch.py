@@ -72,7 +72,7 @@ class Batch:
     Attributes:
         token_time, token_value: of each observed value of the history, `(B, N)`; ascending in time, padded at the end with 0.
         token_channel: int64 `(B, N)`.
-        token_observed: bool `(B, N)`; False is padding.
+        token_observed: bool `(B, N)`; False is padding, or a value that a model must not read (`thinning.py` hides some in training).
         query_time: distinct ascending times, padded by repeating the last, `(B, Q)`.
         query_observed: bool `(B, Q)`; True is a query.
         target_row: which query time each target stands at, int64 `(B, M)`.
@@ -163,7 +163,9 @@ class Batch:
     def rows(self) -> DenseRows:
         """Give the histories by distinct time stamp."""
         seen, time = self.token_observed, self.token_time
-        is_new = seen & torch.cat([torch.ones_like(seen[:, :1]), time[:, 1:] != time[:, :-1]], dim=1)
+        # Against the last value before that is seen: one in between may be hidden.
+        before = torch.where(seen, time, -torch.inf).cummax(1).values
+        is_new = seen & torch.cat([torch.ones_like(seen[:, :1]), time[:, 1:] != before[:, :-1]], dim=1)
         row = (is_new.cumsum(1) - 1).clamp(min=0)
         # The one number that must leave the device: how wide the result is.
         n_rows = max(int(is_new.sum(1).max()), 1)

@@ -27,6 +27,7 @@ from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame
 from latentode.models.latent_path import LatentPath
 from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.season import Season
+from latentode.models.thinning import thin
 from latentode.models.validation import choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
@@ -52,6 +53,7 @@ class LatentODE(CalibratedModel):
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
         balance: how far channels count alike in the loss, however many values they have: 0, every value does; 1, every channel.
+        thinning: in training, most of the share of a history's values that are hidden, see `thinning.py`; 0: none ever are.
         n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
             dropout; the forecast is what they say together (`distributions.pool`). Time and memory grow with them.
     """
@@ -74,6 +76,7 @@ class LatentODE(CalibratedModel):
         beta: float = 1.0,
         kl_weight: float = 1e-2,
         balance: float = 0.5,
+        thinning: float = 0.5,
         n_members: int = 1,
     ) -> None:
         super().__init__()
@@ -83,6 +86,8 @@ class LatentODE(CalibratedModel):
             raise InputError(
                 f"balance is {balance}; give a number from 0 (every value counts the same) to 1 (every channel)."
             )
+        if not 0 <= thinning < 1:
+            raise InputError(f"thinning is {thinning}; give a share from 0 up to, but not including, 1.")
         if n_members < 1:
             raise InputError(f"n_members is {n_members}; a model has one member at least.")
         self.latent_size = latent_size
@@ -94,6 +99,7 @@ class LatentODE(CalibratedModel):
         self.beta = beta
         self.kl_weight = kl_weight
         self.balance = balance
+        self.thinning = thinning
         self.n_members = n_members
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
@@ -222,7 +228,7 @@ class LatentODE(CalibratedModel):
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        batch, _ = self.season.adjust(batch)
+        batch = thin(self.season.adjust(batch)[0], self.thinning if self.training else 0.0)
         frame = self.frame(batch, out_of_fold=True)
         losses = [self._loss_of(path, batch, frame) for path in self._paths()]
         return torch.stack(losses).mean()

@@ -48,6 +48,12 @@ def perturb(model, seed=0):
     return model.eval()
 
 
+@torch.no_grad()
+def whole_loss(model, batch):
+    """Give what training lowers, on histories of which nothing is hidden and with every unit there."""
+    return float(model.eval().loss(batch))
+
+
 @pytest.fixture(scope="session")
 def prepared():
     return prepare(make_table(n_channels=3))
