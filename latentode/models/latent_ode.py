@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from torch.distributions import Distribution
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.baselines.linear import Moments, base_features, least_squares, moments_of
+from latentode.models.baselines.linear import Moments, base_features, collect, least_squares, moments_of
 from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.conformal import CalibratedModel, Calibration
 from latentode.models.cross_fit import Base, CrossFitted, check_base
@@ -30,16 +32,34 @@ from latentode.models.season import Season
 from latentode.models.validation import choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
+FEW_WINDOWS = (
+    4_000  # of more, the network learns what a stack says, and needs no base that every step has to be forecast with
+)
 OBJECTIVES = ("nll", "elbo")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch as base and network read it.
+
+    Attributes:
+        batch: without the seasons.
+        features: what the base weighs at every target, `(B, M, F)`: last value, history mean and, where there is one, a baseline's forecast.
+        season: what left the targets, `(B, M)`.
+    """
+
+    batch: Batch
+    features: Tensor
+    season: Tensor
 
 
 class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training, of a series
-    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`; the unit is the deviation of what it
-    leaves. The untrained network's residual is 0, so an untrained model *is* its base, and validation decides per channel how much of the
-    residual is kept.
+    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`: by default, of few windows, the
+    `Stack`. The unit is the deviation of what it leaves. The untrained network's residual is 0, so an untrained model *is* its base, and
+    validation decides per channel how much of the residual is kept.
 
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
@@ -47,7 +67,8 @@ class LatentODE(CalibratedModel):
         decoder: gives the distribution; None: `QuantileDecoder()`, for the objective "elbo" `GaussianDecoder()`.
         latent_size: size of the state that moves.
         context_size: size of what does not move.
-        base: "blend", another baseline (its short name, or one with settings of its own), or None for the latent path alone.
+        base: "stack", "blend", another baseline (its short name, or one with settings of its own), or None for the latent path alone. Of
+            more than `FEW_WINDOWS` training windows, and where there is no validation to choose its shares, "stack" becomes "blend".
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
@@ -69,7 +90,7 @@ class LatentODE(CalibratedModel):
         *,
         latent_size: int = 16,
         context_size: int = 64,
-        base: Base = "blend",
+        base: Base = "stack",
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
@@ -140,18 +161,22 @@ class LatentODE(CalibratedModel):
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
-        self.season = Season(schema.calendar if self.base == "blend" else (), n_channels)
+        self.season = Season(schema.calendar if self.base is not None else (), n_channels)
         self.calibration = Calibration(n_channels)
 
     def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
         """Fit the base on the training windows; take the deviation of what it leaves, out of fold, as the unit."""
-        training = self.season.fit(training)
-        for path in self._paths():
-            training = path.decoder.watch(training)
+        if self.base == "stack":
+            training, are_few = _count(training, FEW_WINDOWS)
+            if not (are_few and validation):
+                self._start_from_blend()
         if self.baseline is not None:
             training = list(training)
             self.baseline.prepare(training, validation)
-        moments = self._moments(training)
+        adjusted = self.season.fit(training)
+        for path in self._paths():
+            adjusted = path.decoder.watch(adjusted)
+        moments = self._moments(training, adjusted)
         known = moments.count > 0
         if self.base == "blend":
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
@@ -164,8 +189,18 @@ class LatentODE(CalibratedModel):
         self.loss_weight.copy_(torch.where(known, weight, 0.0))
         self.residual_weight.copy_(known)
 
-    def _moments(self, training: Iterable[Batch]) -> Moments:
-        return sum_moments(moments_of(self.base_features(batch, out_of_fold=True), batch) for batch in training)
+    def _start_from_blend(self) -> None:
+        """Become the model whose base is the blend; a run of it says so."""
+        self._base, self.baseline = ("blend",), None
+        self.register_buffer("base_weight", self.base_weight.new_tensor([1.0, 0.0]).repeat(len(self.unit), 1))
+
+    def _moments(self, training: Iterable[Batch], adjusted: Iterable[Batch]) -> Moments:
+        if self.baseline is None:
+            # Of a stream the windows come by once.
+            return collect(adjusted)
+        # Side by side with the adjusted ones, which are drawn only so that decoders see them pass.
+        readings = (self.read(batch, out_of_fold=True) for batch, _ in zip(training, adjusted, strict=True))
+        return sum_moments(moments_of(reading.features, reading.batch) for reading in readings)
 
     def error_unit(self) -> Tensor:
         """Give the deviation of what the base leaves in training."""
@@ -173,58 +208,55 @@ class LatentODE(CalibratedModel):
 
     def choose(self, validation: Sequence[Batch]) -> None:
         """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
-        batches = [self.season.adjust(batch)[0] for batch in validation]
         if self.baseline is not None:
-            self.baseline.choose(batches)
-        choice = choose_on_validation(self, batches)
+            self.baseline.choose(validation)
+        choice = choose_on_validation(self, validation)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(torch.where(self.loss_weight > 0, choice.residual_weight, 0.0))
         self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
 
     def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
-        batch, season = self.season.adjust(batch)
-        frame = self.frame(batch)
+        reading = self.read(batch)
+        batch, frame = reading.batch, self.frame(reading)
         residual = self.residual(batch, frame)
         channel = batch.target_channel
         # The weight is on the mean alone: the distribution about it keeps its shape.
         residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
-        return affine(residual, frame.base + season, frame.unit)
+        return affine(residual, frame.base + reading.season, frame.unit)
 
     def residual(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast what the base leaves of every target `(B, M)` in units of `unit`, all members together, without the season."""
         return pool([path(batch, frame) for path in self._paths()])
 
-    def base_features(self, batch: Batch, *, out_of_fold: bool = False) -> Tensor:
-        """Give what the base weighs at every target `(B, M, F)`: last value, history mean and, where there is one, a baseline's forecast.
+    def read(self, batch: Batch, *, out_of_fold: bool = False) -> Reading:
+        """Take the seasons out of a batch, and give what the base weighs at every target.
 
         Args:
             batch: of windows.
             out_of_fold: whether the baseline must not have been fitted on the window's part of training.
         """
-        features = base_features(batch)
-        if self.baseline is None:
-            return features
-        said = self.baseline.out_of_fold(batch) if out_of_fold else self.baseline(batch)
-        return torch.cat([features, said[..., None]], -1)
+        adjusted, season = self.season.adjust(batch)
+        features = base_features(adjusted)
+        if self.baseline is not None:
+            # Of the series as it is: a baseline has its own way with seasons.
+            said = self.baseline.out_of_fold(batch) if out_of_fold else self.baseline(batch)
+            features = torch.cat([features, (said - season)[..., None]], -1)
+        return Reading(adjusted, features, season)
 
-    def frame(self, batch: Batch, *, out_of_fold: bool = False) -> Frame:
+    def frame(self, reading: Reading) -> Frame:
         """Give base and unit of every target."""
-        return self.frame_of(self.base_features(batch, out_of_fold=out_of_fold), batch)
-
-    def frame_of(self, features: Tensor, batch: Batch) -> Frame:
-        """Give base and unit of every target from what `base_features` gave."""
-        channel = batch.target_channel
-        return Frame((features * self.base_weight[channel]).sum(-1), self.unit[channel])
+        channel = reading.batch.target_channel
+        return Frame((reading.features * self.base_weight[channel]).sum(-1), self.unit[channel])
 
     def _paths(self) -> Iterator[LatentPath]:
         return (path for path in self.paths if isinstance(path, LatentPath))
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        batch, _ = self.season.adjust(batch)
-        frame = self.frame(batch, out_of_fold=True)
-        losses = [self._loss_of(path, batch, frame) for path in self._paths()]
+        reading = self.read(batch, out_of_fold=True)
+        frame = self.frame(reading)
+        losses = [self._loss_of(path, reading.batch, frame) for path in self._paths()]
         return torch.stack(losses).mean()
 
     def _loss_of(self, path: LatentPath, batch: Batch, frame: Frame) -> Tensor:
@@ -240,3 +272,14 @@ class LatentODE(CalibratedModel):
         bound = elbo(log_likelihood, kl, self.kl_weight)
         # Per target, so that the step size does not depend on how many values a window happens to hold.
         return -bound * len(batch) / batch.target_observed.sum().clamp(min=1)
+
+
+def _count(batches: Iterable[Batch], at_most: int) -> tuple[Iterable[Batch], bool]:
+    """Say whether there are at most so many windows; give the batches back, of which no more were drawn than that takes."""
+    kept, n, source = [], 0, iter(batches)
+    for batch in source:
+        kept.append(batch)
+        n += len(batch)
+        if n > at_most:
+            return chain(kept, source), False
+    return kept, True

@@ -47,12 +47,12 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     """
     parts, kept = [], []
     for batch in validation:
-        features = model.base_features(batch)
-        frame = model.frame_of(features, batch)
+        reading = model.read(batch)
+        batch, frame = reading.batch, model.frame(reading)
         with torch.no_grad():
             residual = model.residual(batch, frame)
         unit = frame.unit
-        features = torch.cat([features, (unit * residual.mean)[..., None]], -1)
+        features = torch.cat([reading.features, (unit * residual.mean)[..., None]], -1)
         parts.append(moments_of(features, batch))
         seen = batch.target_observed
         columns = (features, batch.target_value, unit * residual.stddev, batch.target_channel, lead_bin(batch))

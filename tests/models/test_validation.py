@@ -15,7 +15,7 @@ MANY, FEW = 5_000, 40
 
 @pytest.fixture
 def model():
-    network = LatentODE()
+    network = LatentODE(base="blend")
     network.setup(make_table(n_channels=3).schema)
     network.base_weight.copy_(torch.tensor([0.5, 0.2]).repeat(3, 1))
     return network
