@@ -21,11 +21,8 @@ from latentode.errors import InputError, did_you_mean
 from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.conformal import CalibratedModel
 from latentode.models.interfaces import ForecastModel
-from latentode.models.stack import Stack
 
 N_FOLDS = 3
-# By short name, what another model may start from.
-BASES: dict[str, type[CalibratedModel]] = {"stack": Stack, **BASELINE_MODELS}
 
 Base = str | ForecastModel | None
 
@@ -36,13 +33,13 @@ def check_base(base: Base) -> Base:
     Raises:
         InputError: it is no baseline.
     """
-    if isinstance(base, str) and base not in BASES:
+    if isinstance(base, str) and base not in BASELINE_MODELS:
         raise InputError(
-            f"base is {base!r}{did_you_mean(base, BASES)}; choose one of {', '.join(BASES)}, "
+            f"base is {base!r}{did_you_mean(base, BASELINE_MODELS)}; choose one of {', '.join(BASELINE_MODELS)}, "
             "or null (None) for the latent path alone."
         )
-    if base is not None and not isinstance(base, (str, *BASES.values())):
-        raise InputError(f"base is a {type(base).__name__}; choose a baseline: {', '.join(BASES)}.")
+    if base is not None and not isinstance(base, (str, *BASELINE_MODELS.values())):
+        raise InputError(f"base is a {type(base).__name__}; choose a baseline: {', '.join(BASELINE_MODELS)}.")
     return base
 
 
@@ -59,7 +56,7 @@ class CrossFitted(nn.Module):
 
     def __init__(self, base: str | ForecastModel) -> None:
         super().__init__()
-        baseline = BASES[base]() if isinstance(base, str) else deepcopy(base)
+        baseline = BASELINE_MODELS[base]() if isinstance(base, str) else deepcopy(base)
         assert isinstance(baseline, CalibratedModel)
         self.whole = baseline
         self.folds = nn.ModuleList(deepcopy(baseline) for _ in range(N_FOLDS))

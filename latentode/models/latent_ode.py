@@ -29,7 +29,8 @@ from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame
 from latentode.models.latent_path import LatentPath
 from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.season import Season
-from latentode.models.validation import choose_on_validation
+from latentode.models.stack import Stack
+from latentode.models.validation import block_of, choose_companion, choose_on_validation
 
 MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
 # Of more, a stack takes long to fit (30 s on the 7,190 windows of PhysioNet 2012), and the network is ahead of a ridge without it.
@@ -56,9 +57,9 @@ class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training, of a series
-    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`: by default, of few windows, the
-    `Stack`. The unit is the deviation of what it leaves. The untrained network's residual is 0, so an untrained model *is* its base, and
-    validation decides per channel how much of the residual is kept.
+    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`. The unit is the deviation of what it
+    leaves. The untrained network's residual is 0, so an untrained model *is* its base, and validation decides per channel how much of the
+    residual is kept. Of few windows a `Stack` is fitted beside it, and stands where validation has no evidence for the network.
 
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
@@ -66,20 +67,22 @@ class LatentODE(CalibratedModel):
         decoder: gives the distribution; None: `QuantileDecoder()`, for the objective "elbo" `GaussianDecoder()`.
         latent_size: size of the state that moves.
         context_size: size of what does not move.
-        base: "stack", "blend", another baseline (its short name, or one with settings of its own), or None for the latent path alone. Of
-            more than `FEW_WINDOWS` training windows, and where there is no validation to choose its shares, "stack" becomes "blend".
+        base: "blend", another baseline (its short name, or one with settings of its own), or None for the latent path alone.
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective.
         balance: how far channels count alike in the loss, however many values they have: 0, every value does; 1, every channel.
         n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
             dropout; the forecast is what they say together (`distributions.pool`). Time and memory grow with them.
+        has_companion: whether a model on the blend has a `Stack` beside it; of more than `FEW_WINDOWS` training windows, and where there is
+            no validation to choose by, it is left out, and a run says so.
     """
 
     base_weight: Tensor
     unit: Tensor
     residual_weight: Tensor
     loss_weight: Tensor
+    companion_share: Tensor
 
     def __init__(
         self,
@@ -89,12 +92,13 @@ class LatentODE(CalibratedModel):
         *,
         latent_size: int = 16,
         context_size: int = 64,
-        base: Base = "stack",
+        base: Base = "blend",
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
         balance: float = 0.5,
         n_members: int = 1,
+        has_companion: bool = True,
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
@@ -115,6 +119,8 @@ class LatentODE(CalibratedModel):
         self.kl_weight = kl_weight
         self.balance = balance
         self.n_members = n_members
+        self.has_companion = has_companion and base == "blend"
+        self.companion: Stack | None = None
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
         if objective == "elbo" and not given[2].has_likelihood:
@@ -160,15 +166,22 @@ class LatentODE(CalibratedModel):
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
+        if self.has_companion:
+            self.companion = Stack()
+            self.companion.setup(schema)
+            self.register_buffer("companion_share", torch.zeros(n_channels))
         self.season = Season(schema.calendar if self.base is not None else (), n_channels)
         self.calibration = Calibration(n_channels)
 
     def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
         """Fit the base on the training windows; take the deviation of what it leaves, out of fold, as the unit."""
-        if self.base == "stack":
+        if self.companion is not None:
             training, are_few = _count(training, FEW_WINDOWS)
-            if not (are_few and validation):
-                self._start_from_blend()
+            if are_few and validation:
+                self.companion.prepare(training)
+            else:
+                self.has_companion, self.companion = False, None
+                del self.companion_share
         if self.baseline is not None:
             training = list(training)
             self.baseline.prepare(training, validation)
@@ -187,11 +200,6 @@ class LatentODE(CalibratedModel):
         # A channel without a training target was taught nothing: what a network says of it is noise, so that it stays with its base.
         self.loss_weight.copy_(torch.where(known, weight, 0.0))
         self.residual_weight.copy_(known)
-
-    def _start_from_blend(self) -> None:
-        """Become the model whose base is the blend; a run of it says so."""
-        self._base, self.baseline = ("blend",), None
-        self.register_buffer("base_weight", self.base_weight.new_tensor([1.0, 0.0]).repeat(len(self.unit), 1))
 
     def _moments(self, training: Iterable[Batch], adjusted: Iterable[Batch]) -> Moments:
         if self.baseline is None:
@@ -212,17 +220,31 @@ class LatentODE(CalibratedModel):
         choice = choose_on_validation(self, validation)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(torch.where(self.loss_weight > 0, choice.residual_weight, 0.0))
-        self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
+        error = choice.error
+        if self.companion is not None:
+            self.companion.choose(validation)
+            of_companion = [
+                (batch.target_value - self.companion.raw(batch).mean)[batch.target_observed] for batch in validation
+            ]
+            block = torch.cat([block_of(batch)[batch.target_observed] for batch in validation])
+            other = torch.cat(of_companion).to(error)
+            self.companion_share.copy_(choose_companion(error, other, choice.channel, block, len(self.unit)))
+            error = torch.lerp(error, other, self.companion_share[choice.channel].to(error))
+        self.calibration.fit_width(error / choice.std, choice.channel, choice.lead)
 
     def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
         reading = self.read(batch)
-        batch, frame = reading.batch, self.frame(reading)
-        residual = self.residual(batch, frame)
-        channel = batch.target_channel
+        frame, channel = self.frame(reading), batch.target_channel
+        residual = self.residual(reading.batch, frame)
         # The weight is on the mean alone: the distribution about it keeps its shape.
         residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
-        return affine(residual, frame.base + reading.season, frame.unit)
+        place = frame.base + reading.season
+        if self.companion is not None and bool(self.companion_share.any()):
+            # So is the companion's share.
+            step = self.companion.raw(batch).mean - (place + frame.unit * residual.mean)
+            place = place + self.companion_share[channel] * step
+        return affine(residual, place, frame.unit)
 
     def residual(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast what the base leaves of every target `(B, M)` in units of `unit`, all members together, without the season."""

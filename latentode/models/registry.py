@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentode.errors import InputError, RunError, did_you_mean
-from latentode.models.cross_fit import BASES
+from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from latentode.models.dynamics import ConstantState, LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
+from latentode.models.stack import Stack
 
-MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, **BASES}
+MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, "stack": Stack, **BASELINE_MODELS}
 PACKAGE = "latentode.models"  # before the names of our classes in YAML
 BASELINES = ("constant", "last_value", "blend")
 

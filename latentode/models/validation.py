@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights of the base `(C, F)` and of the residual `(C,)`; of `P` known targets the error in deviations, its channel and lead bin."""
+    """Weights of the base `(C, F)` and of the residual `(C,)`; of `P` known targets error, stated deviation, channel and lead bin."""
 
     base_weight: Tensor
     residual_weight: Tensor
-    ratio: Tensor
+    error: Tensor
+    std: Tensor
     channel: Tensor
     lead: Tensor
 
@@ -61,7 +62,7 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     weight = _choose_weights(sum_moments(parts), model, features.double(), value.double(), channel)
     error = value - (features * weight[channel].to(features.dtype)).sum(-1)
     dtype = model.unit.dtype
-    return Choice(weight[:, :-1].to(dtype), weight[:, -1].to(dtype), (error / std).double(), channel, lead)
+    return Choice(weight[:, :-1].to(dtype), weight[:, -1].to(dtype), error.double(), std.double(), channel, lead)
 
 
 def _choose_weights(
@@ -110,3 +111,53 @@ def _residual_weight(base: Tensor, moments: Moments, unit: Tensor) -> Tensor:
     prior = PSEUDO_COUNT * power / count
     weight = (cross + prior * overall) / (power + prior).clamp(min=1e-12)
     return torch.where(moments.count > 0, weight.clamp(0, 1), overall)
+
+
+def block_of(batch: Batch) -> Tensor:
+    """Name the stretch of its series, a horizon long, in which each target's origin lies, int64 `(B, M)`."""
+    stretch = (batch.origin.double() / batch.time_scale).floor().long()
+    # One number for the two: in no table do the stretches span as many horizons as that.
+    name = batch.series * (1 << 31) + stretch % (1 << 31)
+    return name[:, None].expand_as(batch.target_channel)
+
+
+def choose_companion(error: Tensor, other: Tensor, channel: Tensor, block: Tensor, n_channels: int) -> Tensor:
+    r"""Give the share `(C,)` in [0, 1] of a companion's forecast that stands in for a network's.
+
+    The network's share :math:`s` has the least squared error on validation, drawn towards that of all channels together. It is 0, and
+    the companion stands alone, unless the network has evidence: what each stretch gains, under the share that the others give, has to be
+    above 0 on average by a one-sided t test over the stretches, at the level of `EVIDENCE` normal standard errors. Values of one stretch
+    fail together, and a network has more ways to fit one by luck than a straight line has.
+
+    Args:
+        error, other: of the network and of the companion, float64 `(P,)`.
+        channel, block: of each target, int64 `(P,)`; blocks are what may count as independent.
+        n_channels: `C`.
+    """
+    stretch, place = block.unique(return_inverse=True)
+    n_blocks, cell = len(stretch), place * n_channels + channel
+    empty, step = error.new_zeros(n_blocks * n_channels), other - error
+    products = (torch.ones_like(error), step * other, step.square(), other.square())
+    sums_KC = [empty.index_add(0, cell, x).view(n_blocks, n_channels) for x in products]
+    count, _, _, square = (x.sum(0) for x in sums_KC)
+    # In units of what the companion leaves, and by the root of the counts: no single channel says what holds for all.
+    weight_C = count.clamp(min=1).sqrt() / square.clamp(min=1e-12)
+    share_C = _share_of_network(*(x.sum(0) for x in sums_KC[:3]), weight_C)
+    if n_blocks < 2:
+        return torch.ones_like(share_C)
+    share_KC = _share_of_network(*(x.sum(0) - x for x in sums_KC[:3]), weight_C)
+    gain_K = (weight_C * (2 * share_KC * sums_KC[1] - share_KC.square() * sums_KC[2])).sum(1)
+    from scipy.special import ndtr, stdtrit
+
+    needed = float(stdtrit(n_blocks - 1, ndtr(EVIDENCE)))
+    is_evident = bool(gain_K.mean() > needed * gain_K.std() / n_blocks**0.5)
+    return 1 - share_C if is_evident else torch.ones_like(share_C)
+
+
+def _share_of_network(count: Tensor, cross: Tensor, power: Tensor, weight_C: Tensor) -> Tensor:
+    """Give the share in [0, 1] of least squared error from sums `(..., C)`, drawn towards that of all channels."""
+    overall = (weight_C * cross).sum(-1, keepdim=True) / (weight_C * power).sum(-1, keepdim=True).clamp(min=1e-12)
+    overall = overall.clamp(0, 1)
+    prior = PSEUDO_COUNT * power / count.clamp(min=1)
+    share = ((cross + prior * overall) / (power + prior).clamp(min=1e-12)).clamp(0, 1)
+    return torch.where(count > 0, share, overall)

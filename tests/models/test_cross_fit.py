@@ -12,16 +12,16 @@ import torch
 from latentode.data.windows import heldout_windows
 from latentode.errors import InputError
 from latentode.models import GradientBoosting, LatentODE, LinearField, QuantileDecoder, Ridge
-from latentode.models.cross_fit import BASES, N_FOLDS, CrossFitted
+from latentode.models.baselines import BASELINE_MODELS
+from latentode.models.cross_fit import N_FOLDS, CrossFitted
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import from_plain, to_plain
-from latentode.models.stack import Stack
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
 
 # Processes are slow to fit, and here are fitted five times.
 SLOW = {"gaussian_process": pytest.mark.slow}
-OTHERS = [pytest.param(name, marks=SLOW.get(name, ())) for name in BASES if name != "blend"]
+OTHERS = [pytest.param(name, marks=SLOW.get(name, ())) for name in BASELINE_MODELS if name != "blend"]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def is_same(one, two):
     return all(torch.equal(x, two.state_dict()[key]) for key, x in one.state_dict().items())
 
 
-@pytest.mark.parametrize("base", [Ridge, few_trees, Stack])
+@pytest.mark.parametrize("base", [Ridge, few_trees])
 @pytest.mark.parametrize("data", ["panel", "single"])
 def test_a_twin_does_not_know_the_targets_of_its_part(base, data, request):
     """Other targets in one part change all that were fitted on it, and not the twin that forecasts it."""
@@ -127,7 +127,7 @@ def test_what_is_left_out_of_fold_is_what_is_left_of_new_series(panel):
 @pytest.mark.parametrize("name", OTHERS)
 def test_an_untrained_model_is_its_baseline(small, name):
     model = make(small, name)
-    alone = BASES[name]()
+    alone = BASELINE_MODELS[name]()
     alone.setup(small.table.schema)
     alone.prepare([small.batch])
     alone.choose([small.validation])
@@ -173,7 +173,7 @@ def test_nothing_of_the_base_is_trained(panel):
     assert all(torch.equal(x, before[key]) for key, x in model.baseline.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["ridge", "last_value", "seasonal", "stack"])
+@pytest.mark.parametrize("name", ["ridge", "last_value", "seasonal"])
 def test_on_validation_no_model_is_worse_than_its_base(panel, name):
     def error(model):
         batch, seen = panel.validation, panel.validation.target_observed
@@ -187,7 +187,7 @@ def test_on_validation_no_model_is_worse_than_its_base(panel, name):
         assert error(model) <= error(base) + 1e-6
 
 
-@pytest.mark.parametrize("base", [few_trees, Ridge, lambda: "ridge", lambda: "stack"])
+@pytest.mark.parametrize("base", [few_trees, Ridge, lambda: "ridge"])
 def test_a_run_gives_the_same_forecasts(panel, base, tmp_path):
     p = panel
     run = FittedModel.new(make(p, base()), p.table, p.scaler, p.settings, p.spans, 0)

@@ -1,19 +1,18 @@
-"""Two baselines stacked, and when a latent ODE starts from them."""
+"""Two baselines stacked, and when a latent ODE has them beside it."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from latentode.models import LatentODE, MixtureDecoder
+from latentode.models import LatentODE, QuantileDecoder
 from latentode.models import latent_ode as module
+from latentode.models.fitted import FittedModel
 from latentode.models.registry import to_plain
 from latentode.models.stack import Stack
 from tests.data.tables import make_table
-from tests.models.conftest import prepare
+from tests.models.conftest import perturb, prepare
 from tests.models.test_season import daily_and_weekly, dated
 
 
@@ -72,26 +71,60 @@ def test_its_regression_reads_a_series_without_its_season(seasonal):
     assert torch.allclose(with_season - plain, stack.season.adjust(batch)[1], atol=1e-5)
 
 
-def test_an_untrained_model_of_dates_is_its_stack(seasonal):
-    """The season that leaves the series beneath the network comes back once, though the stack has one of its own."""
-    model, stack, batch = fit(seasonal, LatentODE()), stacked(seasonal), seasonal.validation
+def accompanied(prepared, **kwargs):
+    return fit(prepared, LatentODE(decoder=QuantileDecoder(hidden_size=16), **kwargs))
+
+
+def test_where_it_has_the_whole_share_a_model_says_what_its_companion_says(seasonal):
+    model, stack, batch = accompanied(seasonal), stacked(seasonal), seasonal.validation
+    model.companion.choose([batch])
+    model.companion_share.fill_(1.0)
     seen = batch.target_observed
-    assert model.base == "stack"
-    assert torch.allclose(model(batch).mean[seen], stack.raw(batch).mean[seen], atol=1e-5)
+    assert torch.allclose(model.raw(batch).mean[seen], stack.raw(batch).mean[seen], atol=1e-5)
 
 
-def test_of_many_windows_a_model_starts_from_the_blend(panel, monkeypatch):
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_moves_the_forecast_and_keeps_its_shape(panel, share):
+    model, batch = perturb(accompanied(panel)), panel.batch
+    before, said = model.raw(batch), model.companion.raw(batch).mean
+    model.companion_share.fill_(share)
+    after = model.raw(batch)
+    assert torch.allclose(after.mean, before.mean + share * (said - before.mean), atol=1e-5)
+    assert torch.allclose(after.stddev, before.stddev, atol=1e-6)
+    assert torch.allclose(
+        after.icdf(torch.tensor(0.9)) - after.mean, before.icdf(torch.tensor(0.9)) - before.mean, atol=1e-4
+    )
+
+
+def test_training_knows_nothing_of_the_companion(panel):
+    model, alone = accompanied(panel), accompanied(panel, has_companion=False)
+    assert torch.equal(model.unit, alone.unit)
+    assert torch.equal(perturb(model).loss(panel.batch), perturb(alone).loss(panel.batch))
+    assert list(model.companion.parameters()) == []
+
+
+def test_validation_gives_the_share_and_the_width_of_what_is_then_said(panel):
+    model, batch = perturb(accompanied(panel)), panel.validation
+    model.choose([batch])
+    # A network of random weights has no evidence for itself.
+    assert bool((model.companion_share == 1).all())
+    with torch.no_grad():
+        forecast = model.raw(batch)
+    ratio = ((batch.target_value - forecast.mean) / forecast.stddev)[batch.target_observed]
+    assert float(ratio.square().mean()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_of_many_windows_a_model_has_no_companion(panel, monkeypatch):
     monkeypatch.setattr(module, "FEW_WINDOWS", len(panel.batch) - 1)
-    many, blend = fit(panel, LatentODE()), fit(panel, LatentODE(base="blend"))
-    assert to_plain(many) == to_plain(blend)
-    assert many.state_dict().keys() == blend.state_dict().keys()
-    assert all(torch.equal(x, blend.state_dict()[name]) for name, x in many.state_dict().items())
+    many, alone = accompanied(panel), accompanied(panel, has_companion=False)
+    assert to_plain(many) == to_plain(alone)
+    assert many.state_dict().keys() == alone.state_dict().keys()
+    assert all(torch.equal(x, alone.state_dict()[name]) for name, x in many.state_dict().items())
     monkeypatch.setattr(module, "FEW_WINDOWS", len(panel.batch))
-    assert to_plain(fit(panel, LatentODE()))["settings"]["base"] == "stack"
+    assert accompanied(panel).companion is not None
 
 
-def test_a_stream_of_windows_is_not_kept(panel, monkeypatch):
-    monkeypatch.setattr(module, "FEW_WINDOWS", 30)
+def test_a_stream_of_many_windows_is_not_kept(panel):
     parts = [panel.batch.take(torch.arange(i, i + 12)) for i in range(0, 120, 12)]
     n_drawn = 0
 
@@ -104,25 +137,25 @@ def test_a_stream_of_windows_is_not_kept(panel, monkeypatch):
     given, are_few = module._count(stream(), 30)
     assert (n_drawn, are_few) == (3, False)
     assert [id(part) for part in given] == [id(part) for part in parts]
-    model, other = LatentODE(), LatentODE(base="blend")
-    for one, training in ((model, stream()), (other, parts)):
-        one.setup(panel.table.schema)
-        one.prepare(training, [panel.validation])
-    assert torch.equal(model.base_weight, other.base_weight)
 
 
-def test_without_validation_nothing_could_choose_the_shares(panel):
+def test_without_validation_or_on_another_base_there_is_none(panel):
     model = LatentODE()
     model.setup(panel.table.schema)
     model.prepare([panel.batch])
-    assert model.base == "blend"
-    assert model.baseline is None
+    assert model.companion is None
+    assert not to_plain(model)["settings"]["has_companion"]
+    for base in ("ridge", None):
+        assert not LatentODE(base=base).has_companion
 
 
-def test_a_decoder_sees_the_training_windows_pass(panel):
-    batch = replace(panel.batch, target_value=panel.batch.target_value.round())
-    model = LatentODE(decoder=MixtureDecoder())
-    model.setup(panel.table.schema)
-    model.prepare([batch], [panel.validation])
-    assert model.base == "stack"
-    assert bool((model.decoder.atom != 0).any())
+def test_a_run_gives_the_same_forecasts(panel, tmp_path):
+    p = panel
+    run = FittedModel.new(LatentODE(), p.table, p.scaler, p.settings, p.spans, 0)
+    run.network.prepare([p.batch], [p.validation])
+    perturb(run.network)
+    run.calibrate([p.validation])
+    run.save(tmp_path / "best.ckpt")
+    again = FittedModel.load(tmp_path / "best.ckpt")
+    assert bool(again.network.companion_share.any())
+    assert torch.equal(again.network(p.batch).mean, run.network(p.batch).mean)
