@@ -30,9 +30,8 @@ from latentode.models.latent_path import LatentPath
 from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.season import Season
 from latentode.models.stack import Stack
-from latentode.models.validation import block_of, choose_companion, choose_on_validation
+from latentode.models.validation import MIN_UNIT, block_of, choose_companion, choose_on_validation
 
-MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
 # Of more, a stack takes long to fit (30 s on the 7,190 windows of PhysioNet 2012), and the network is ahead of a ridge without it.
 FEW_WINDOWS = 4_000
 OBJECTIVES = ("nll", "elbo")
@@ -174,7 +173,7 @@ class LatentODE(CalibratedModel):
         self.calibration = Calibration(n_channels)
 
     def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
-        """Fit the base on the training windows; take the deviation of what it leaves, out of fold, as the unit."""
+        """Fit companion and base on the training windows; take the deviation of what the base leaves, out of fold, as the unit."""
         if self.companion is not None:
             training, are_few = _count(training, FEW_WINDOWS)
             if are_few and validation:
@@ -214,7 +213,7 @@ class LatentODE(CalibratedModel):
         return self.unit
 
     def choose(self, validation: Sequence[Batch]) -> None:
-        """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
+        """Let validation decide, per channel, on the base, on the weight of the residual, on the companion's share and on the width."""
         if self.baseline is not None:
             self.baseline.choose(validation)
         choice = choose_on_validation(self, validation)
@@ -223,11 +222,9 @@ class LatentODE(CalibratedModel):
         error = choice.error
         if self.companion is not None:
             self.companion.choose(validation)
-            of_companion = [
-                (batch.target_value - self.companion.raw(batch).mean)[batch.target_observed] for batch in validation
-            ]
+            said = [(batch, self.companion.raw(batch).mean) for batch in validation]
+            other = torch.cat([(batch.target_value - mean)[batch.target_observed] for batch, mean in said]).to(error)
             block = torch.cat([block_of(batch)[batch.target_observed] for batch in validation])
-            other = torch.cat(of_companion).to(error)
             self.companion_share.copy_(choose_companion(error, other, choice.channel, block, len(self.unit)))
             error = torch.lerp(error, other, self.companion_share[choice.channel].to(error))
         self.calibration.fit_width(error / choice.std, choice.channel, choice.lead)
@@ -237,14 +234,13 @@ class LatentODE(CalibratedModel):
         reading = self.read(batch)
         frame, channel = self.frame(reading), batch.target_channel
         residual = self.residual(reading.batch, frame)
-        # The weight is on the mean alone: the distribution about it keeps its shape.
-        residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
         place = frame.base + reading.season
+        mean = self.residual_weight[channel] * residual.mean
         if self.companion is not None and bool(self.companion_share.any()):
-            # So is the companion's share.
-            step = self.companion.raw(batch).mean - (place + frame.unit * residual.mean)
-            place = place + self.companion_share[channel] * step
-        return affine(residual, place, frame.unit)
+            other = (self.companion.raw(batch).mean - place) / frame.unit
+            mean = torch.lerp(mean, other, self.companion_share[channel])
+        # Weight and share are on the mean alone: the distribution about it keeps its shape.
+        return affine(about(residual, mean, self.calibration.width_at(batch)), place, frame.unit)
 
     def residual(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast what the base leaves of every target `(B, M)` in units of `unit`, all members together, without the season."""

@@ -1,4 +1,4 @@
-"""What validation decides after training: the base, how much of the residual is kept, how wide it is."""
+"""What validation decides after training: the base, how much of the residual is kept, what stands beside it, how wide it is."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.special import ndtr
 
 from latentode.data.batch import Batch
+from latentode.metrics.quantiles import student_t_quantile
 from latentode.models.baselines.linear import Moments, grid_search, moments_of
 from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.lead import lead_bin
 
 PSEUDO_COUNT = 500.0  # validation values that a channel needs to weigh as much as what all channels together say
+MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
 EVIDENCE = 2.0  # standard errors by which another choice has to be better than that of training
 
 if TYPE_CHECKING:
@@ -137,26 +140,27 @@ def choose_companion(error: Tensor, other: Tensor, channel: Tensor, block: Tenso
     stretch, place = block.unique(return_inverse=True)
     n_blocks, cell = len(stretch), place * n_channels + channel
     empty, step = error.new_zeros(n_blocks * n_channels), other - error
-    products = (torch.ones_like(error), step * other, step.square(), other.square())
-    sums_KC = [empty.index_add(0, cell, x).view(n_blocks, n_channels) for x in products]
-    count, _, _, square = (x.sum(0) for x in sums_KC)
+    count_KC, cross_KC, power_KC, square_KC = (
+        empty.index_add(0, cell, x).view(n_blocks, n_channels)
+        for x in (torch.ones_like(error), step * other, step.square(), other.square())
+    )
+    count, cross, power = count_KC.sum(0), cross_KC.sum(0), power_KC.sum(0)
     # In units of what the companion leaves, and by the root of the counts: no single channel says what holds for all.
-    weight_C = count.clamp(min=1).sqrt() / square.clamp(min=1e-12)
-    share_C = _share_of_network(*(x.sum(0) for x in sums_KC[:3]), weight_C)
+    n = count.clamp(min=1)
+    weight = n.rsqrt() / (square_KC.sum(0) / n).clamp(min=MIN_UNIT**2)
+    share = _share_of_network(count, cross, power, weight)
     if n_blocks < 2:
-        return torch.ones_like(share_C)
-    share_KC = _share_of_network(*(x.sum(0) - x for x in sums_KC[:3]), weight_C)
-    gain_K = (weight_C * (2 * share_KC * sums_KC[1] - share_KC.square() * sums_KC[2])).sum(1)
-    from scipy.special import ndtr, stdtrit
-
-    needed = float(stdtrit(n_blocks - 1, ndtr(EVIDENCE)))
+        return torch.ones_like(share)
+    share_KC = _share_of_network(count - count_KC, cross - cross_KC, power - power_KC, weight)
+    gain_K = (weight * (2 * share_KC * cross_KC - share_KC.square() * power_KC)).sum(1)
+    needed = student_t_quantile(gain_K.new_tensor(n_blocks - 1), ndtr(gain_K.new_tensor(EVIDENCE)))
     is_evident = bool(gain_K.mean() > needed * gain_K.std() / n_blocks**0.5)
-    return 1 - share_C if is_evident else torch.ones_like(share_C)
+    return 1 - share if is_evident else torch.ones_like(share)
 
 
-def _share_of_network(count: Tensor, cross: Tensor, power: Tensor, weight_C: Tensor) -> Tensor:
+def _share_of_network(count: Tensor, cross: Tensor, power: Tensor, weight: Tensor) -> Tensor:
     """Give the share in [0, 1] of least squared error from sums `(..., C)`, drawn towards that of all channels."""
-    overall = (weight_C * cross).sum(-1, keepdim=True) / (weight_C * power).sum(-1, keepdim=True).clamp(min=1e-12)
+    overall = (weight * cross).sum(-1, keepdim=True) / (weight * power).sum(-1, keepdim=True).clamp(min=1e-12)
     overall = overall.clamp(0, 1)
     prior = PSEUDO_COUNT * power / count.clamp(min=1)
     share = ((cross + prior * overall) / (power + prior).clamp(min=1e-12)).clamp(0, 1)
