@@ -16,6 +16,7 @@ from .encoders import AttentionEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
 from .registry import BASELINES, MODELS
+from .stack import Stack
 
 __all__ = [
     "BASELINES",
@@ -44,5 +45,6 @@ __all__ = [
     "QuantileDecoder",
     "Ridge",
     "Seasonal",
+    "Stack",
     "StudentTDecoder",
 ]

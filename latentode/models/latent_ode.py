@@ -1,4 +1,4 @@
-"""The latent ODE: encode the history, carry the latent state to any time, decode it, on top of a blend that needs no network.
+"""The latent ODE: encode the history, carry the latent state to any time, decode it, on top of a base that needs no network.
 
 Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is this project's (see `README.md` of this folder).
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from torch.distributions import Distribution
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.baselines.linear import Moments, base_features, least_squares, moments_of
+from latentode.models.baselines.linear import Moments, base_features, collect, least_squares, moments_of
 from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.conformal import CalibratedModel, Calibration
 from latentode.models.cross_fit import Base, CrossFitted, check_base
@@ -27,20 +29,37 @@ from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame
 from latentode.models.latent_path import LatentPath
 from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.season import Season
+from latentode.models.stack import Stack
 from latentode.models.thinning import thin
-from latentode.models.validation import choose_on_validation
+from latentode.models.validation import MIN_UNIT, block_of, choose_companion, choose_on_validation
 
-MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
+# Of more, a stack takes long to fit (30 s on the 7,190 windows of PhysioNet 2012), and the network is ahead of a ridge without it.
+FEW_WINDOWS = 4_000
 OBJECTIVES = ("nll", "elbo")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch as base and network read it.
+
+    Attributes:
+        batch: without the seasons.
+        features: what the base weighs at every target, `(B, M, F)`: last value, history mean and, where there is one, what a baseline says.
+        season: what left the targets, `(B, M)`.
+    """
+
+    batch: Batch
+    features: Tensor
+    season: Tensor
 
 
 class LatentODE(CalibratedModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training, of a series
-    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`; the unit is the deviation of what it
+    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`. The unit is the deviation of what it
     leaves. The untrained network's residual is 0, so an untrained model *is* its base, and validation decides per channel how much of the
-    residual is kept.
+    residual is kept. Of few windows a `Stack` is fitted beside it, and stands where validation has no evidence for the network.
 
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
@@ -56,12 +75,15 @@ class LatentODE(CalibratedModel):
         thinning: in training, most of the share of a history's values that are hidden, see `thinning.py`; 0: none ever are.
         n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
             dropout; the forecast is what they say together (`distributions.pool`). Time and memory grow with them.
+        has_companion: whether a model on the blend has a `Stack` beside it; of more than `FEW_WINDOWS` training windows, and where there is
+            no validation to choose by, it is left out, and a run says so.
     """
 
     base_weight: Tensor
     unit: Tensor
     residual_weight: Tensor
     loss_weight: Tensor
+    companion_share: Tensor
 
     def __init__(
         self,
@@ -78,6 +100,7 @@ class LatentODE(CalibratedModel):
         balance: float = 0.5,
         thinning: float = 0.5,
         n_members: int = 1,
+        has_companion: bool = True,
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
@@ -101,6 +124,8 @@ class LatentODE(CalibratedModel):
         self.balance = balance
         self.thinning = thinning
         self.n_members = n_members
+        self.has_companion = has_companion and base == "blend"
+        self.companion: Stack | None = None
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
         if objective == "elbo" and not given[2].has_likelihood:
@@ -146,18 +171,29 @@ class LatentODE(CalibratedModel):
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
-        self.season = Season(schema.calendar if self.base == "blend" else (), n_channels)
+        if self.has_companion:
+            self.companion = Stack()
+            self.companion.setup(schema)
+            self.register_buffer("companion_share", torch.zeros(n_channels))
+        self.season = Season(schema.calendar if self.base is not None else (), n_channels)
         self.calibration = Calibration(n_channels)
 
     def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
-        """Fit the base on the training windows; take the deviation of what it leaves, out of fold, as the unit."""
-        training = self.season.fit(training)
-        for path in self._paths():
-            training = path.decoder.watch(training)
+        """Fit companion and base on the training windows; take the deviation of what the base leaves, out of fold, as the unit."""
+        if self.companion is not None:
+            training, are_few = _count(training, FEW_WINDOWS)
+            if are_few and validation:
+                self.companion.prepare(training)
+            else:
+                self.has_companion, self.companion = False, None
+                del self.companion_share
         if self.baseline is not None:
             training = list(training)
             self.baseline.prepare(training, validation)
-        moments = self._moments(training)
+        adjusted = self.season.fit(training)
+        for path in self._paths():
+            adjusted = path.decoder.watch(adjusted)
+        moments = self._moments(training, adjusted)
         known = moments.count > 0
         if self.base == "blend":
             self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
@@ -170,67 +206,80 @@ class LatentODE(CalibratedModel):
         self.loss_weight.copy_(torch.where(known, weight, 0.0))
         self.residual_weight.copy_(known)
 
-    def _moments(self, training: Iterable[Batch]) -> Moments:
-        return sum_moments(moments_of(self.base_features(batch, out_of_fold=True), batch) for batch in training)
+    def _moments(self, training: Iterable[Batch], adjusted: Iterable[Batch]) -> Moments:
+        if self.baseline is None:
+            # Of a stream the windows come by once.
+            return collect(adjusted)
+        # Side by side with the adjusted ones, which are drawn only so that decoders see them pass.
+        readings = (self.read(batch, out_of_fold=True) for batch, _ in zip(training, adjusted, strict=True))
+        return sum_moments(moments_of(reading.features, reading.batch) for reading in readings)
 
     def error_unit(self) -> Tensor:
         """Give the deviation of what the base leaves in training."""
         return self.unit
 
     def choose(self, validation: Sequence[Batch]) -> None:
-        """Let validation decide, per channel, on the base, on the weight of the residual and on its width."""
-        batches = [self.season.adjust(batch)[0] for batch in validation]
+        """Let validation decide, per channel, on the base, on the weight of the residual, on the companion's share and on the width."""
         if self.baseline is not None:
-            self.baseline.choose(batches)
-        choice = choose_on_validation(self, batches)
+            self.baseline.choose(validation)
+        choice = choose_on_validation(self, validation)
         self.base_weight.copy_(choice.base_weight)
         self.residual_weight.copy_(torch.where(self.loss_weight > 0, choice.residual_weight, 0.0))
-        self.calibration.fit_width(choice.ratio, choice.channel, choice.lead)
+        error = choice.error
+        if self.companion is not None:
+            self.companion.choose(validation)
+            said = [(batch, self.companion.raw(batch).mean) for batch in validation]
+            other = torch.cat([(batch.target_value - mean)[batch.target_observed] for batch, mean in said]).to(error)
+            block = torch.cat([block_of(batch)[batch.target_observed] for batch in validation])
+            self.companion_share.copy_(choose_companion(error, other, choice.channel, block, len(self.unit)))
+            error = torch.lerp(error, other, self.companion_share[choice.channel].to(error))
+        self.calibration.fit_width(error / choice.std, choice.channel, choice.lead)
 
     def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
-        batch, season = self.season.adjust(batch)
-        frame = self.frame(batch)
-        residual = self.residual(batch, frame)
-        channel = batch.target_channel
-        # The weight is on the mean alone: the distribution about it keeps its shape.
-        residual = about(residual, self.residual_weight[channel] * residual.mean, self.calibration.width_at(batch))
-        return affine(residual, frame.base + season, frame.unit)
+        reading = self.read(batch)
+        frame, channel = self.frame(reading), batch.target_channel
+        residual = self.residual(reading.batch, frame)
+        place = frame.base + reading.season
+        mean = self.residual_weight[channel] * residual.mean
+        if self.companion is not None and bool(self.companion_share.any()):
+            other = (self.companion.raw(batch).mean - place) / frame.unit
+            mean = torch.lerp(mean, other, self.companion_share[channel])
+        # Weight and share are on the mean alone: the distribution about it keeps its shape.
+        return affine(about(residual, mean, self.calibration.width_at(batch)), place, frame.unit)
 
     def residual(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast what the base leaves of every target `(B, M)` in units of `unit`, all members together, without the season."""
         return pool([path(batch, frame) for path in self._paths()])
 
-    def base_features(self, batch: Batch, *, out_of_fold: bool = False) -> Tensor:
-        """Give what the base weighs at every target `(B, M, F)`: last value, history mean and, where there is one, a baseline's forecast.
+    def read(self, batch: Batch, *, out_of_fold: bool = False) -> Reading:
+        """Take the seasons out of a batch, and give what the base weighs at every target.
 
         Args:
             batch: of windows.
             out_of_fold: whether the baseline must not have been fitted on the window's part of training.
         """
-        features = base_features(batch)
-        if self.baseline is None:
-            return features
-        said = self.baseline.out_of_fold(batch) if out_of_fold else self.baseline(batch)
-        return torch.cat([features, said[..., None]], -1)
+        adjusted, season = self.season.adjust(batch)
+        features = base_features(adjusted)
+        if self.baseline is not None:
+            # Of the series as it is: a baseline has its own way with seasons.
+            said = self.baseline.out_of_fold(batch) if out_of_fold else self.baseline(batch)
+            features = torch.cat([features, (said - season)[..., None]], -1)
+        return Reading(adjusted, features, season)
 
-    def frame(self, batch: Batch, *, out_of_fold: bool = False) -> Frame:
+    def frame(self, reading: Reading) -> Frame:
         """Give base and unit of every target."""
-        return self.frame_of(self.base_features(batch, out_of_fold=out_of_fold), batch)
-
-    def frame_of(self, features: Tensor, batch: Batch) -> Frame:
-        """Give base and unit of every target from what `base_features` gave."""
-        channel = batch.target_channel
-        return Frame((features * self.base_weight[channel]).sum(-1), self.unit[channel])
+        channel = reading.batch.target_channel
+        return Frame((reading.features * self.base_weight[channel]).sum(-1), self.unit[channel])
 
     def _paths(self) -> Iterator[LatentPath]:
         return (path for path in self.paths if isinstance(path, LatentPath))
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        batch = thin(self.season.adjust(batch)[0], self.thinning if self.training else 0.0)
-        frame = self.frame(batch, out_of_fold=True)
-        losses = [self._loss_of(path, batch, frame) for path in self._paths()]
+        reading = self.read(thin(batch, self.thinning if self.training else 0.0), out_of_fold=True)
+        frame = self.frame(reading)
+        losses = [self._loss_of(path, reading.batch, frame) for path in self._paths()]
         return torch.stack(losses).mean()
 
     def _loss_of(self, path: LatentPath, batch: Batch, frame: Frame) -> Tensor:
@@ -246,3 +295,14 @@ class LatentODE(CalibratedModel):
         bound = elbo(log_likelihood, kl, self.kl_weight)
         # Per target, so that the step size does not depend on how many values a window happens to hold.
         return -bound * len(batch) / batch.target_observed.sum().clamp(min=1)
+
+
+def _count(batches: Iterable[Batch], at_most: int) -> tuple[Iterable[Batch], bool]:
+    """Say whether there are at most so many windows; give the batches back, of which no more were drawn than that takes."""
+    kept, n, source = [], 0, iter(batches)
+    for batch in source:
+        kept.append(batch)
+        n += len(batch)
+        if n > at_most:
+            return chain(kept, source), False
+    return kept, True

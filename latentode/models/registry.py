@@ -17,8 +17,9 @@ from latentode.models.dynamics import ConstantState, LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
+from latentode.models.stack import Stack
 
-MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, **BASELINE_MODELS}
+MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, "stack": Stack, **BASELINE_MODELS}
 PACKAGE = "latentode.models"  # before the names of our classes in YAML
 BASELINES = ("constant", "last_value", "blend")
 

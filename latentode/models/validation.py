@@ -1,4 +1,4 @@
-"""What validation decides after training: the base, how much of the residual is kept, how wide it is."""
+"""What validation decides after training: the base, how much of the residual is kept, what stands beside it, how wide it is."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.special import ndtr
 
 from latentode.data.batch import Batch
+from latentode.metrics.quantiles import student_t_quantile
 from latentode.models.baselines.linear import Moments, grid_search, moments_of
 from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.lead import lead_bin
 
 PSEUDO_COUNT = 500.0  # validation values that a channel needs to weigh as much as what all channels together say
+MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactly must not be divided by zero
 EVIDENCE = 2.0  # standard errors by which another choice has to be better than that of training
 
 if TYPE_CHECKING:
@@ -23,11 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights of the base `(C, F)` and of the residual `(C,)`; of `P` known targets the error in deviations, its channel and lead bin."""
+    """Weights of the base `(C, F)` and of the residual `(C,)`; of `P` known targets error, stated deviation, channel and lead bin."""
 
     base_weight: Tensor
     residual_weight: Tensor
-    ratio: Tensor
+    error: Tensor
+    std: Tensor
     channel: Tensor
     lead: Tensor
 
@@ -47,12 +51,12 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     """
     parts, kept = [], []
     for batch in validation:
-        features = model.base_features(batch)
-        frame = model.frame_of(features, batch)
+        reading = model.read(batch)
+        batch, frame = reading.batch, model.frame(reading)
         with torch.no_grad():
             residual = model.residual(batch, frame)
         unit = frame.unit
-        features = torch.cat([features, (unit * residual.mean)[..., None]], -1)
+        features = torch.cat([reading.features, (unit * residual.mean)[..., None]], -1)
         parts.append(moments_of(features, batch))
         seen = batch.target_observed
         columns = (features, batch.target_value, unit * residual.stddev, batch.target_channel, lead_bin(batch))
@@ -61,7 +65,7 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
     weight = _choose_weights(sum_moments(parts), model, features.double(), value.double(), channel)
     error = value - (features * weight[channel].to(features.dtype)).sum(-1)
     dtype = model.unit.dtype
-    return Choice(weight[:, :-1].to(dtype), weight[:, -1].to(dtype), (error / std).double(), channel, lead)
+    return Choice(weight[:, :-1].to(dtype), weight[:, -1].to(dtype), error.double(), std.double(), channel, lead)
 
 
 def _choose_weights(
@@ -110,3 +114,54 @@ def _residual_weight(base: Tensor, moments: Moments, unit: Tensor) -> Tensor:
     prior = PSEUDO_COUNT * power / count
     weight = (cross + prior * overall) / (power + prior).clamp(min=1e-12)
     return torch.where(moments.count > 0, weight.clamp(0, 1), overall)
+
+
+def block_of(batch: Batch) -> Tensor:
+    """Name the stretch of its series, a horizon long, in which each target's origin lies, int64 `(B, M)`."""
+    stretch = (batch.origin.double() / batch.time_scale).floor().long()
+    # One number for the two: in no table do the stretches span as many horizons as that.
+    name = batch.series * (1 << 31) + stretch % (1 << 31)
+    return name[:, None].expand_as(batch.target_channel)
+
+
+def choose_companion(error: Tensor, other: Tensor, channel: Tensor, block: Tensor, n_channels: int) -> Tensor:
+    r"""Give the share `(C,)` in [0, 1] of a companion's forecast that stands in for a network's.
+
+    The network's share :math:`s` has the least squared error on validation, drawn towards that of all channels together. It is 0, and
+    the companion stands alone, unless the network has evidence: what each stretch gains, under the share that the others give, has to be
+    above 0 on average by a one-sided t test over the stretches, at the level of `EVIDENCE` normal standard errors. Values of one stretch
+    fail together, and a network has more ways to fit one by luck than a straight line has.
+
+    Args:
+        error, other: of the network and of the companion, float64 `(P,)`.
+        channel, block: of each target, int64 `(P,)`; blocks are what may count as independent.
+        n_channels: `C`.
+    """
+    stretch, place = block.unique(return_inverse=True)
+    n_blocks, cell = len(stretch), place * n_channels + channel
+    empty, step = error.new_zeros(n_blocks * n_channels), other - error
+    count_KC, cross_KC, power_KC, square_KC = (
+        empty.index_add(0, cell, x).view(n_blocks, n_channels)
+        for x in (torch.ones_like(error), step * other, step.square(), other.square())
+    )
+    count, cross, power = count_KC.sum(0), cross_KC.sum(0), power_KC.sum(0)
+    # In units of what the companion leaves, and by the root of the counts: no single channel says what holds for all.
+    n = count.clamp(min=1)
+    weight = n.rsqrt() / (square_KC.sum(0) / n).clamp(min=MIN_UNIT**2)
+    share = _share_of_network(count, cross, power, weight)
+    if n_blocks < 2:
+        return torch.ones_like(share)
+    share_KC = _share_of_network(count - count_KC, cross - cross_KC, power - power_KC, weight)
+    gain_K = (weight * (2 * share_KC * cross_KC - share_KC.square() * power_KC)).sum(1)
+    needed = student_t_quantile(gain_K.new_tensor(n_blocks - 1), ndtr(gain_K.new_tensor(EVIDENCE)))
+    is_evident = bool(gain_K.mean() > needed * gain_K.std() / n_blocks**0.5)
+    return 1 - share if is_evident else torch.ones_like(share)
+
+
+def _share_of_network(count: Tensor, cross: Tensor, power: Tensor, weight: Tensor) -> Tensor:
+    """Give the share in [0, 1] of least squared error from sums `(..., C)`, drawn towards that of all channels."""
+    overall = (weight * cross).sum(-1, keepdim=True) / (weight * power).sum(-1, keepdim=True).clamp(min=1e-12)
+    overall = overall.clamp(0, 1)
+    prior = PSEUDO_COUNT * power / count.clamp(min=1)
+    share = ((cross + prior * overall) / (power + prior).clamp(min=1e-12)).clamp(0, 1)
+    return torch.where(count > 0, share, overall)

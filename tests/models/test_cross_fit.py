@@ -159,7 +159,7 @@ def test_training_reads_the_twins_and_forecasting_the_whole(panel):
 def test_nothing_of_the_base_is_trained(panel):
     model = make(panel, few_trees()).train()
     assert list(model.baseline.parameters()) == []
-    assert not model.base_features(panel.batch, out_of_fold=True).requires_grad
+    assert not model.read(panel.batch, out_of_fold=True).features.requires_grad
     before = {key: x.clone() for key, x in model.baseline.state_dict().items()}
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []

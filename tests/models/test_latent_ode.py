@@ -88,7 +88,7 @@ def test_a_channel_without_a_training_target_stays_with_its_base(prepared):
     perturb(model).calibrate([prepared.validation])
     is_untaught = batch.target_channel == untaught
     with torch.no_grad():
-        moved = model(batch).mean - model.frame(batch).base
+        moved = model(batch).mean - model.frame(model.read(batch)).base
     assert moved[is_untaught].abs().max() == 0
     assert moved[~is_untaught].abs().max() > 0
 

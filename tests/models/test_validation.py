@@ -7,7 +7,7 @@ import torch
 
 from latentode.models import LatentODE
 from latentode.models.baselines.linear import Moments
-from latentode.models.validation import _choose_weights
+from latentode.models.validation import _choose_weights, block_of, choose_companion
 from tests.data.tables import make_table
 
 MANY, FEW = 5_000, 40
@@ -67,3 +67,59 @@ def test_over_all_channels_it_is_never_worse_than_without_the_residual(model):
 
     without = torch.tensor([0.5, 0.2, 0.0], dtype=torch.float64).repeat(3, 1)
     assert mean_error(weight) <= mean_error(without) + 1e-9
+
+
+N_BLOCKS, IN_BLOCK = 40, 30
+
+
+def draw_errors(gain, seed=0):
+    """Errors of a companion, and of a network that takes a share `gain` of them off and has noise of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    n = N_BLOCKS * IN_BLOCK
+    block = torch.arange(N_BLOCKS).repeat_interleave(IN_BLOCK)
+    channel = torch.arange(n) % 3
+    other = torch.randn(n, generator=generator, dtype=torch.float64)
+    noise = torch.randn(n, generator=generator, dtype=torch.float64)
+    return (1 - gain) * other + 0.5 * noise, other, channel, block
+
+
+def test_a_network_with_evidence_takes_the_share_of_least_squared_error():
+    error, other, channel, block = draw_errors(1.0)
+    share = choose_companion(error, other, channel, block, 3)
+    assert ((share > 0) & (share < 1)).all()
+
+    def mean_error(share):
+        return float(torch.lerp(error, other, share[channel]).square().mean())
+
+    assert mean_error(share) < min(mean_error(torch.zeros(3).double()), mean_error(torch.ones(3).double()))
+    for shift in (-0.05, 0.05):
+        assert mean_error(share) < mean_error((share + shift).clamp(0, 1))
+
+
+def test_without_evidence_the_companion_stands_alone():
+    error, other, channel, block = draw_errors(0.0)
+    assert (choose_companion(error, other, channel, block, 3) == 1).all()
+
+
+def test_evidence_is_counted_in_stretches_and_not_in_values():
+    """What was gained in one stretch of forty, however much, may be luck; the same over all of them is not."""
+    generator = torch.Generator().manual_seed(0)
+    block = torch.arange(N_BLOCKS).repeat_interleave(IN_BLOCK)
+    channel = torch.zeros_like(block)
+    other = torch.randn(len(block), generator=generator, dtype=torch.float64)
+    once = torch.where(block == 0, 0.0, other)
+    assert (choose_companion(once, other, channel, block, 1) == 1).all()
+    spread = torch.where(torch.arange(len(block)) % N_BLOCKS == 0, 0.0, other)
+    assert (choose_companion(spread, other, channel, block, 1) < 1).all()
+    # Nor is anything known of a single stretch.
+    assert (choose_companion(spread, other, channel, torch.zeros_like(block), 1) == 1).all()
+
+
+def test_stretches_are_a_horizon_of_one_series(prepared):
+    batch = prepared.batch
+    block = block_of(batch)[:, 0]
+    for i in range(len(batch)):
+        for j in range(i):
+            stretch = [torch.floor(batch.origin[k].double() / batch.time_scale) for k in (i, j)]
+            same = batch.series[i] == batch.series[j] and stretch[0] == stretch[1]
+            assert bool(block[i] == block[j]) == bool(same)

@@ -192,9 +192,9 @@ def test_calibration_moves_the_mean_by_weights_and_keeps_scores_finite(name, rou
     network.calibrate([rounded.validation])
     batch = rounded.batch
     with torch.no_grad():
-        residual = network.residual(batch, network.frame(batch))
+        residual = network.residual(batch, network.frame(network.read(batch)))
         found = network(batch)
-    frame, weight = network.frame(batch), network.residual_weight[batch.target_channel]
+    frame, weight = network.frame(network.read(batch)), network.residual_weight[batch.target_channel]
     assert torch.allclose(found.mean, frame.base + frame.unit * weight * residual.mean, atol=1e-6)
     assert found.log_prob(batch.target_value)[batch.target_observed].isfinite().all()
 
