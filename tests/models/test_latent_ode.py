@@ -40,7 +40,7 @@ PARTS = {
     "linear": {"dynamics": LinearField},
     "modulated": {"dynamics": lambda: LinearField(modulated=True)},
     "dense": {"dynamics": lambda: LinearField("dense")},
-    "tokens alone": {"encoder": lambda: AttentionEncoder(n_layers=0, reads_summary=False)},
+    "tokens alone": {"encoder": lambda: AttentionEncoder(n_layers=0, reads_summary=False, n_lags=0)},
     "shared": {"encoder": lambda: AttentionEncoder(states="series")},
     "gaussian": {"decoder": GaussianDecoder},
     "student_t": {"decoder": StudentTDecoder},
