@@ -36,6 +36,8 @@ class Task:
         notes: what a reader of the figures has to know, one sentence each.
         target_channels: positions of the channels that are scored; None: those that training saw. Some protocols also score channels
             that show up in the test alone.
+        floor: squared deviation of the noise of each channel, in the protocol's units, `(C,)`: what the truth itself is charged with. None
+            where nobody knows the truth.
     """
 
     table: Table
@@ -47,6 +49,7 @@ class Task:
     max_history: int
     notes: tuple[str, ...] = ()
     target_channels: tuple[int, ...] | None = None
+    floor: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class System:
         name: of the data set.
         channels: names of what `draw`'s truth gives.
         duration: series run from 0 to here.
+        horizon: targets reach so far beyond the middle; None: to the end.
         draw: of a random generator and a number of series, gives their truth.
         source: where the equations stand.
         options: how it is observed where nothing else is said.
@@ -88,6 +89,7 @@ class System:
     draw: Callable[[np.random.Generator, int], Truth]
     source: str
     options: Options = Options()
+    horizon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ class Simulation:
     Attributes:
         table: one row per series and time.
         truth: gives the noise-free channels `(N, C)` of series `(N,)` (the `series_id`, counted from 0) at times `(N,)`.
+        noise: deviation of the noise of each channel, in its unit, `(C,)`.
     """
 
     table: Table
     truth: Truth
+    noise: np.ndarray
 
 
 def simulate(system: System, options: Options | None = None) -> Simulation:
@@ -116,11 +120,12 @@ def simulate(system: System, options: Options | None = None) -> Simulation:
         of_time, truth, system.duration, options.n_series, options.n_observations
     )
     values = truth(series, time)
-    values = values + options.noise * values.std(axis=0) * of_noise.standard_normal(values.shape)
+    noise = options.noise * values.std(axis=0)
+    values = values + noise * of_noise.standard_normal(values.shape)
     # Drawn per cell against the share, so that a larger share drops the same cells and more.
     values[of_missing.random(values.shape) < options.missing] = np.nan
     table = table_of(range(options.n_series), series, time, values, system.channels, source=system.name)
-    return Simulation(table, truth)
+    return Simulation(table, truth, noise)
 
 
 def half_to_half(
@@ -145,20 +150,26 @@ def half_to_half(
         name=name,
         source=system.source,
         rules=f"{options.n_series} series, {options.sampling} times ({options.n_observations} per series), noise {options.noise} "
-        f"deviations, {options.missing:.0%} of cells dropped; series split 70/20/10; the second half of each is forecast from its "
-        "first; errors in deviations of the training rows. Every split is simulated anew.",
+        f"deviations, {options.missing:.0%} of cells dropped; series split 70/20/10; {_forecast(system)} of each is forecast from its "
+        "first half; errors in deviations of the training rows. Every split is simulated anew.",
         average=average,
         splits=(0, 1, 2, 3, 4),
         build=partial(_build, system, options),
     )
 
 
+def _forecast(system: System) -> str:
+    return "the second half" if system.horizon is None else f"a span of {system.horizon:.4g} beyond the middle"
+
+
 def _build(system: System, options: Options, data_dir: Path | None, split: int) -> Task:
     seed = options.seed + split
-    table = simulate(system, replace(options, seed=seed)).table
-    middle = system.duration / 2
+    simulation = simulate(system, replace(options, seed=seed))
+    table, middle = simulation.table, system.duration / 2
+    horizon = middle if system.horizon is None else system.horizon
     parts = split_series(
         table.n_series, {"test_size": 0.1, "random_state": seed}, {"test_size": 2 / 9, "random_state": seed}
     )
-    task = assemble(table, [fixed_windows(table, part, middle, system.duration) for part in parts], time_scale=middle)
-    return replace(task, unit=task.scaler.std)
+    task = assemble(table, [fixed_windows(table, part, middle, middle + horizon) for part in parts], time_scale=horizon)
+    unit = task.scaler.std
+    return replace(task, unit=unit, floor=(simulation.noise / unit) ** 2)

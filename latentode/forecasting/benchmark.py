@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from latentode import __version__
@@ -28,6 +29,7 @@ from latentode.data.windows import Windows
 from latentode.errors import InputError, LatentODEError, did_you_mean
 from latentode.files import write_json
 from latentode.forecasting.leaderboard import find_losses, mean_of, number_or_dash, sort_key
+from latentode.metrics import Totals
 from latentode.models.fitted import FittedModel
 from latentode.models.recipe import Recipe
 
@@ -228,16 +230,34 @@ def score_windows(fitted: FittedModel, task: Task, windows: Windows) -> dict[str
     figures: dict[str, Any] = {}
     for name, total in totals.items():
         shares = {key: total.pooled(key) for key in ("coverage_80", "coverage_95")}
-        figures[name] = {**total.record(ratio), "mae_pooled": total.pooled("mae", ratio), **shares}
+        figures[name] = {
+            **total.record(ratio),
+            "mae_pooled": total.pooled("mae", ratio),
+            **shares,
+            **floors(task, total),
+        }
     figures["n_values"] = int(totals[""].count.sum())
     return figures
 
 
+def floors(task: Task, total: Totals) -> dict[str, float]:
+    """Give the error that the noise alone makes, over the channels and values that were scored; nothing where it is not known."""
+    if task.floor is None or not task.floor.any():
+        return {}
+    count = total.count.sum(1).numpy()
+    return {
+        "floor_macro": float(task.floor[count > 0].mean()),
+        "floor_pooled": float(np.average(task.floor, weights=count)),
+    }
+
+
 def _with_headline(own: dict[str, float], blend: dict[str, float], protocol: Protocol) -> dict[str, float]:
-    """Put the errors first that the protocol reports, in its own average, and behind all figures their ratios to the blend's."""
+    """Put the errors first that the protocol reports, in its own average, and behind all figures their ratios to blend and noise."""
     mse, mae = ("mse_macro", "mae_median") if protocol.average == "macro" else ("mse_pooled", "mae_pooled")
     ends = {"": mse, "_mae": mae, **{f"_{name}": name for name in ERRORS}}
     ratios = {f"ratio_to_blend{end}": own[name] / max(blend[name], TINY) for end, name in ends.items()}
+    if f"floor_{protocol.average}" in own:
+        ratios["ratio_to_floor"] = own[mse] / own[f"floor_{protocol.average}"]
     return {"mse": own[mse], "mae": own[mae], **own, **ratios}
 
 

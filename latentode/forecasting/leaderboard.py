@@ -17,23 +17,27 @@ ERRORS = {
     "mae_median": "mae of median",
     "crps": "crps",
 }
+TO_FLOOR = "mse over noise floor"
 LEGEND = (
     "Errors are in the protocol's units, mean ± sd over runs (seeds and splits), in brackets as ratio to the blend of the same run. "
     f"Macro: the mean over channels; common: over those with at least {MIN_COMMON} test targets, so that no handful of values decides; "
     "pooled: over all values; maes and crps are macro. Nll is of scaled values, which have no ratio."
 )
 
+FLOOR = "The noise floor is the squared deviation of the noise: what a forecast of the noise-free truth would be charged with. "
+
 
 def leaderboard(records: Sequence[dict[str, Any]]) -> str:
     """Write the records of `summarise` as Markdown tables, the lowest error first, and say which models lose to a baseline."""
     first = records[0]
+    floored = (TO_FLOOR,) if any("ratio_to_floor" in record["metrics"] for record in records) else ()
     lines = [
         f"# {first['dataset']}, protocol {first['protocol']}",
         "",
         f"The headline error, by which rows are sorted, is the {first['average']} mse; splits {', '.join(map(str, first['split']))}. "
-        f"{LEGEND} Source of the rules: {first['source']}",
+        f"{LEGEND} {FLOOR if floored else ''}Source of the rules: {first['source']}",
         "",
-        *_table(("model", *ERRORS.values(), "loses to"), [_errors(record) for record in records]),
+        *_table(("model", *ERRORS.values(), *floored, "loses to"), [_errors(record, floored) for record in records]),
         "",
         *_table(
             ("model", "nll", "in 80 % band", "in 95 % band", "parameters", "s per epoch", "peak MB", "runs"),
@@ -49,10 +53,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
-def _errors(record: dict[str, Any]) -> list[str]:
-    """Give the row of a model in the table of errors."""
+def _errors(record: dict[str, Any], floored: Sequence[str]) -> list[str]:
+    """Give the row of a model in the table of errors, with the ratio to the noise where the truth is known."""
     cells = [f"{_cell(record, name)} ({_cell(record, f'ratio_to_blend_{name}', digits=3)})" for name in ERRORS]
     lost = [f"{rival} on {', '.join(names)}" for rival, names in record["loses_to"].items()]
+    cells += [_cell(record, "ratio_to_floor", digits=3)] * len(floored)
     return [title_of(record), *cells, "; ".join(lost)]
 
 

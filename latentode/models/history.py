@@ -33,6 +33,8 @@ class HistorySummary:
     recent: Tensor
 
 
+CLAMP = 5.0  # training deviations: an outlier says "very large", not "a hundred times as large"
+DRAW = 0.1  # values at hand that the training mean counts as
 RECENCY = 6.0  # per horizon: what is a sixth of a horizon old counts 1/e of what has just been seen
 UNSEEN_AGE = 10.0  # ten horizons: older than what any forecast still profits from
 
@@ -62,6 +64,21 @@ def _summarise(batch: Batch) -> HistorySummary:
         highest=highest,
         recent=weighted / (mass + 1e-3),
     )
+
+
+def smooth(batch: Batch, n_lags: int) -> Tensor:
+    """Give every channel's course over the last horizon, at lags that all series share, `(B, C, 2 n_lags)`.
+
+    At lags from 0 to a horizon, evenly spaced, stands the mean of the values, each weighted by a Gaussian of its distance with the spacing
+    as deviation (Nadaraya 1964; Watson 1964), drawn to 0, the training mean, where nothing is near; behind all of these the logarithm of
+    1 + the weights' sum. Values are clamped to `CLAMP`. Nothing of it is learned, so that no gradient comes back here.
+    """
+    lag = torch.linspace(0, 1, n_lags, dtype=batch.token_time.dtype, device=batch.token_time.device)
+    distance = (batch.token_time[..., None] + lag) * max(n_lags - 1, 1)
+    weight = torch.exp(-0.5 * distance.square()) * batch.token_observed[..., None]
+    value = batch.token_value.clamp(-CLAMP, CLAMP)[..., None]
+    total, mass = sum_by_channel(torch.cat([weight * value, weight], -1), batch).split(n_lags, -1)
+    return torch.cat([total / (mass + DRAW), mass.log1p()], -1)
 
 
 def sum_by_channel(x_BNK: Tensor, batch: Batch) -> Tensor:

@@ -105,6 +105,28 @@ def test_noise_is_in_deviations_of_each_channel():
     np.testing.assert_allclose(share, 0.2, rtol=0.05)
 
 
+@pytest.mark.parametrize("name", ["pharmacokinetics", "spirals"])
+def test_the_truth_is_charged_with_the_noise_floor(name):
+    """The noise is counted against the truth at the test's targets: 300 values at least, so 20 % is over two deviations of their mean square."""
+    system = SYSTEMS[name]
+    task = half_to_half(system).build(None, 1)
+    truth = simulate(system, replace(system.options, seed=system.options.seed + 1)).truth
+    table, test = task.table, task.test
+    rows = np.isin(table.row_series, test.series) & (table.time > system.duration / 2)
+    error = (table.values[rows] - truth(table.row_series[rows], table.time[rows])) / task.unit
+    np.testing.assert_allclose((error**2).mean(axis=0), task.floor, rtol=0.2)
+    assert rows.sum() > 300
+
+
+def test_targets_end_at_the_horizon_of_the_system():
+    system = replace(SYSTEMS["lorenz63"], horizon=0.5)
+    protocol = half_to_half(system, SMALL)
+    task = protocol.build(None, 0)
+    assert (task.test.until == system.duration / 2 + 0.5).all()
+    assert task.scaler.time_scale == 0.5
+    assert "a span of 0.5 beyond the middle" in protocol.rules
+
+
 def test_dropped_cells_grow_with_their_share_and_leave_the_others():
     system = SYSTEMS["lorenz63"]
     few, many = (simulate(system, replace(SMALL, n_series=50, missing=share)) for share in (0.2, 0.6))

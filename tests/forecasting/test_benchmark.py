@@ -283,6 +283,24 @@ def test_every_error_stands_beside_its_ratio_to_the_blend(ran):
         assert any(f"| {title} |" in head for head in heads), title
 
 
+def test_errors_stand_beside_what_the_noise_alone_makes(ran):
+    _, records, _ = ran
+    task = protocols_of("lotka_volterra", **SMALL)["half"].build(None, 0)
+    for record in records:
+        floor, ratio = record["metrics"]["floor_macro"]["mean"], record["metrics"]["ratio_to_floor"]["mean"]
+        assert floor == pytest.approx(task.floor.mean())
+        # One seed, or the mean of two with the same floor.
+        assert ratio == pytest.approx(record["metrics"]["mse"]["mean"] / floor)
+    assert "| mse over noise floor |" in leaderboard(records)
+
+
+def test_without_noise_or_truth_there_is_no_floor(tmp_path):
+    quiet = settings(models=("constant",), observing={**SMALL, "noise": 0.0})
+    (record,) = run_benchmark(quiet, tmp_path / "r.json", say=lambda _: None)
+    assert "ratio_to_floor" not in record["metrics"]
+    assert "floor" not in leaderboard([record])
+
+
 def _only(out, model):
     (path,) = out.with_name(f"{out.name}.runs").glob(f"*-{model}-0-0/record.json")
     return path

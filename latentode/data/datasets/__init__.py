@@ -72,7 +72,7 @@ def protocols_of(name: str, **observing: Any) -> dict[str, Protocol]:
 
     Example:
         >>> list(protocols_of("lorenz63", missing=0.5, sampling="bursty"))
-        ['half']
+        ['half', 'lyapunov']
     """
     if name not in DATASETS:
         raise InputError(

@@ -1,19 +1,25 @@
 r"""Lorenz' convection model: :math:`\dot x = \sigma (y - x),\ \dot y = x (\rho - z) - y,\ \dot z = x y - \beta z`; chaotic.
 
 :math:`\sigma = 10, \rho = 28, \beta = 8/3`; series differ in their initial state alone, which lies on the attractor (a time of 10 is run
-off before). Errors grow by e in about 1.1, so the far end of the second half cannot be forecast.
+off before). Errors grow by e in a Lyapunov time, 1.10, so the far end of the second half cannot be forecast: the protocol "lyapunov" ends
+after one.
 
 Columns: series_id; time (0 to 4); x; y; z.
 
-Source: E. N. Lorenz, Journal of the Atmospheric Sciences 20:130-141, 1963. Simulated; no file is read, no licence needed.
+Source: E. N. Lorenz, Journal of the Atmospheric Sciences 20:130-141, 1963; the Lyapunov exponent: J. C. Sprott, Chaos and Time-Series
+Analysis, 2003, appendix A. Simulated; no file is read, no licence needed.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from latentode.data.simulation import System, half_to_half
 from latentode.data.trajectories import Truth, integrate
+
+LYAPUNOV_TIME = 1 / 0.9056  # the inverse of the largest exponent
 
 
 def field(t: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -31,4 +37,5 @@ def _draw(rng: np.random.Generator, n_series: int) -> Truth:
 
 
 SYSTEM = System("lorenz63", ("x", "y", "z"), 4.0, _draw, source="E. N. Lorenz, J. Atmos. Sci. 20:130-141, 1963")
-PROTOCOLS = {"half": half_to_half(SYSTEM)}
+SYSTEMS = {"half": SYSTEM, "lyapunov": replace(SYSTEM, horizon=LYAPUNOV_TIME)}
+PROTOCOLS = {name: half_to_half(system, name=name) for name, system in SYSTEMS.items()}

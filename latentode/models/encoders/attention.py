@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.history import HistorySummary, sum_by_channel, summarise
+from latentode.models.history import CLAMP, HistorySummary, smooth, sum_by_channel, summarise
 from latentode.models.interfaces import Encoder, Posterior
 
-CLAMP = 5.0  # training deviations: an outlier says "very large", not "a hundred times as large"
 N_FREQUENCIES = 8
+N_SUMMARY = 8
 SCORE_BOUND = 12.0
 STATES = ("channel", "series")
 
@@ -32,10 +32,11 @@ class AttentionEncoder(Encoder):
         n_layers: attention layers across channels; 0: no channel reads another.
         dropout: share of hidden units dropped in training.
         states: "channel", a latent state for every channel of a series, or "series", one that all of them share.
-        reads_summary: whether each channel is also told its last value, mean, extremes, count and age; else it has its tokens alone.
+        reads_summary: whether each channel is also told its last value, mean, extremes, count and age.
+        n_lags: each channel is also told its smoothed values at so many lags over the last horizon (`history.smooth`); 0: at none.
 
     Raises:
-        InputError: `states` is neither.
+        InputError: `states` is neither, or `n_lags` is negative.
     """
 
     def __init__(
@@ -47,16 +48,20 @@ class AttentionEncoder(Encoder):
         dropout: float = 0.2,
         states: str = "channel",
         reads_summary: bool = True,
+        n_lags: int = 16,
     ) -> None:
         super().__init__()
         if states not in STATES:
             raise InputError(f"states is {states!r}; choose one of {', '.join(STATES)}.")
+        if n_lags < 0:
+            raise InputError(f"n_lags is {n_lags}; give a number of lags, 0 for none.")
         self.hidden_size = hidden_size
         self.n_heads = n_heads
         self.n_layers = n_layers
         self.dropout = dropout
         self.states = states
         self.reads_summary = reads_summary
+        self.n_lags = n_lags
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the layers."""
@@ -68,8 +73,9 @@ class AttentionEncoder(Encoder):
         self.channel_of_token = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.score = nn.Linear(width, self.n_heads)
-        if self.reads_summary:
-            self.summary = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width))
+        self.n_figures = (N_SUMMARY if self.reads_summary else 0) + 2 * self.n_lags
+        if self.n_figures:
+            self.summary = nn.Sequential(nn.Linear(self.n_figures, width), nn.ReLU(), nn.Linear(width, width))
         self.mix = nn.ModuleList(Mixing(width, self.n_heads, self.dropout) for _ in range(self.n_layers))
         if self.states == "series":
             self.pool = nn.Linear(width, self.n_heads)
@@ -83,8 +89,8 @@ class AttentionEncoder(Encoder):
     def forward(self, batch: Batch) -> Posterior:
         """Encode every history of the batch."""
         hidden_BCH = self._pool_tokens(batch) + self.channel.weight
-        if self.reads_summary:
-            hidden_BCH = hidden_BCH + self.summary(_features(summarise(batch)))
+        if self.n_figures:
+            hidden_BCH = hidden_BCH + self.summary(self._figures(batch))
         for layer in self.mix:
             hidden_BCH = layer(hidden_BCH)
         context_BCE = self.to_context(hidden_BCH)
@@ -94,6 +100,13 @@ class AttentionEncoder(Encoder):
         heads_BCKH = hidden_BCH.unflatten(-1, (self.n_heads, -1))
         series_BH = (weight_BCK[..., None] * heads_BCKH).sum(1).flatten(1)
         return self._posterior(series_BH, context_BCE, self.to_series_context(series_BH))
+
+    def _figures(self, batch: Batch) -> Tensor:
+        """Give what each channel is told beside its tokens, `(B, C, n_figures)`."""
+        summary = [_features(summarise(batch))] if self.reads_summary else []
+        # Members of one model read the same.
+        course = [batch.derived(f"smooth {self.n_lags}", lambda b: smooth(b, self.n_lags))] if self.n_lags else []
+        return torch.cat([*summary, *course], -1)
 
     def _posterior(self, hidden: Tensor, context_BCE: Tensor, series_context_BE: Tensor) -> Posterior:
         mean, width = self.to_posterior(hidden).chunk(2, -1)

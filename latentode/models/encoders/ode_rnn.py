@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
-from latentode.models.encoders.attention import CLAMP
-from latentode.models.history import pick
+from latentode.models.history import CLAMP, pick
 from latentode.models.interfaces import Encoder, Posterior
 from latentode.ode import FixedStep, solve
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from latentode.data.datasets import double_well, lorenz63, lorenz96, lotka_volterra, physiome
+from latentode.data.trajectories import integrate
 
 
 def test_lotka_volterra_keeps_its_invariant():
@@ -33,6 +34,21 @@ def test_lorenz63_is_at_rest_at_its_fixed_points_and_contracts():
         for e in np.eye(3)
     ) / (2 * h)
     assert trace == pytest.approx(-(10 + 1 + 8 / 3), rel=1e-6)
+
+
+def test_errors_of_lorenz63_grow_by_e_in_a_lyapunov_time():
+    """Where two neighbours on the attractor part, averaged over many: Benettin's definition, without renormalising while they are close."""
+    rng = np.random.default_rng(0)
+    start = lorenz63.SYSTEM.draw(rng, 2000)(np.arange(2000), np.full(2000, 4.0))
+    near = start + 1e-9 * rng.standard_normal(start.shape)
+    apart = []
+    for span in (2.0, 8.0):
+        ends = [
+            integrate(lorenz63.field, y, np.empty((2000, 0)), 8.0, 3200)(np.arange(2000), np.full(2000, span))
+            for y in (start, near)
+        ]
+        apart.append(np.log(np.linalg.norm(ends[1] - ends[0], axis=1)).mean())
+    assert (apart[1] - apart[0]) / 6.0 == pytest.approx(1 / lorenz63.LYAPUNOV_TIME, rel=0.03)
 
 
 def test_lorenz96_advection_keeps_energy():
