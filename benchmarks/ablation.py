@@ -54,13 +54,11 @@ LEVERS = {
         "one latent state per series, not per channel", lambda: LatentODE(AttentionEncoder(states="series"))
     ),
     "no_mixing": Lever("channels do not attend to each other", lambda: LatentODE(AttentionEncoder(n_layers=0))),
-    "no_summary": Lever("the encoder reads tokens alone", lambda: LatentODE(AttentionEncoder(reads_summary=False))),
-    "no_base": Lever("the latent path alone, without a base", lambda: LatentODE(base=None)),
     "no_summary": Lever(
         "the encoder is told no figures of a channel", lambda: LatentODE(AttentionEncoder(reads_summary=False))
     ),
     "no_course": Lever("the encoder is told no smoothed course", lambda: LatentODE(AttentionEncoder(n_lags=0))),
-    "no_base": Lever("the latent path alone, without the blend", lambda: LatentODE(base=None)),
+    "no_base": Lever("the latent path alone, without a base", lambda: LatentODE(base=None)),
     "constant_state": Lever("the state does not move", lambda: LatentODE(dynamics=ConstantState())),
     "fixed_steps": Lever(
         "Runge-Kutta steps of a quarter of the horizon, not adaptive",
