@@ -244,8 +244,9 @@ class LatentODE(CalibratedModel):
         if alone == 0:
             return []
         return [
-            f"In {alone} of {int(taught.sum())} channels validation had no evidence that the network forecasts better than a ridge regression "
-            "with a seasonal profile, which forecasts there; the network gives the widths (LatentODE(has_companion=False): it alone)."
+            f"In {alone} of {int(taught.sum())} channels validation had no evidence that the network forecasts better than a ridge "
+            "regression with a seasonal profile, which forecasts there; the network gives the widths "
+            "(LatentODE(has_companion=False): it alone)."
         ]
 
     def raw(self, batch: Batch) -> Distribution:
