@@ -232,3 +232,7 @@ class ForecastModel(Part):
 
     def calibrate(self, validation: Iterable[Batch]) -> None:
         """Choose, after training, what validation decides."""
+
+    def remarks(self) -> list[str]:
+        """Say, after `calibrate`, what a user has to know of how this model forecasts: sentences, none where all is as its name says."""
+        return []

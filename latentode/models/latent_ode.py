@@ -235,6 +235,20 @@ class LatentODE(CalibratedModel):
             error = torch.lerp(error, other, self.companion_share[choice.channel].to(error))
         self.calibration.fit_width(error / choice.std, choice.channel, choice.lead)
 
+    def remarks(self) -> list[str]:
+        """Say in how many channels the companion forecasts in the network's place."""
+        if self.companion is None:
+            return []
+        taught = self.loss_weight > 0
+        alone = int((self.companion_share[taught] == 1).sum())
+        if alone == 0:
+            return []
+        return [
+            f"In {alone} of {int(taught.sum())} channels validation had no evidence that the network forecasts better than a ridge "
+            "regression with a seasonal profile, which forecasts there; the network gives the widths "
+            "(LatentODE(has_companion=False): it alone)."
+        ]
+
     def raw(self, batch: Batch) -> Distribution:
         """Forecast every target `(B, M)`, in training deviations around the training mean."""
         reading = self.read(batch)

@@ -155,6 +155,7 @@ def finish(
     task.load_state_dict(content["state_dict"], strict=False)
     fitted.network.to("cpu")
     fitted.calibrate(data.validation_batches())
+    data.notes += fitted.network.remarks()
     data.release()
     # What Lightning asks of a checkpoint, so that `validate --ckpt_path` takes it; its optimiser is in last.ckpt.
     fitted.save(best, extra={key: content[key] for key in ("pytorch-lightning_version", "epoch", "global_step")})

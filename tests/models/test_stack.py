@@ -108,6 +108,11 @@ def test_validation_gives_the_share_and_the_width_of_what_is_then_said(panel):
     model.choose([batch])
     # A network of random weights has no evidence for itself.
     assert bool((model.companion_share == 1).all())
+    n = len(model.companion_share)
+    assert f"In {n} of {n} channels" in model.remarks()[0]
+    model.companion_share[0] = 0.9
+    assert f"In {n - 1} of {n} channels" in model.remarks()[0]
+    model.companion_share.fill_(1.0)
     with torch.no_grad():
         forecast = model.raw(batch)
     ratio = ((batch.target_value - forecast.mean) / forecast.stddev)[batch.target_observed]
@@ -118,6 +123,7 @@ def test_of_many_windows_a_model_has_no_companion(panel, monkeypatch):
     monkeypatch.setattr(module, "FEW_WINDOWS", len(panel.batch) - 1)
     many, alone = accompanied(panel), accompanied(panel, has_companion=False)
     assert to_plain(many) == to_plain(alone)
+    assert many.remarks() == []
     assert many.state_dict().keys() == alone.state_dict().keys()
     assert all(torch.equal(x, alone.state_dict()[name]) for name, x in many.state_dict().items())
     monkeypatch.setattr(module, "FEW_WINDOWS", len(panel.batch))
