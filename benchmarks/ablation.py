@@ -57,7 +57,7 @@ LEVERS = {
     "no_summary": Lever(
         "the encoder is told no figures of a channel", lambda: LatentODE(AttentionEncoder(reads_summary=False))
     ),
-    "no_course": Lever("the encoder is told no smoothed course", lambda: LatentODE(AttentionEncoder(n_lags=0))),
+    "course": Lever("the encoder is told a smoothed course, too", lambda: LatentODE(AttentionEncoder(n_lags=16))),
     "no_base": Lever("the latent path alone, without a base", lambda: LatentODE(base=None)),
     "constant_state": Lever("the state does not move", lambda: LatentODE(dynamics=ConstantState())),
     "fixed_steps": Lever(

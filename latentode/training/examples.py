@@ -23,7 +23,7 @@ from latentode.training.streaming import Stream
 # Windows that every epoch is validated on: enough to tell models apart, however long the table.
 MAX_VALIDATION = 1 << 15
 # Of a benchmark's epoch: with fewer steps the schedule would be over before anything is learned.
-MIN_BATCHES, MIN_BATCH = 16, 16
+MIN_BATCHES, MIN_BATCH = 64, 16
 
 
 @dataclass(frozen=True)

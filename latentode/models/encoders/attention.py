@@ -33,7 +33,8 @@ class AttentionEncoder(Encoder):
         dropout: share of hidden units dropped in training.
         states: "channel", a latent state for every channel of a series, or "series", one that all of them share.
         reads_summary: whether each channel is also told its last value, mean, extremes, count and age.
-        n_lags: each channel is also told its smoothed values at so many lags over the last horizon (`history.smooth`); 0: at none.
+        n_lags: each channel is also told its smoothed values at so many lags over the last horizon (`history.smooth`), for few series that
+            are measured often and with little noise; 0: at none.
 
     Raises:
         InputError: `states` is neither, or `n_lags` is negative.
@@ -48,7 +49,7 @@ class AttentionEncoder(Encoder):
         dropout: float = 0.2,
         states: str = "channel",
         reads_summary: bool = True,
-        n_lags: int = 16,
+        n_lags: int = 0,
     ) -> None:
         super().__init__()
         if states not in STATES:
