@@ -35,6 +35,7 @@ from latentode.models.validation import MIN_UNIT, block_of, choose_companion, ch
 
 # Of more, a stack takes long to fit (30 s on the 7,190 windows of PhysioNet 2012), and the network is ahead of a ridge without it.
 FEW_WINDOWS = 4_000
+MIN_THINNED = 500  # training targets of a channel; of one with fewer no value is hidden in training
 OBJECTIVES = ("nll", "elbo")
 
 
@@ -84,6 +85,7 @@ class LatentODE(CalibratedModel):
     residual_weight: Tensor
     loss_weight: Tensor
     companion_share: Tensor
+    is_spared: Tensor
 
     def __init__(
         self,
@@ -171,6 +173,8 @@ class LatentODE(CalibratedModel):
         self.register_buffer("unit", torch.ones(n_channels))
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
+        # Of training alone, for which `prepare` fills it.
+        self.register_buffer("is_spared", torch.zeros(n_channels, dtype=torch.bool), persistent=False)
         if self.has_companion:
             self.companion = Stack()
             self.companion.setup(schema)
@@ -205,6 +209,7 @@ class LatentODE(CalibratedModel):
         # A channel without a training target was taught nothing: what a network says of it is noise, so that it stays with its base.
         self.loss_weight.copy_(torch.where(known, weight, 0.0))
         self.residual_weight.copy_(known)
+        self.is_spared.copy_(moments.count < MIN_THINNED)
 
     def _moments(self, training: Iterable[Batch], adjusted: Iterable[Batch]) -> Moments:
         if self.baseline is None:
@@ -291,7 +296,8 @@ class LatentODE(CalibratedModel):
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        reading = self.read(thin(batch, self.thinning if self.training else 0.0), out_of_fold=True)
+        thinned = thin(batch, self.thinning if self.training else 0.0, self.is_spared)
+        reading = self.read(thinned, out_of_fold=True)
         frame = self.frame(reading)
         losses = [self._loss_of(path, reading.batch, frame) for path in self._paths()]
         return torch.stack(losses).mean()

@@ -9,12 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import latentode.models.latent_ode as module
 from latentode.data.batch import Batch
 from latentode.errors import InputError
 from latentode.models import AttentionEncoder, LatentODE, ODERNNEncoder
 from latentode.models.history import sum_by_channel, summarise
 from latentode.models.thinning import thin
 from tests.models.conftest import perturb
+
+NONE = torch.zeros(3, dtype=torch.bool)
 
 
 def only_seen(batch: Batch) -> Batch:
@@ -34,7 +37,7 @@ def count(batch: Batch) -> torch.Tensor:
 def test_values_are_hidden_and_none_is_shown_that_was_not_there(prepared, seed, most):
     batch = prepared.batch
     torch.manual_seed(seed)
-    thinned = thin(batch, most)
+    thinned = thin(batch, most, NONE)
     assert not (thinned.token_observed & ~batch.token_observed).any()
     assert torch.equal(thinned.target_value, batch.target_value)
 
@@ -44,7 +47,7 @@ def test_shares_are_uniform_and_drawn_for_each_window_apart(prepared):
     most = 0.8
     batch = prepared.batch.take(count(prepared.batch).sum(1) >= 10)
     n = count(batch).sum(1)
-    hidden = torch.stack([1 - count(thin(batch, most)).sum(1) / n for _ in range(400)])
+    hidden = torch.stack([1 - count(thin(batch, most, NONE)).sum(1) / n for _ in range(400)])
     # Of a share uniform in (0, most): its mean, and its variance with that of the binomial counts, E[p (1 - p)] / n.
     assert torch.allclose(hidden.mean(0), torch.tensor(most / 2), atol=4 * float(hidden.std(0).max()) / 400**0.5)
     variance = most**2 / 12 + (most / 2 - most**2 / 3) / n
@@ -53,8 +56,26 @@ def test_shares_are_uniform_and_drawn_for_each_window_apart(prepared):
     assert float(torch.corrcoef(hidden.T).fill_diagonal_(0).abs().max()) < 0.25
 
 
+def test_of_a_spared_channel_nothing_is_hidden(prepared):
+    torch.manual_seed(0)
+    batch = prepared.batch
+    thinned = count(thin(batch, 0.9, torch.tensor([True, False, False])))
+    assert torch.equal(thinned[:, 0], count(batch)[:, 0])
+    assert (thinned[:, 1:].sum(0) < 0.9 * count(batch)[:, 1:].sum(0)).all()
+
+
+def test_rare_channels_are_spared(prepared, monkeypatch):
+    n = torch.bincount(prepared.batch.target_channel[prepared.batch.target_observed], minlength=3)
+    monkeypatch.setattr(module, "MIN_THINNED", int(n.max()))
+    model = LatentODE()
+    model.setup(prepared.table.schema)
+    model.prepare([prepared.batch], [prepared.validation])
+    assert torch.equal(model.is_spared, n < n.max())
+    assert "is_spared" not in model.state_dict()
+
+
 def test_nothing_is_hidden_of_a_share_of_0(prepared):
-    assert thin(prepared.batch, 0.0) is prepared.batch
+    assert thin(prepared.batch, 0.0, NONE) is prepared.batch
 
 
 @pytest.mark.parametrize("encoder", [AttentionEncoder, ODERNNEncoder])
@@ -64,7 +85,7 @@ def test_a_model_reads_a_thinned_history_as_one_that_never_had_the_hidden_values
     model.setup(prepared.table.schema)
     model.prepare([prepared.batch], [prepared.validation])
     perturb(model)
-    thinned = thin(prepared.batch, 0.9)
+    thinned = thin(prepared.batch, 0.9, NONE)
     short = only_seen(thinned)
     for name in ("last", "mean", "count", "age", "lowest", "highest", "recent"):
         assert torch.allclose(getattr(summarise(thinned), name), getattr(summarise(short), name), atol=1e-6), name
@@ -76,6 +97,8 @@ def test_training_hides_values_and_forecasts_read_them_all(prepared):
     model = LatentODE(encoder=AttentionEncoder(dropout=0.0))
     model.setup(prepared.table.schema)
     model.prepare([prepared.batch], [prepared.validation])
+    # So few targets are all rare.
+    model.is_spared.fill_(False)
     perturb(model).train()
     losses = {float(model.loss(prepared.batch).detach()) for _ in range(4)}
     assert len(losses) == 4
