@@ -32,8 +32,10 @@ from latentode.data.datasets import protocols_of
 from latentode.data.settings import DataSettings
 from latentode.forecasting.benchmark import MIB, peak_memory
 from latentode.forecasting.forecast import QUANTILES
+from latentode.forecasting.predict import MAX_QUERIES_CPU
 from latentode.metrics.quantiles import quantile
 from latentode.models import AttentionEncoder, GaussianDecoder, LatentODE, LinearField, MixtureDecoder, MLPField
+from latentode.models.fitted import READ_AT_ONCE
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
@@ -112,13 +114,14 @@ def time_forecasts(module: ForecastingDataModule, names: list[str], channels: Se
     )
     windows = examples.test.take(np.argsort(reader.count_tokens(examples.test), kind="stable")[-2048:])
     after = np.linspace(0.02, 1.0, 50) * examples.scaler.time_scale
+    size = min(READ_AT_ONCE, MAX_QUERIES_CPU // (len(after) * len(channels)))
     found = {}
     for name in names:
         model = make(name, module, [next(iter(module.epoch(0)))])[0].eval()
         start = time.perf_counter()
         with torch.inference_mode():
-            for first in range(0, len(windows), 128):
-                part = windows.take(np.arange(first, min(first + 128, len(windows))))
+            for first in range(0, len(windows), size):
+                part = windows.take(np.arange(first, min(first + size, len(windows))))
                 row = np.repeat(np.arange(len(part)), len(after))
                 batch, _ = reader.read_queries(part, row, part.origin[row] + np.tile(after, len(part)))
                 forecast = model(batch)

@@ -85,7 +85,7 @@ class LatentODE(CalibratedModel):
     residual_weight: Tensor
     loss_weight: Tensor
     companion_share: Tensor
-    is_spared: Tensor
+    n_targets: Tensor
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class LatentODE(CalibratedModel):
         self.register_buffer("residual_weight", torch.ones(n_channels))
         self.register_buffer("loss_weight", torch.ones(n_channels))
         # Of training alone, for which `prepare` fills it.
-        self.register_buffer("is_spared", torch.zeros(n_channels, dtype=torch.bool), persistent=False)
+        self.register_buffer("n_targets", torch.zeros(n_channels), persistent=False)
         if self.has_companion:
             self.companion = Stack()
             self.companion.setup(schema)
@@ -209,7 +209,7 @@ class LatentODE(CalibratedModel):
         # A channel without a training target was taught nothing: what a network says of it is noise, so that it stays with its base.
         self.loss_weight.copy_(torch.where(known, weight, 0.0))
         self.residual_weight.copy_(known)
-        self.is_spared.copy_(moments.count < MIN_THINNED)
+        self.n_targets.copy_(moments.count)
 
     def _moments(self, training: Iterable[Batch], adjusted: Iterable[Batch]) -> Moments:
         if self.baseline is None:
@@ -296,7 +296,7 @@ class LatentODE(CalibratedModel):
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        thinned = thin(batch, self.thinning if self.training else 0.0, self.is_spared)
+        thinned = thin(batch, self.thinning if self.training else 0.0, self.n_targets < MIN_THINNED)
         reading = self.read(thinned, out_of_fold=True)
         frame = self.frame(reading)
         losses = [self._loss_of(path, reading.batch, frame) for path in self._paths()]

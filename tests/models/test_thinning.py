@@ -64,14 +64,23 @@ def test_of_a_spared_channel_nothing_is_hidden(prepared):
     assert (thinned[:, 1:].sum(0) < 0.9 * count(batch)[:, 1:].sum(0)).all()
 
 
-def test_rare_channels_are_spared(prepared, monkeypatch):
+def test_training_spares_rare_channels(prepared, monkeypatch):
     n = torch.bincount(prepared.batch.target_channel[prepared.batch.target_observed], minlength=3)
-    monkeypatch.setattr(module, "MIN_THINNED", int(n.max()))
     model = LatentODE()
     model.setup(prepared.table.schema)
     model.prepare([prepared.batch], [prepared.validation])
-    assert torch.equal(model.is_spared, n < n.max())
-    assert "is_spared" not in model.state_dict()
+    assert torch.equal(model.n_targets, n.float())
+    assert "n_targets" not in model.state_dict()
+    # A channel has one target too few, the others enough.
+    monkeypatch.setattr(module, "MIN_THINNED", int(n[0]) + 1)
+    model.n_targets.copy_(torch.tensor([float(n[0]), 1e6, 1e6]))
+    model.train()
+    read, shown = [], model.read
+    monkeypatch.setattr(model, "read", lambda batch, **kwargs: read.append(batch) or shown(batch, **kwargs))
+    model.loss(prepared.batch)
+    hidden = count(prepared.batch) - count(read[0])
+    assert hidden[:, 0].sum() == 0
+    assert (hidden[:, 1:].sum(0) > 0).all()
 
 
 def test_nothing_is_hidden_of_a_share_of_0(prepared):
@@ -98,7 +107,7 @@ def test_training_hides_values_and_forecasts_read_them_all(prepared):
     model.setup(prepared.table.schema)
     model.prepare([prepared.batch], [prepared.validation])
     # So few targets are all rare.
-    model.is_spared.fill_(False)
+    model.n_targets.fill_(1e6)
     perturb(model).train()
     losses = {float(model.loss(prepared.batch).detach()) for _ in range(4)}
     assert len(losses) == 4
