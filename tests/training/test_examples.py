@@ -22,7 +22,7 @@ def task_of(n_series):
     return assemble(table, [windows, windows.take(series[:2]), windows.take(series[2:4])], time_scale=3.0)
 
 
-@pytest.mark.parametrize(("n_series", "batch_size"), [(10, 16), (300, 19)])
+@pytest.mark.parametrize(("n_series", "batch_size"), [(10, 16), (1200, 19)])
 def test_few_windows_are_gone_through_several_times_in_small_batches(n_series, batch_size):
     examples = Examples.of_task(task_of(n_series), DataSettings(batch_size=64))
     drawn = examples.draw(np.random.default_rng(0))
@@ -38,7 +38,7 @@ def test_few_windows_are_gone_through_several_times_in_small_batches(n_series, b
 
 
 def test_many_windows_are_seen_once_in_batches_as_asked_for():
-    n_series = 40
+    n_series = 2 * MIN_BATCHES
     examples = Examples.of_task(task_of(n_series), DataSettings(batch_size=2))
     assert examples.settings.batch_size == 2
     assert sorted(examples.draw(np.random.default_rng(0)).series) == list(range(n_series))
