@@ -66,7 +66,7 @@ LEVERS = {
     ),
     "gaussian": Lever("a Gaussian per target, not quantiles", lambda: LatentODE(decoder=GaussianDecoder())),
     "no_dropout": Lever("no dropout", lambda: LatentODE(AttentionEncoder(dropout=0.0))),
-    "no_thinning": Lever("histories read whole in training", lambda: LatentODE(thinning=0.0)),
+    "thinning": Lever("histories read with up to half of their values hidden", lambda: LatentODE(thinning=0.5)),
     "no_averaging": Lever("the weights of the last step, not their average", LatentODE, average=False),
     "no_balance": Lever("every value counts the same in the loss", lambda: LatentODE(balance=0.0)),
 }

@@ -100,7 +100,7 @@ class LatentODE(CalibratedModel):
         beta: float = 1.0,
         kl_weight: float = 1e-2,
         balance: float = 0.5,
-        thinning: float = 0.5,
+        thinning: float = 0.0,
         n_members: int = 1,
         has_companion: bool = True,
     ) -> None:

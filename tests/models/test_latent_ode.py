@@ -161,7 +161,7 @@ def test_a_bound_needs_a_likelihood():
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_training_lowers_the_loss(prepared, parts):
-    model = make_of(prepared, parts, thinning=0.0)
+    model = make_of(prepared, parts)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     before = whole_loss(model, prepared.batch)
     for _ in range(25):

@@ -66,7 +66,7 @@ def test_of_a_spared_channel_nothing_is_hidden(prepared):
 
 def test_training_spares_rare_channels(prepared, monkeypatch):
     n = torch.bincount(prepared.batch.target_channel[prepared.batch.target_observed], minlength=3)
-    model = LatentODE()
+    model = LatentODE(thinning=0.5)
     model.setup(prepared.table.schema)
     model.prepare([prepared.batch], [prepared.validation])
     assert torch.equal(model.n_targets, n.float())
@@ -103,7 +103,7 @@ def test_a_model_reads_a_thinned_history_as_one_that_never_had_the_hidden_values
 
 
 def test_training_hides_values_and_forecasts_read_them_all(prepared):
-    model = LatentODE(encoder=AttentionEncoder(dropout=0.0))
+    model = LatentODE(encoder=AttentionEncoder(dropout=0.0), thinning=0.5)
     model.setup(prepared.table.schema)
     model.prepare([prepared.batch], [prepared.validation])
     # So few targets are all rare.
