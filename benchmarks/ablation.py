@@ -1,4 +1,4 @@
-"""The default model with each of its parts off in turn: `python benchmarks/ablation.py --data_dir DATA --out FILE`.
+"""The default model with one part off, or one more on: `python benchmarks/ablation.py --data_dir DATA --out FILE`.
 
 Every variant is trained and scored by `latentode benchmark`'s own code, so that runs are kept and read back. The JSON holds the records,
 the Markdown beside it every error as ratio to the blend of the same run, on test and on validation.
@@ -35,7 +35,7 @@ COSTS = {"n_parameters": ",", "seconds_per_epoch": ".3g", "n_runs": ""}
 
 @dataclass(frozen=True)
 class Lever:
-    """One part of the default model, off.
+    """One part of the default model, off, or one more, on.
 
     Attributes:
         what: what stands in its place.

@@ -8,7 +8,7 @@ a time is the median over the rounds, with threads as `--threads` says. An itera
   public latent ODE code batches; the same field and decoder, so the difference is the grid alone.
 - `peak_mb`: largest resident size of a process of its own that trains that model alone, the table included.
 - forecasts: 2,048 series, 50 query times each in the last day, from histories of all channels in memory to quantiles; of one channel
-  (`HR`), and of every channel with a target.
+  (`HR`), and of every channel that is forecast.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from latentode.data.datasets import protocols_of
 from latentode.data.settings import DataSettings
 from latentode.forecasting.benchmark import MIB, peak_memory
 from latentode.forecasting.forecast import QUANTILES
-from latentode.forecasting.predict import MAX_QUERIES_CPU
+from latentode.forecasting.predict import MAX_QUERIES_CPU, chunks
 from latentode.metrics.quantiles import quantile
 from latentode.models import AttentionEncoder, GaussianDecoder, LatentODE, LinearField, MixtureDecoder, MLPField
-from latentode.models.fitted import READ_AT_ONCE
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
@@ -114,14 +113,14 @@ def time_forecasts(module: ForecastingDataModule, names: list[str], channels: Se
     )
     windows = examples.test.take(np.argsort(reader.count_tokens(examples.test), kind="stable")[-2048:])
     after = np.linspace(0.02, 1.0, 50) * examples.scaler.time_scale
-    size = min(READ_AT_ONCE, MAX_QUERIES_CPU // (len(after) * len(channels)))
+    parts = chunks(np.full(len(windows), len(after)), len(channels), MAX_QUERIES_CPU)
     found = {}
     for name in names:
         model = make(name, module, [next(iter(module.epoch(0)))])[0].eval()
         start = time.perf_counter()
         with torch.inference_mode():
-            for first in range(0, len(windows), size):
-                part = windows.take(np.arange(first, min(first + size, len(windows))))
+            for place in parts:
+                part = windows.take(np.arange(place.start, place.stop))
                 row = np.repeat(np.arange(len(part)), len(after))
                 batch, _ = reader.read_queries(part, row, part.origin[row] + np.tile(after, len(part)))
                 forecast = model(batch)

@@ -292,7 +292,7 @@ def _answers(
     order = np.argsort(queries.series, kind="stable")
     asked, n_asked = np.unique(queries.series, return_counts=True)
     most = MAX_QUERIES_CPU if torch.device(device).type == "cpu" else MAX_QUERIES
-    for part in _chunks(n_asked, n_channels, most):
+    for part in chunks(n_asked, n_channels, most):
         here = order[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
         row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
         known = None if queries.known is None else queries.known[here]
@@ -302,7 +302,7 @@ def _answers(
         yield _Answer(distribution, here, row, column, n_channels)
 
 
-def _chunks(n_asked: np.ndarray, n_channels: int, most: int) -> list[slice]:
+def chunks(n_asked: np.ndarray, n_channels: int, most: int) -> list[slice]:
     """Cut the series into runs of at most `READ_AT_ONCE`, fewer where each is asked for many times: `most` targets in all."""
     widest = int(n_asked.max(initial=1)) * max(n_channels, 1)
     size = max(min(READ_AT_ONCE, most // widest), 1)

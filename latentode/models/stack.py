@@ -1,4 +1,4 @@
-"""A ridge regression and a seasonal profile stacked: what a latent path starts from where there are too few windows to learn it from.
+"""A ridge regression and a seasonal profile stacked: what forecasts in place of a latent path that had too few windows to learn from.
 
 Of a few hundred windows a network does not learn what a penalised straight line says of them, nor what a mean by the phase of a period
 says. The two fail in different ways, so that a weighted mean of them is often better than either (Wolpert 1992); weights that are not
@@ -61,14 +61,14 @@ class Stack(CalibratedModel):
         moments = sum_moments(moments_of(both, batch) for batch, both in pairs)
         # Counted from the profile, which has weight 1 where the regression has none.
         self.share.copy_(choose_share(moments, torch.ones_like(moments.xy[:, :1])))
-        errors = torch.cat(
-            [(batch.target_value - self._mean(both, batch))[batch.target_observed] for batch, both in pairs]
-        )
-        channel, lead = (
-            torch.cat([of(batch)[batch.target_observed] for batch in validation])
-            for of in (lambda batch: batch.target_channel, lead_bin)
-        )
-        self.calibration.fit_width(errors.double(), channel, lead)
+        parts = zip(*(self._errors(batch, both) for batch, both in pairs), strict=True)
+        self.calibration.fit_width(*(torch.cat(column) for column in parts))
+
+    def _errors(self, batch: Batch, both_BM2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the error of every known target, its channel and its bin of lead time."""
+        seen = batch.target_observed
+        error = (batch.target_value - self._mean(both_BM2, batch))[seen].double()
+        return error, batch.target_channel[seen], lead_bin(batch)[seen]
 
     def _both(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give what profile and regression say of every target `(B, M)`."""

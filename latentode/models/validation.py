@@ -13,7 +13,7 @@ from torch.special import ndtr
 from latentode.data.batch import Batch
 from latentode.metrics.quantiles import student_t_quantile
 from latentode.models.baselines.linear import Moments, grid_search, moments_of
-from latentode.models.baselines.shrunk import sum_moments
+from latentode.models.baselines.shrunk import drawn_share, sum_moments
 from latentode.models.lead import lead_bin
 
 PSEUDO_COUNT = 500.0  # validation values that a channel needs to weigh as much as what all channels together say
@@ -111,9 +111,7 @@ def _residual_weight(base: Tensor, moments: Moments, unit: Tensor) -> Tensor:
     # In units of what the base leaves, and by the root of the counts: as in training, no single channel says what holds for all.
     share = count.rsqrt() / unit.double().square()
     overall = ((share * cross).sum() / (share * power).sum().clamp(min=1e-12)).clamp(0, 1)
-    prior = PSEUDO_COUNT * power / count
-    weight = (cross + prior * overall) / (power + prior).clamp(min=1e-12)
-    return torch.where(moments.count > 0, weight.clamp(0, 1), overall)
+    return drawn_share(cross, power, moments.count, overall, PSEUDO_COUNT)
 
 
 def block_of(batch: Batch) -> Tensor:
@@ -161,7 +159,4 @@ def choose_companion(error: Tensor, other: Tensor, channel: Tensor, block: Tenso
 def _share_of_network(count: Tensor, cross: Tensor, power: Tensor, weight: Tensor) -> Tensor:
     """Give the share in [0, 1] of least squared error from sums `(..., C)`, drawn towards that of all channels."""
     overall = (weight * cross).sum(-1, keepdim=True) / (weight * power).sum(-1, keepdim=True).clamp(min=1e-12)
-    overall = overall.clamp(0, 1)
-    prior = PSEUDO_COUNT * power / count.clamp(min=1)
-    share = ((cross + prior * overall) / (power + prior).clamp(min=1e-12)).clamp(0, 1)
-    return torch.where(count > 0, share, overall)
+    return drawn_share(cross, power, count, overall.clamp(0, 1), PSEUDO_COUNT)

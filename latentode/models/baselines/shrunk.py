@@ -146,7 +146,21 @@ def choose_share(moments: Moments, blend: Tensor) -> Tensor:
     cross = (step * moments.xy).sum(-1) - torch.einsum("ck,ckl,cl->c", step, moments.xx, base)
     count = moments.count.clamp(min=1)
     overall = ((cross / count).sum() / (power / count).sum().clamp(min=1e-12)).clamp(0, 1)
-    prior = PSEUDO_COUNT * power / count
-    share = ((cross + prior * overall) / (power + prior).clamp(min=1e-12)).clamp(0, 1)
+    share = drawn_share(cross, power, moments.count, overall, PSEUDO_COUNT)
     helps = 2 * share * cross >= share.square() * power
-    return torch.where(moments.count > 0, torch.where(helps, share, 0.0), overall)
+    return torch.where((moments.count > 0) & ~helps, 0.0, share)
+
+
+def drawn_share(cross: Tensor, power: Tensor, count: Tensor, overall: Tensor, pseudo_count: float) -> Tensor:
+    """Give the share in [0, 1] of least squared error, drawn towards `overall` as by `pseudo_count` more values; `overall` of no value.
+
+    Args:
+        cross: sum of step times what is left without it, per channel `(..., C)`.
+        power: sum of the squared step.
+        count: of the values.
+        overall: what all channels together say; broadcasts.
+        pseudo_count: values that weigh as much as `overall`.
+    """
+    prior = pseudo_count * power / count.clamp(min=1)
+    share = ((cross + prior * overall) / (power + prior).clamp(min=1e-12)).clamp(0, 1)
+    return torch.where(count > 0, share, overall)
