@@ -133,9 +133,7 @@ class Dynamics(Part):
         """
         return self.carry_from(torch.zeros_like(z0_BD[:, 0]), z0_BD, context_BE, sample_T, t_T)
 
-    def carry_from(
-        self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor
-    ) -> Tensor:
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
         """Carry states as `carry` does, from times of their own `(B,)`, at or before what is asked of each."""
         t_BQ, place_T = pad(sample_T, t_T, len(z0_BD))
         z_BQD = self(z0_BD, t0_B, t_BQ, context_BE)
@@ -222,6 +220,9 @@ class Path(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast the residual of every target: a distribution with batch shape `(B, M)`."""
+
+    def at_progress(self, fraction: float) -> None:
+        """Hear, before every epoch, which fraction of the planned training is behind; its parts hear it by themselves."""
 
     @abstractmethod
     def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
