@@ -101,7 +101,7 @@ def test_shorter_steps_lead_to_what_scipy_finds_at_the_order_of_the_method(prepa
 
 def test_padding_leaves_the_state_to_the_last_digit():
     torch.manual_seed(0)
-    update = GatedUpdate(3, N_HIDDEN)
+    update = GatedUpdate(3, N_HIDDEN, memory=9)
     hidden, real = torch.randn(2, N_HIDDEN), torch.tensor([[True], [False]])
     (drive,) = update.drives(torch.randn(2, 1, 3), real)
     after = update(drive, hidden)
