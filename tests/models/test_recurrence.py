@@ -109,6 +109,20 @@ def test_padding_leaves_the_state_to_the_last_digit():
     assert not torch.equal(after[0], hidden[0])
 
 
+def test_an_untrained_unit_still_knows_what_it_read_many_stamps_ago():
+    torch.manual_seed(0)
+    left = {}
+    for memory in (1, 64):
+        update = GatedUpdate(3, 256, memory=memory).double()
+        silent = update.drives(torch.zeros(1, 30, 3).double(), torch.ones(1, 30, dtype=torch.bool))
+        a, b = torch.zeros(1, 256).double(), torch.full((1, 256), 0.5).double()
+        before = (a - b).norm()
+        for drive in silent:
+            a, b = update(drive, a), update(drive, b)
+        left[memory] = float((a - b).norm().detach() / before)
+    assert left[1] < 0.01 < 0.2 < left[64]
+
+
 def test_the_latest_stamps_are_the_last_real_ones(prepared):
     rows = prepared.batch.rows()
     stamps = latest_stamps(prepared.batch, 4)
