@@ -12,15 +12,17 @@ from .baselines import (
 )
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from .dynamics import ConstantState, LinearField, MLPField
-from .encoders import AttentionEncoder, ODERNNEncoder
+from .encoders import AttentionEncoder, GRUEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
+from .ode_rnn import ODERNN
 from .registry import BASELINES, MODELS
 from .stack import Stack
 
 __all__ = [
     "BASELINES",
     "MODELS",
+    "ODERNN",
     "AttentionEncoder",
     "Blend",
     "Constant",
@@ -31,6 +33,7 @@ __all__ = [
     "ExponentialSmoothing",
     "ForecastModel",
     "Frame",
+    "GRUEncoder",
     "GaussianDecoder",
     "GaussianProcess",
     "GradientBoosting",
