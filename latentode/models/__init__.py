@@ -11,7 +11,7 @@ from .baselines import (
     Seasonal,
 )
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from .dynamics import ConstantState, LinearField, MLPField
+from .dynamics import ConstantState, LinearField, MLPField, NeuralFlow
 from .encoders import AttentionEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
@@ -39,6 +39,7 @@ __all__ = [
     "LinearField",
     "MLPField",
     "MixtureDecoder",
+    "NeuralFlow",
     "ODERNNEncoder",
     "Part",
     "Posterior",

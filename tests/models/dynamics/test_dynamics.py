@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentode.models import ConstantState, LinearField, MLPField
+from latentode.models import ConstantState, LinearField, MLPField, NeuralFlow
 from latentode.models.interfaces import Dynamics, pad
 from tests.data.tables import make_table
 
@@ -17,6 +17,9 @@ MEMBERS = {
     "dense": lambda: LinearField("dense"),
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
+    "resnet": NeuralFlow,
+    "gru": lambda: NeuralFlow("gru"),
+    "coupling": lambda: NeuralFlow("coupling"),
 }
 
 
