@@ -11,7 +11,7 @@ from .baselines import (
     Seasonal,
 )
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from .dynamics import ConstantState, LinearField, MLPField, NeuralFlow
+from .dynamics import AugmentedField, ConstantState, LinearField, MLPField, NeuralFlow, SecondOrderField
 from .encoders import AttentionEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
@@ -22,6 +22,7 @@ __all__ = [
     "BASELINES",
     "MODELS",
     "AttentionEncoder",
+    "AugmentedField",
     "Blend",
     "Constant",
     "ConstantState",
@@ -46,6 +47,7 @@ __all__ = [
     "QuantileDecoder",
     "Ridge",
     "Seasonal",
+    "SecondOrderField",
     "Stack",
     "StudentTDecoder",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from latentode.models.dynamics import ConstantState, LinearField, MLPField, NeuralFlow
+from latentode.models.dynamics import AugmentedField, ConstantState, LinearField, MLPField, NeuralFlow, SecondOrderField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
@@ -29,10 +29,12 @@ CLASSES: dict[str, type[Part]] = {
         *MODELS.values(),
         AttentionEncoder,
         ODERNNEncoder,
+        AugmentedField,
         ConstantState,
         LinearField,
         MLPField,
         NeuralFlow,
+        SecondOrderField,
         GaussianDecoder,
         MixtureDecoder,
         QuantileDecoder,

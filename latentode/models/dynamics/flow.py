@@ -15,14 +15,14 @@ KINDS = ("resnet", "gru", "coupling")
 class NeuralFlow(Dynamics):
     """Carries the state by `F(t, z0)`, with `F(0, z0) = z0` and `F(t, .)` invertible for every `t` (Biloš et al. 2021, section 3).
 
-    By these two, states never cross, as if `F` solved `dz/dt = f(t, z)`, and no query costs more than a few products of matrices. Times count
-    from where the state was given: of a field that sees `t`, going on from a state on the way is another path than going there at once. What
-    a layer does to a state comes to rest after some horizons and is bounded: forecasts far ahead stay bounded. It is
-    defined before `t0` as well, as another branch of the same path.
+    So paths never cross, as those of `dz/dt = f(t, z)` never do, and a query costs a few products of matrices wherever it lies. Time
+    counts from where the state was given; since `f` sees it, going on from a state on the way is not the path that went there at once.
+    What a layer does to a state is bounded and comes to rest after some horizons, and so do forecasts far ahead. Before `t0` the
+    flow is defined and invertible too, but nothing in training says how it goes there.
 
     - `kind="resnet"`: `z + phi(t) g(t, z)`, `g` with a Lipschitz constant below 1, `phi = tanh(w t)`.
     - `kind="gru"`: towards a candidate, as far as gates let it, the flow of a GRU.
-    - `kind="coupling"`: halves of the state stretch and move each other in turn; the inverse is a formula. The state has two numbers at least.
+    - `kind="coupling"`: halves of the state, of two numbers at least, stretch and move each other in turn; the inverse is a formula.
 
     Args:
         kind: "resnet", "gru" or "coupling".
