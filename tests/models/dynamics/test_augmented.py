@@ -42,7 +42,7 @@ def learn_to_exchange(dynamics, n_steps=100):
 
 
 def test_states_change_places_only_where_there_is_room_beside_them():
-    steps = {"method": "rk4", "step_size": 0.5}
+    steps = {"method": "rk4", "step_size": 0.25}
     plain = learn_to_exchange(MLPField(16, **steps))
     augmented = learn_to_exchange(AugmentedField(1, dynamics=MLPField(16, **steps)))
     # Whatever was learned, order on a line stays; both at 0 is the best that can be, an error of 1.
