@@ -12,7 +12,7 @@ from latentode.models.interfaces import Dynamics
 
 
 class AugmentedField(Dynamics):
-    """Carries the state with `n_extra` numbers beside it, and hands on the state alone (Dupont, Doucet and Teh 2019, equation 3).
+    """Carries the state with `n_extra` numbers beside it, and hands on the state alone (Dupont, Doucet and Teh 2019).
 
     Paths of a field that does not see `t` cannot cross. In a wider space they pass each other, and their shadows in the narrow one cross:
     the map from state to state is no longer bound to be invertible, and an easier field does it. What was gathered beside the state
@@ -63,5 +63,6 @@ class AugmentedField(Dynamics):
         return torch.cat([z0_BD, start_BX.to(z0_BD.dtype)], -1)
 
     def _hand_on(self, z: Tensor) -> Tensor:
-        self.nfe = self.dynamics.nfe
+        within = self.dynamics
+        self.nfe, self.penalty, self.divergence = within.nfe, within.penalty, within.divergence
         return z[..., : -self.n_extra]

@@ -13,7 +13,7 @@ KINDS = ("resnet", "gru", "coupling")
 
 
 class NeuralFlow(Dynamics):
-    """Carries the state by `F(t, z0)`, with `F(0, z0) = z0` and `F(t, .)` invertible for every `t` (Biloš et al. 2021, section 3).
+    """Carries the state by `F(t, z0)`, with `F(0, z0) = z0` and `F(t, .)` invertible for every `t` (Biloš et al. 2021).
 
     So paths never cross, as those of `dz/dt = f(t, z)` never do, and a query costs a few products of matrices wherever it lies. Time
     counts from where the state was given; since `f` sees it, going on from a state on the way is not the path that went there at once.

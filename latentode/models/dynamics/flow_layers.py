@@ -51,7 +51,7 @@ class FlowLayer(nn.Module, ABC):
 
 
 class ResidualLayer(FlowLayer):
-    """Adds `phi(t) g(t, z)`, with `g` contractive in `z` (section 3.1; the residual flow of Chen et al. 2019).
+    """Adds `phi(t) g(t, z)`, with `g` contractive in `z` (the residual flow of Chen et al. 2019).
 
     `|phi| <= 1` and `Lip(g) < 1`: the sum is invertible, and its inverse is the fixed point of `z -> result - phi(t) g(t, z)`.
     """
@@ -81,7 +81,7 @@ class ResidualLayer(FlowLayer):
 
 
 class GRULayer(FlowLayer):
-    """Moves the state towards a candidate as far as a gate lets it: `z + phi(t) u (c - z)` (equation 8, the flow of a GRU).
+    """Moves the state towards a candidate as far as a gate lets it: `z + phi(t) u (c - z)` (the flow of a GRU, theorem 1).
 
     `u = 2/5 sigmoid(f_u(t, z))`, `r = 4/5 sigmoid(f_r(t, z))`, `c = tanh(f_c(t, r z))`, with `f` contractive in the state: by theorem 1 the
     sum is then invertible for states in [-1, 1], and from these it does not lead out of it after time 0. A state of an encoder lies
@@ -116,7 +116,7 @@ class GRULayer(FlowLayer):
 class CouplingLayer(FlowLayer):
     """Stretches and moves one part of the state by what the other part says: `z_1 exp(s(t, z_2) phi_s(t)) + v(t, z_2) phi_v(t)`.
 
-    Equation 7; Dinh et al. 2017. The other part stays, so that the inverse is a formula. `s` is between -1 and 1: far states stay finite.
+    As in Dinh et al. (2017). The other part stays, so that the inverse is a formula. `s` is between -1 and 1: far states stay finite.
 
     Args:
         size: of the state, at least 2.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latentode.models.dynamics.path_cost import PathCost, check_weight, size_of_state
 from latentode.models.dynamics.tolerance import check_loosen, looseness
 from latentode.models.interfaces import Dynamics
-from latentode.ode import FixedStep, PIDController, Solution, solve
+from latentode.ode import FixedStep, PIDController, Solution, rademacher_like, solve
 
 
 class SolvedField(Dynamics):
@@ -25,6 +27,8 @@ class SolvedField(Dynamics):
         max_steps: steps per sample after which a solve is given up with an error.
         step_size: length of every step, in horizons, whatever the error; queries inside a step are read from its interpolant.
             None: adaptive steps.
+        kinetic_energy, jacobian_norm: weights of what a path costs in training, see `PathCost`: integrated up to the last query of each
+            sample and added to the loss. Fields that need fewer steps are learned, and what they give may be less exact.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class SolvedField(Dynamics):
         loosen: float = 10.0,
         max_steps: int = 2_000,
         step_size: float | None = None,
+        kinetic_energy: float = 0.0,
+        jacobian_norm: float = 0.0,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -46,6 +52,8 @@ class SolvedField(Dynamics):
         self.loosen = check_loosen(loosen)
         self.max_steps = max_steps
         self.step_size = step_size
+        self.kinetic_energy = check_weight("kinetic_energy", kinetic_energy)
+        self.jacobian_norm = check_weight("jacobian_norm", jacobian_norm)
         self._looseness = 1.0
 
     def make_layers(self, latent_size: int, context_size: int, n_slopes: int) -> None:
@@ -71,20 +79,22 @@ class SolvedField(Dynamics):
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`."""
-        return self._solve(z0_BD, t0_B, t_BQ, context_BE).ys
+        return _state(self._solve(z0_BD, t0_B, t_BQ, context_BE).ys)
 
     def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
         """Solve every sample up to its last query, and read its queries off the interpolants: no query costs more than that."""
         last_B = torch.zeros_like(z0_BD[:, 0], dtype=t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
         solution = self._solve(z0_BD, torch.zeros_like(last_B), last_B[:, None], context_BE, dense=True)
-        return solution.at(sample_T, t_T)
+        return _state(solution.at(sample_T, t_T))
 
     def _solve(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor, *, dense: bool = False) -> Solution:
+        cost = self._cost(z0_BD) if self.training and self.kinetic_energy + self.jacobian_norm > 0 else None
         factor = self._looseness if self.training else 1.0
-        adaptive = PIDController(rtol=factor * self.rtol, atol=factor * self.atol)
+        norm = None if cost is None else size_of_state
+        adaptive = PIDController(rtol=factor * self.rtol, atol=factor * self.atol, norm=norm)
         solution = solve(
-            self.field,
-            z0_BD,
+            self.field if cost is None else cost,
+            z0_BD if cost is None else (z0_BD, z0_BD.new_zeros(len(z0_BD), 1)),
             t_BQ,
             t0=t0_B,
             args=(self.from_context(context_BE),),
@@ -94,4 +104,15 @@ class SolvedField(Dynamics):
             dense=dense,
         )
         self.nfe = solution.stats["nfe"].detach()
+        # Backward in time the integral runs below 0.
+        self.penalty = None if cost is None else solution.ys[1][:, -1, 0].abs()
         return solution
+
+    def _cost(self, z0_BD: Tensor) -> PathCost:
+        weights = {"kinetic_energy": self.kinetic_energy, "jacobian_norm": self.jacobian_norm}
+        return PathCost(self.field, **weights, signs=rademacher_like(z0_BD))
+
+
+def _state(read: Any) -> Tensor:
+    """Give the state of what a solution holds: that alone, or with what the path has cost."""
+    return read[0] if isinstance(read, tuple) else read

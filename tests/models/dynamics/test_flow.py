@@ -113,7 +113,7 @@ def test_a_residual_layer_is_its_formula():
     assert torch.allclose(layer(t, z, drive), expected, rtol=1e-12)
 
 
-def test_a_gru_layer_is_equation_8_where_the_paper_has_its_states():
+def test_a_gru_layer_is_its_formula_where_the_paper_has_its_states():
     (layer,) = make("gru", n_layers=1).layers
     generator = torch.Generator().manual_seed(3)
     h = torch.rand(5, generator=generator).double() * 2 - 1
