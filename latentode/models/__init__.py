@@ -10,7 +10,7 @@ from .baselines import (
     Ridge,
     Seasonal,
 )
-from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
+from .decoders import FlowDecoder, GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from .dynamics import ConstantState, LinearField, MLPField
 from .encoders import AttentionEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
@@ -29,6 +29,7 @@ __all__ = [
     "Dynamics",
     "Encoder",
     "ExponentialSmoothing",
+    "FlowDecoder",
     "ForecastModel",
     "Frame",
     "GaussianDecoder",

@@ -309,7 +309,7 @@ class LatentODE(CalibratedModel):
             return weighted_mean(score, weight, batch.target_observed)
         posterior = path.encode(batch)
         residual = path.decode(posterior.rsample(), posterior, batch, frame)
-        density = residual.log_prob(target) * weight
+        density = path.decoder.log_likelihood(residual, target) * weight
         log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
         bound = elbo(log_likelihood, kl, self.kl_weight)

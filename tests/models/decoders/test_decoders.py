@@ -16,6 +16,7 @@ from latentode.data.tables import read_table
 from latentode.errors import InputError
 from latentode.metrics import METRICS, cumulative, quantile
 from latentode.models import (
+    FlowDecoder,
     Frame,
     GaussianDecoder,
     LatentODE,
@@ -30,6 +31,7 @@ from tests.data.tables import make_frame
 from tests.models.conftest import perturb, prepare
 
 DECODERS = {
+    "flow": FlowDecoder,
     "gaussian": GaussianDecoder,
     "student t": StudentTDecoder,
     "mixture": MixtureDecoder,
