@@ -23,7 +23,8 @@ from latentode.metrics.quantiles import quantile
 from latentode.models.fitted import READ_AT_ONCE, FittedModel
 from latentode.models.units import Mapped, in_user_units
 
-# Targets per forward pass, which bounds the memory of long lists of times; on a CPU, what stays in its caches takes a third less time.
+# Targets, and values of histories, per forward pass, which bounds the memory of long lists of times; on a CPU, what stays in its caches
+# takes a third less time.
 MAX_QUERIES, MAX_QUERIES_CPU = 2**18, 2**15
 
 
@@ -292,7 +293,7 @@ def _answers(
     order = np.argsort(queries.series, kind="stable")
     asked, n_asked = np.unique(queries.series, return_counts=True)
     most = MAX_QUERIES_CPU if torch.device(device).type == "cpu" else MAX_QUERIES
-    for part in chunks(n_asked, n_channels, most):
+    for part in chunks(n_asked * n_channels, reader.count_tokens(windows.take(asked)), most):
         here = order[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
         row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
         known = None if queries.known is None else queries.known[here]
@@ -302,11 +303,11 @@ def _answers(
         yield _Answer(distribution, here, row, column, n_channels)
 
 
-def chunks(n_asked: np.ndarray, n_channels: int, most: int) -> list[slice]:
-    """Cut the series into runs of at most `READ_AT_ONCE`, fewer where each is asked for many times: `most` targets in all."""
-    widest = int(n_asked.max(initial=1)) * max(n_channels, 1)
+def chunks(n_targets: np.ndarray, n_tokens: np.ndarray, most: int) -> list[slice]:
+    """Cut the series into runs of at most `READ_AT_ONCE`, fewer where they ask for many targets or read many values: `most` in all."""
+    widest = max(int(n_targets.max(initial=1)), int(n_tokens.max(initial=1)))
     size = max(min(READ_AT_ONCE, most // widest), 1)
-    return [slice(start, min(start + size, len(n_asked))) for start in range(0, len(n_asked), size)]
+    return [slice(start, min(start + size, len(n_targets))) for start in range(0, len(n_targets), size)]
 
 
 def _check_finite(table: Table, queries: Queries, *figures: np.ndarray) -> None:

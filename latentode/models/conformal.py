@@ -187,6 +187,18 @@ class CalibratedModel(ForecastModel):
             buffer.copy_(state[name])
 
 
+class UntrainedModel(CalibratedModel):
+    """A model that gradients do not train: it is fitted in `prepare` and `choose`, without chance."""
+
+    is_trained = False
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Give the mean squared error over the targets; nothing here is learned from it."""
+        with torch.no_grad():
+            error = self.raw(batch).mean - batch.target_value
+        return error[batch.target_observed].square().mean()
+
+
 Residuals = tuple[Tensor, Tensor, Tensor]
 
 

@@ -97,9 +97,15 @@ class Dynamics(Part):
     Attributes:
         nfe: evaluations of the field that the last call cost each sample, `(B,)` or 0-d, detached and on the device, so that nobody waits
             for it; None where nothing is solved.
+        penalty: what the last call in training adds to the loss, per sample `(B,)`, with gradient: the loss takes its mean. None where
+            nothing is added.
+        divergence: of a stochastic equation, the divergence of the last path's law from the prior's, nats per sample `(B,)`, with gradient.
+            None where the path is certain once its start is.
     """
 
     nfe: Tensor | None = None
+    penalty: Tensor | None = None
+    divergence: Tensor | None = None
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
@@ -196,6 +202,32 @@ class Decoder(Part):
     def log_likelihood(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
         """Give the log-density of all targets together as a sum over them, element-wise `(B, M)`: each one's own, where none are joined."""
         return forecast.log_prob(target_BM)
+
+
+class Path(nn.Module, ABC):
+    """One way from a history to the residual of a forecast: what a `ResidualModel` has one or more of."""
+
+    @abstractmethod
+    def setup(self, schema: Schema) -> None:
+        """Make the parameters; the untrained mean is 0."""
+
+    def watch(self, training: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass training windows on, before training, and take from them what is not learned by gradients."""
+        yield from training
+
+    @abstractmethod
+    def forward(self, batch: Batch, frame: Frame) -> Distribution:
+        """Forecast the residual of every target: a distribution with batch shape `(B, M)`."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
+        """Give the scalar that training lowers.
+
+        Args:
+            batch: of training windows, their seasons taken out.
+            frame: of the targets.
+            weight_BM: how much each target counts, 1 on average over the observed ones.
+        """
 
 
 class ForecastModel(Part):
