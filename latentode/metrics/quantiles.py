@@ -49,7 +49,8 @@ def normal_score(forecast: Distribution, value: Tensor) -> Tensor:
     r"""Give :math:`\Phi^{-1}(F(\mathrm{value}))`, the probability as deviations of a standard normal, float64, at most `MAX_SCORE` from 0.
 
     It tells values apart far out, where the probability itself is 0 or 1 in floating point: each tail is taken as such. Exact for a
-    normal and for what has a method `normal_score`; of a distribution that knows only `cdf`, the upper tail is told to the rounding of that.
+    normal and for what has a method `normal_score`; of a distribution that knows only `cdf`, the upper tail is told to the rounding of
+    that.
     """
     own = getattr(forecast, "normal_score", None)
     if own is not None:

@@ -28,6 +28,12 @@ def linear_field(size=3, seed=1):
     return layer
 
 
+def cost(block):
+    assert block.nfe is not None
+    assert block.nfe.dtype == torch.int64
+    return block.nfe.tolist()
+
+
 def small_net(n_in=3, n_hidden=8, seed=2, dtype=DOUBLE):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(n_in, n_hidden), nn.Tanh(), nn.Linear(n_hidden, n_in)).to(dtype)
@@ -59,7 +65,7 @@ def test_every_gradient_route_agrees_with_the_direct_one_on_a_network(adjoint):
         field = small_net(4)
         block = ODEBlock(field, n_extra=1, controller=tolerance(1e-9), method="dopri5", adjoint=route)
         block(draw(6, 3)).square().sum().backward()
-        return torch.cat([p.grad.flatten() for p in field.parameters()])
+        return torch.cat([p.grad.flatten() for p in field.parameters() if p.grad is not None])
 
     assert torch.allclose(gradients(adjoint), gradients("direct"), rtol=1e-5, atol=1e-7)
 
@@ -85,7 +91,7 @@ def test_euler_steps_of_1_over_n_are_the_residual_network_itself():
     block = ODEBlock(field, method="euler", controller=FixedStep(1 / 8))
     assert torch.allclose(block(x), y, rtol=1e-12, atol=1e-12)
     # One slope more, at the end, is that of the last step's interpolant.
-    assert block.nfe.tolist() == [9] * 4
+    assert cost(block) == [9] * 4
 
 
 def test_a_field_may_read_time():
@@ -119,12 +125,11 @@ def test_a_block_back_undoes_a_block_forth():
 def test_each_row_takes_the_evaluations_that_it_takes_alone():
     x = torch.tensor([[0.01], [1.0], [8.0]], dtype=DOUBLE)
     block = ODEBlock(lambda y: -(y**3), controller=tolerance(1e-8))
-    together, nfe = block(x), block.nfe.tolist()
-    alone = [(block(row[None]), int(block.nfe)) for row in x]
+    together, nfe = block(x), cost(block)
+    alone = [(block(row[None]), *cost(block)) for row in x]
     assert [n for _, n in alone] == nfe
     assert nfe == sorted(nfe)
     assert torch.equal(together, torch.cat([y for y, _ in alone]))
-    assert block.nfe.dtype == torch.int64
 
 
 # --- ODEBlock: augmented ---
@@ -205,8 +210,8 @@ def test_saving_loading_and_copying_keep_what_it_says():
     whole = torch.load(held, weights_only=False)
     for other in (again, copy.deepcopy(model), whole):
         assert torch.equal(other(x), said)
-    copied = copy.deepcopy(model)
-    copied[1].field[0].weight.data.zero_()
+    for p in copy.deepcopy(model).parameters():
+        p.data.zero_()
     assert torch.equal(model(x), said)
 
 
@@ -215,7 +220,7 @@ def test_training_and_evaluation_reach_the_field():
     x = torch.randn(4, 3)
     assert not torch.equal(block.train()(x), block(x))
     assert torch.equal(block.eval()(x), block(x))
-    assert not block.field[1].training
+    assert not any(part.training for part in block.modules())
 
 
 def test_dtype_and_device_are_the_inputs():
@@ -240,7 +245,7 @@ def test_settings_that_make_no_block_are_refused(settings, message):
 
 def test_wrong_fields_inputs_and_routes_are_refused():
     with pytest.raises(InputError, match="field is int"):
-        ODEBlock(3)
+        ODEBlock(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no axis 1"):
         ODEBlock(torch.tanh, n_extra=1)(torch.zeros(4))
     with pytest.raises(InputError, match="did you mean 'direct'"):
@@ -336,4 +341,4 @@ def test_what_has_no_equilibrium_says_so():
     with pytest.raises(InputError, match="did you mean 'field'"):
         EquilibriumBlock(lambda z, x: z, kind="feild")
     with pytest.raises(InputError, match="field is NoneType"):
-        EquilibriumBlock(None)
+        EquilibriumBlock(None)  # type: ignore[arg-type]

@@ -4,20 +4,20 @@ A value is :math:`x = \mu + \sigma (T(u) - m) / d`, where :math:`u` is standard 
 
 .. math:: \frac{dy}{ds} = f(y, s) = \frac{v_k}{w_k} \sqrt{1 + r^2}, \quad r = w_k (y - c_k), \quad k = \lceil s \rceil, \quad y(0) = u,
 
-and :math:`m, d` are mean and deviation of :math:`T(u)`, so that :math:`\mu, \sigma` are those of :math:`x`. The field is a bend at :math:`c_k`,
-of slope :math:`-v_k` before and :math:`v_k` behind it, another one in each unit of :math:`s`. So the equation has a closed form: with
-:math:`\operatorname{asinh} r` growing by :math:`v_k`, each unit takes :math:`r` to
+and :math:`m, d` are mean and deviation of :math:`T(u)`, so that :math:`\mu, \sigma` are those of :math:`x`. The field is a bend at
+:math:`c_k`, of slope :math:`-v_k` before and :math:`v_k` behind it, another one in each unit of :math:`s`. So the equation has a closed
+form: :math:`\operatorname{asinh} r` grows by :math:`v_k`, and each unit takes :math:`r` to
 
 .. math:: \sinh(\operatorname{asinh} r + v_k) = r \cosh v_k + \sqrt{1 + r^2} \sinh v_k,
 
-the sinh-arcsinh transformation of Jones and Pewsey (2009, equation 2), whose inverse has :math:`-v_k`. Nothing is solved by steps, and forth
-and back are each other's inverse to rounding. The log-density follows the instantaneous change of variables,
+the sinh-arcsinh transformation of Jones and Pewsey (2009, equation 2), whose inverse has :math:`-v_k`. Nothing is solved by steps, and
+forth and back are each other's inverse to rounding. The log-density follows the instantaneous change of variables,
 :math:`d \log p / ds = -\partial f / \partial y` (Chen, Rubanova, Bettencourt and Duvenaud 2018, equation 8; Grathwohl et al. 2019), whose
 integral over a unit is :math:`\log \sqrt{1 + r^2}` before less behind: the trace is exact.
 
 Values that stand in one row (of one series, at one time) are joined by their normal scores, :math:`(u_1, \dots, u_n) \sim N(0, R)` with
-:math:`R_{ij} = \rho_i \cdot \rho_j` for :math:`i \ne j`. As one flow of :math:`n` numbers this has the Gaussian base :math:`N(0, R)` and a field
-whose Jacobian is diagonal; the marginals are exactly the flows above, and leaving values out of a row leaves the others' joint
+:math:`R_{ij} = \rho_i \cdot \rho_j` for :math:`i \ne j`. As one flow of :math:`n` numbers this has the Gaussian base :math:`N(0, R)` and
+a field whose Jacobian is diagonal; the marginals are exactly the flows above, and leaving values out of a row leaves the others' joint
 distribution as it was (a Gaussian copula: Nelsen 2006, section 2.3). So rows of any channels belong to one law.
 
 Legend: `K` units, `R` factors.
@@ -144,7 +144,7 @@ class Rows:
 class ScalarFlow(Distribution):
     """A normal carried by scalar flows, of a given mean and deviation.
 
-    Its mean and deviation are those of `N_NODES` nodes of Gauss and Hermite: exact for polynomials, within a few 1e-3 deviations for the sharpest bends.
+    Its mean and deviation are those of `N_NODES` nodes of Gauss and Hermite: within a few 1e-3 deviations for sharp bends.
 
     Args:
         loc: the mean, of the batch shape.
