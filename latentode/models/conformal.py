@@ -362,9 +362,13 @@ class Calibrated(Distribution):
         return at_score(self.base, self._map(*torch.broadcast_tensors(score, self._cell)))
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        """Draw values `(*sample_shape, B, M)`."""
+        """Draw values `(*sample_shape, B, M)`; what the raw forecast joins stays joined, since the map is monotone."""
         shape = torch.Size(sample_shape) + self._cell.shape
-        score = torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device)
+        joined = getattr(self.base, "draw_scores", None)
+        if joined is None:
+            score = torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device)
+        else:
+            score = joined(torch.Size(sample_shape)).to(self._knots.dtype)
         return at_score(self.base, self._map(score, self._cell.expand(shape)))
 
     def crps(self, value: Tensor) -> Tensor:

@@ -203,7 +203,11 @@ class Decoder(Part):
 
     def shape_score(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
         """Give a proper score of the whole distribution, element-wise `(B, M)`: the negative log-likelihood."""
-        return -forecast.log_prob(target_BM)
+        return -self.log_likelihood(forecast, target_BM)
+
+    def log_likelihood(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
+        """Give the log-density of all targets together as a sum over them, element-wise `(B, M)`: each one's own, where none are joined."""
+        return forecast.log_prob(target_BM)
 
 
 class Path(nn.Module, ABC):
