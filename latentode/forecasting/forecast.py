@@ -49,6 +49,7 @@ class Forecast:
         history: what was read.
         draw: gives draws `(P, K, n)` from a number and a seed, by asking the model again.
         notes: what was assumed or is unusual, one sentence each.
+        is_smoothed: which queries lie at or before the origin, so that they were answered from both sides, bool `(P,)`; None: none does.
     """
 
     schema: Schema
@@ -62,6 +63,7 @@ class Forecast:
     history: Table
     draw: Callable[[int, int], np.ndarray]
     notes: tuple[str, ...] = field(default=())
+    is_smoothed: np.ndarray | None = None
 
     def __repr__(self) -> str:
         n_series = len(np.unique(self.series))
@@ -72,20 +74,26 @@ class Forecast:
 
         Args:
             layout: "long": one row per query and channel, columns `series_id, time, channel, mean, std, q0.025, ...`; "wide": one row
-                per query, columns `<channel>_mean, <channel>_std, <channel>_q0.025, ...`.
+                per query, columns `<channel>_mean, <channel>_std, <channel>_q0.025, ...`. Where a query lies at or before the origin, a
+                column `kind`, "forecast" or "smoothed", stands before the figures.
         """
         if layout not in ("long", "wide"):
             raise InputError(f"layout is '{layout}'; choose long or wide.")
         keys = {"series_id": self.history.series_ids[self.series], "time": format_times(self.time, self.schema)}
+        kind = {}
+        if self.is_smoothed is not None and self.is_smoothed.any():
+            kind = {"kind": np.where(self.is_smoothed, "smoothed", "forecast").astype(object)}
         names = ["mean", "std", *(f"q{level:g}" for level in self.levels)]
         figures = np.concatenate([self.mean[..., None], self.std[..., None], self.quantiles], axis=-1)
         if layout == "wide":
             columns = [f"{channel}_{name}" for channel in self.channels for name in names]
             wide = pd.DataFrame(figures.reshape(len(self.time), len(columns)), columns=columns)
-            return pd.concat([pd.DataFrame(keys), wide], axis=1)
+            return pd.concat([pd.DataFrame(keys | kind), wide], axis=1)
         n_channels = len(self.channels)
         frame = pd.DataFrame({name: np.repeat(value, n_channels) for name, value in keys.items()})
         frame["channel"] = np.tile(np.asarray(self.channels, dtype=object), len(self.time))
+        for name, value in kind.items():
+            frame[name] = np.repeat(value, n_channels)
         return pd.concat([frame, pd.DataFrame(figures.reshape(-1, len(names)), columns=names)], axis=1)
 
     def sample(self, n_samples: int, *, seed: int = 0) -> pd.DataFrame:

@@ -68,12 +68,13 @@ class Calibration(nn.Module):
     source: Tensor
     nodes: Tensor
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, n_bins: int = N_LEADS) -> None:
         super().__init__()
-        self.register_buffer("width", torch.ones(n_channels, N_LEADS))
-        self.register_buffer("knots", torch.zeros(0, N_LEADS, len(LEVELS) + 2, dtype=torch.float64))
-        self.register_buffer("n_residuals", torch.zeros(n_channels, N_LEADS, dtype=torch.int64))
-        self.register_buffer("source", torch.full((n_channels, N_LEADS), NONE))
+        self.n_bins = n_bins
+        self.register_buffer("width", torch.ones(n_channels, n_bins))
+        self.register_buffer("knots", torch.zeros(0, n_bins, len(LEVELS) + 2, dtype=torch.float64))
+        self.register_buffer("n_residuals", torch.zeros(n_channels, n_bins, dtype=torch.int64))
+        self.register_buffer("source", torch.full((n_channels, n_bins), NONE))
         self.register_buffer("nodes", _nodes(), persistent=False)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
@@ -90,7 +91,7 @@ class Calibration(nn.Module):
     def fit_width(self, ratio: Tensor, channel: Tensor, lead: Tensor) -> None:
         """Set the widths by errors in units of the raw forecast's deviation, see `choose_width`; no error leaves them as they are."""
         if len(ratio):
-            self.width.copy_(choose_width(ratio, channel, lead, len(self.width)))
+            self.width.copy_(choose_width(ratio, channel, lead, len(self.width), self.n_bins))
 
     def fit(self, score: Tensor, channel: Tensor, lead: Tensor) -> None:
         """Fit the maps.
@@ -99,15 +100,15 @@ class Calibration(nn.Module):
             score: normal scores of held-out values in their raw forecasts, float64 `(P,)`.
             channel, lead: of each, int64 `(P,)`; `lead` is the bin.
         """
-        n_channels = len(self.width)
-        cell = channel * N_LEADS + lead
-        count = torch.bincount(cell, minlength=n_channels * N_LEADS).view(n_channels, N_LEADS)
+        n_channels, n_bins = self.width.shape
+        cell = channel * n_bins + lead
+        count = torch.bincount(cell, minlength=n_channels * n_bins).view(n_channels, n_bins)
         self.n_residuals.copy_(count)
         self.source.copy_(choose_source(count))
         if len(score) < MIN_RESIDUALS:
             self.register_buffer("knots", self.knots[:0])
             return
-        own = choose_knots(score, cell, count.view(-1)).view(n_channels, N_LEADS, -1)
+        own = choose_knots(score, cell, count.view(-1)).view(n_channels, n_bins, -1)
         of_channel = choose_knots(score, channel, count.sum(1))[:, None]
         of_all = choose_knots(score, torch.zeros_like(cell), count.sum()[None])
         source = self.source[..., None]
@@ -117,10 +118,13 @@ class Calibration(nn.Module):
 
     def forward(self, raw: Distribution, batch: Batch) -> Distribution:
         """Give the forecast `(B, M)` with its quantiles mapped; the raw one itself while there is no map."""
+        return self.mapped(raw, batch.target_channel, lead_bin(batch))
+
+    def mapped(self, raw: Distribution, channel: Tensor, bin_: Tensor) -> Distribution:
+        """Give forecasts of these channels and bins, int64 of the raw one's batch shape, with their quantiles mapped."""
         if len(self.knots) == 0:
             return raw
-        cell = batch.target_channel * N_LEADS + lead_bin(batch)
-        return Calibrated(raw, self.nodes, self.knots.flatten(0, 1), cell)
+        return Calibrated(raw, self.nodes, self.knots.flatten(0, 1), channel * self.n_bins + bin_)
 
     def describe(self) -> dict[str, int]:
         """Say from how many held-out residuals the maps are, and how many cells took whose, as plain values.
@@ -270,7 +274,7 @@ def _nodes() -> Tensor:
     return torch.cat([-outer, ndtri(torch.tensor(LEVELS, dtype=torch.float64)), outer])
 
 
-def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int) -> Tensor:
+def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int, n_bins: int = N_LEADS) -> Tensor:
     """Give the factor `(C, L)` on the deviation under which the errors have unit variance: the Gaussian likelihood's own choice.
 
     A bin with few errors leans on its channel, a channel with few on all of them.
@@ -278,12 +282,12 @@ def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int) 
     Args:
         ratio: errors in units of the forecast's deviation, `(P,)`, float64.
         channel, lead: of each error, int64 `(P,)`.
-        n_channels: `C`.
+        n_channels, n_bins: `C` and `L`.
     """
-    place = channel * N_LEADS + lead
-    empty = ratio.new_zeros(n_channels * N_LEADS)
-    total = empty.index_add(0, place, ratio.square()).view(n_channels, N_LEADS)
-    count = empty.index_add(0, place, torch.ones_like(ratio)).view(n_channels, N_LEADS)
+    place = channel * n_bins + lead
+    empty = ratio.new_zeros(n_channels * n_bins)
+    total = empty.index_add(0, place, ratio.square()).view(n_channels, n_bins)
+    count = empty.index_add(0, place, torch.ones_like(ratio)).view(n_channels, n_bins)
     # A channel without any error never moved: it says nothing of the others.
     has_error = total.sum(1) > 0
     overall = total.sum() / count[has_error].sum().clamp(min=1)

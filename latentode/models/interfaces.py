@@ -22,6 +22,7 @@ from torch.distributions import Distribution, Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
+from latentode.errors import InputError
 from latentode.models.distributions import about
 from latentode.models.objectives import beta_square
 
@@ -246,6 +247,17 @@ class ForecastModel(Part):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
+
+    def smooth(self, batch: Batch) -> Distribution:
+        """Give every target of a batch whose queries lie among its tokens, `(B, M)`, from the values on either side.
+
+        Raises:
+            InputError: the model cannot, or validation did not tell it how.
+        """
+        raise InputError(
+            f"{type(self).__name__} forecasts only: it cannot say what lies inside a history; ask for times after the origin, or fit a "
+            "model that adds to a base, such as latent_ode."
+        )
 
     def error_unit(self) -> Tensor | None:
         """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.
