@@ -119,8 +119,12 @@ def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
     """Show the last part of a long history: three times as much past as future, so that the forecast can be seen."""
     if len(forecast) == 0 or len(history) == 0:
         return
-    origin, end = history["time"].iloc[-1], forecast["time"].iloc[-1]
+    origin = history["time"].iloc[-1]
+    begin, end = forecast["time"].iloc[0], max(forecast["time"].iloc[-1], origin)
     first = max(history["time"].iloc[0], origin - 3 * (end - origin))
+    if begin <= origin:
+        # What lies inside the history is shown, with as much around it as there is after the origin.
+        first = max(history["time"].iloc[0], begin - (end - origin))
     margin = 0.03 * (end - first)
     axis.set_xlim(first - margin, end + margin)
     shown = [history.loc[history["time"] >= first, "value"], truth.get("value", pd.Series(dtype=float))]

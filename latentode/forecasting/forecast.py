@@ -47,9 +47,10 @@ class Forecast:
         levels: of the quantiles, `L` of them, ascending.
         quantiles: `(P, K, L)`.
         history: what was read.
-        draw: gives draws `(P, K, n)` from a number and a seed, by asking the model again.
+        draw: gives draws `(P, K, n)` from a number, a seed and whether they are joint, by asking the model again.
         notes: what was assumed or is unusual, one sentence each.
         is_smoothed: which queries lie at or before the origin, so that they were answered from both sides, bool `(P,)`; None: none does.
+        has_trajectories: whether the model knows how what it says of a series hangs together over times and channels.
     """
 
     schema: Schema
@@ -61,9 +62,10 @@ class Forecast:
     levels: tuple[float, ...]
     quantiles: np.ndarray
     history: Table
-    draw: Callable[[int, int], np.ndarray]
+    draw: Callable[[int, int, bool], np.ndarray]
     notes: tuple[str, ...] = field(default=())
     is_smoothed: np.ndarray | None = None
+    has_trajectories: bool = False
 
     def __repr__(self) -> str:
         n_series = len(np.unique(self.series))
@@ -96,18 +98,32 @@ class Forecast:
             frame[name] = np.repeat(value, n_channels)
         return pd.concat([frame, pd.DataFrame(figures.reshape(-1, len(names)), columns=names)], axis=1)
 
-    def sample(self, n_samples: int, *, seed: int = 0) -> pd.DataFrame:
-        """Draw from the predictive distribution of each query and channel, independently.
+    def sample(self, n_samples: int, *, seed: int = 0, joint: bool | None = None) -> pd.DataFrame:
+        """Draw whole trajectories: the values of one draw belong together, over the times and the channels of a series.
+
+        Each value for itself is drawn from the distribution that the table states; forecasts and values inside the history are drawn
+        apart from each other.
+
+        Args:
+            n_samples: how many.
+            seed: the same gives the same draws.
+            joint: False draws every value for itself; None does so where validation held too few values to tell how those of one series
+                hang together (`has_trajectories`).
 
         Returns:
             One row per query, channel and draw: `series_id, time, channel, sample, value`.
 
         Raises:
-            InputError: `n_samples` is less than 1.
+            InputError: `n_samples` is less than 1, or trajectories are asked for and nobody knows them.
         """
         if n_samples < 1:
             raise InputError(f"n_samples is {n_samples}; give a whole number of at least 1.")
-        value = self.draw(n_samples, seed)
+        if joint and not self.has_trajectories:
+            raise InputError(
+                "validation held too few values to tell how forecasts of one series hang together; leave joint out, which draws every "
+                "value for itself, or hold out more and fit again."
+            )
+        value = self.draw(n_samples, seed, joint is not False)
         keys = self.to_frame()[["series_id", "time", "channel"]]
         frame = keys.loc[keys.index.repeat(n_samples)].reset_index(drop=True)
         frame["sample"] = np.tile(np.arange(n_samples), len(keys))

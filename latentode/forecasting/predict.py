@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from latentode.data.batch import Batch, WindowReader
 from latentode.data.schema import Schema, count, quote_names
 from latentode.data.tables import Queries, Table, read_queries, read_table
 from latentode.data.times import format_duration, format_times, parse_duration, parse_time_list, zone_note
-from latentode.data.windows import Windows, forecast_windows
+from latentode.data.windows import Windows, begin_history, forecast_windows
 from latentode.errors import DataError, InputError, SolveError
 from latentode.forecasting.forecast import QUANTILES, Forecast, check_levels
 from latentode.metrics.quantiles import quantile
@@ -150,6 +149,7 @@ def predict(
         asked.draw,
         tuple(notes),
         is_smoothed,
+        asked.has_trajectories,
     )
 
 
@@ -272,30 +272,74 @@ class Asked:
         _check_finite(self.table, self.queries, mean, std, quantiles)
         return mean, std, quantiles
 
-    def draw(self, n_samples: int, seed: int) -> np.ndarray:
-        """Draw from every answer, `(P, K, n_samples)` in the user's units."""
+    def draw(self, n_samples: int, seed: int, is_joint: bool) -> np.ndarray:
+        """Draw from every answer, `(P, K, n_samples)` in the user's units.
+
+        Args:
+            n_samples: draws of each.
+            seed: of the draws.
+            is_joint: whether a draw of all answers of a series is one trajectory, where the model knows how they hang together.
+        """
         shape = (len(self.queries.time), len(self.fitted.reader(self.table).target_channels), n_samples)
         draws = np.empty(shape)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for part in self._answers():
-                draws[part.here] = part.pick(part.distribution.sample((n_samples,)).movedim(0, -1))
+                copula = self.fitted.network.dependence(is_smoothed=part.is_smoothed) if is_joint else None
+                if copula is None:
+                    drawn = part.distribution.sample((n_samples,))
+                else:
+                    drawn = part.distribution.at_score(copula.draw(part.batch, n_samples))
+                draws[part.here] = part.pick(drawn.movedim(0, -1))
         return draws
 
+    @property
+    def has_trajectories(self) -> bool:
+        """Whether the model knows how its answers hang together."""
+        kinds = np.unique(self.is_smoothed).tolist()
+        return all(self.fitted.network.dependence(is_smoothed=kind) is not None for kind in kinds)
+
+    @torch.no_grad()
     def _answers(self) -> Iterator[_Answer]:
         """Ask the model part by part: what is forecast, then what is smoothed."""
         network = self.fitted.network.to(self.device).eval()
-        for is_kind, ask, n_read in ((~self.is_smoothed, network, None), (self.is_smoothed, network.smooth, self.table.values.size)):
-            which = np.flatnonzero(is_kind)
+        for is_smoothed in (False, True):
+            which = np.flatnonzero(self.is_smoothed == is_smoothed)
             if len(which):
-                yield from _answers(self, which, ask, self.fitted.reader(self.table, max_history=n_read))
+                reader, windows = self.fitted.reader(self.table), self.windows
+                if is_smoothed:
+                    # All of the history tells what lies inside it; `smooth` lets the network read as much of it as in the fit.
+                    reader = self.fitted.reader(self.table, max_history=self.table.values.size)
+                    windows = replace(windows, history_from=begin_history(windows.origin, None, self.table))
+                for batch, part in self._parts(which, windows, reader):
+                    said = network.smooth(batch) if is_smoothed else network(batch)
+                    distribution = in_user_units(said, batch.target_channel, self.fitted.scaler)
+                    yield _Answer(distribution, batch, is_smoothed, *part, len(reader.target_channels))
+
+    def _parts(
+        self, which: np.ndarray, windows: Windows, reader: WindowReader
+    ) -> Iterator[tuple[Batch, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+        """Give the queries `which` in batches, and of each batch `here`, `row` and `column` of `_Answer`."""
+        queries = self.queries
+        which = which[np.argsort(queries.series[which], kind="stable")]
+        series, n_asked = np.unique(queries.series[which], return_counts=True)
+        most = MAX_QUERIES_CPU if torch.device(self.device).type == "cpu" else MAX_QUERIES
+        n_tokens = reader.count_tokens(windows.take(series))
+        for part in chunks(n_asked * len(reader.target_channels), n_tokens, most):
+            here = which[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
+            row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
+            known = None if queries.known is None else queries.known[here]
+            batch, column = reader.read_queries(windows.take(series[part]), row, queries.time[here], known)
+            yield batch.to(self.device), (here, row, column)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """The forecasts of some queries: positions `here` in their list, found at `row` and `column` of the distribution `(B, Q K)`."""
+    """What is said of some queries: positions `here` in their list, found at `row` and `column` of the distribution `(B, Q K)`."""
 
     distribution: Mapped
+    batch: Batch
+    is_smoothed: bool
     here: np.ndarray
     row: np.ndarray
     column: np.ndarray
@@ -305,26 +349,6 @@ class _Answer:
         """Give a figure `(B, Q K, ...)` of the queries, `(P', K, ...)`."""
         shaped = figure.reshape(len(figure), -1, self.n_channels, *figure.shape[2:])
         return shaped.cpu().numpy()[self.row, self.column]
-
-
-@torch.no_grad()
-def _answers(
-    asked: Asked, which: np.ndarray, ask: Callable[[Batch], Distribution], reader: WindowReader
-) -> Iterator[_Answer]:
-    """Ask about the queries `which`, part by part."""
-    fitted, queries, windows, device = asked.fitted, asked.queries, asked.windows, asked.device
-    n_channels = len(reader.target_channels)
-    which = which[np.argsort(queries.series[which], kind="stable")]
-    series, n_asked = np.unique(queries.series[which], return_counts=True)
-    most = MAX_QUERIES_CPU if torch.device(device).type == "cpu" else MAX_QUERIES
-    for part in chunks(n_asked * n_channels, reader.count_tokens(windows.take(series)), most):
-        here = which[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
-        row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
-        known = None if queries.known is None else queries.known[here]
-        batch, column = reader.read_queries(windows.take(series[part]), row, queries.time[here], known)
-        batch = batch.to(device)
-        distribution = in_user_units(ask(batch), batch.target_channel, fitted.scaler)
-        yield _Answer(distribution, here, row, column, n_channels)
 
 
 def chunks(n_targets: np.ndarray, n_tokens: np.ndarray, most: int) -> list[slice]:

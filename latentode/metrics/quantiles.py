@@ -51,7 +51,10 @@ def normal_score(forecast: Distribution, value: Tensor) -> Tensor:
     It tells values apart far out, where the probability itself is 0 or 1 in floating point: each tail is taken as such. Exact for a
     normal; of a distribution that knows only `cdf`, the upper tail is told to the rounding of that.
     """
-    if isinstance(forecast, Normal):
+    own = getattr(forecast, "normal_score", None)
+    if own is not None:
+        score = own(value)
+    elif isinstance(forecast, Normal):
         score = (value.double() - forecast.loc.double()) / forecast.scale.double()
     else:
         below, above = _tails(forecast, value)
@@ -66,6 +69,9 @@ def at_score(forecast: Distribution, score: Tensor) -> Tensor:
         forecast: any distribution that `cumulative` takes.
         score: float64, of the forecast's batch shape, or with further axes before it.
     """
+    own = getattr(forecast, "at_score", None)
+    if own is not None:
+        return own(score)
     if isinstance(forecast, Normal):
         return (forecast.loc + forecast.scale * score).to(forecast.loc.dtype)
     if isinstance(forecast, StudentT):

@@ -35,6 +35,7 @@ from torch.special import ndtr, ndtri
 from latentode.data.batch import Batch
 from latentode.metrics.probabilistic import crps_from_quantiles
 from latentode.metrics.quantiles import at_score, normal_score
+from latentode.models.copula import Copula
 from latentode.models.interfaces import ForecastModel
 from latentode.models.lead import N_LEADS, lead_bin
 
@@ -76,6 +77,7 @@ class Calibration(nn.Module):
         self.register_buffer("n_residuals", torch.zeros(n_channels, n_bins, dtype=torch.int64))
         self.register_buffer("source", torch.full((n_channels, n_bins), NONE))
         self.register_buffer("nodes", _nodes(), persistent=False)
+        self.copula = Copula(n_channels)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Whether there is a map is known only from what is loaded.
@@ -93,13 +95,31 @@ class Calibration(nn.Module):
         if len(ratio):
             self.width.copy_(choose_width(ratio, channel, lead, len(self.width), self.n_bins))
 
-    def fit(self, score: Tensor, channel: Tensor, lead: Tensor) -> None:
-        """Fit the maps.
+    def fit(
+        self,
+        score: Tensor,
+        channel: Tensor,
+        lead: Tensor,
+        time: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> None:
+        """Fit the maps, and, where it is known which values belong together, how they hang together.
 
         Args:
             score: normal scores of held-out values in their raw forecasts, float64 `(P,)`.
             channel, lead: of each, int64 `(P,)`; `lead` is the bin.
+            time, window: of each, lead time and number of its window, `(P,)`.
         """
+        self._fit_maps(score, channel, lead)
+        if time is not None and window is not None:
+            self.copula.fit(self._calibrated_score(score, channel, lead), channel, time, window)
+
+    def _calibrated_score(self, score: Tensor, channel: Tensor, lead: Tensor) -> Tensor:
+        """Give normal scores in the calibrated forecasts from those in the raw ones."""
+        standard = Normal(torch.zeros_like(score), torch.ones_like(score), validate_args=False)
+        return normal_score(self.mapped(standard, channel, lead), score)
+
+    def _fit_maps(self, score: Tensor, channel: Tensor, lead: Tensor) -> None:
         n_channels, n_bins = self.width.shape
         cell = channel * n_bins + lead
         count = torch.bincount(cell, minlength=n_channels * n_bins).view(n_channels, n_bins)
@@ -171,7 +191,7 @@ class CalibratedModel(ForecastModel):
             return
         start = self._state()
         self.choose(batches)
-        chosen, residuals = self._state(), list[Residuals]()
+        chosen, residuals, n_windows = self._state(), list[Residuals](), 0
         for half, held in _crossed(batches):
             # From the same start every time: what was chosen on one half must not leak into the choice on the other.
             self._restore(start)
@@ -179,9 +199,15 @@ class CalibratedModel(ForecastModel):
                 self.choose(half)
             # A residual is told in the width by which it will be scaled: a factor that cancels where the map is the cell's own.
             self.calibration.width.copy_(chosen["calibration.width"])
-            residuals += _residuals(self, held)
+            residuals += _residuals(self, held, n_windows)
+            n_windows += sum(map(len, held))
         self._restore(chosen)
-        self.calibration.fit(*(torch.cat(column) for column in zip(*residuals, strict=True)))
+        score, channel, time, row, lead = (torch.cat(column) for column in zip(*residuals, strict=True))
+        self.calibration.fit(score, channel, lead, time, row)
+
+    def dependence(self, *, is_smoothed: bool = False) -> Copula | None:
+        """Give how the forecasts of one series hang together; None where validation did not tell it."""
+        return self.calibration.copula if self.calibration.copula.is_fitted and not is_smoothed else None
 
     def _state(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.named_buffers()}
@@ -191,17 +217,20 @@ class CalibratedModel(ForecastModel):
             buffer.copy_(state[name])
 
 
-Residuals = tuple[Tensor, Tensor, Tensor]
+Residuals = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _residuals(model: CalibratedModel, held: Sequence[Batch]) -> list[Residuals]:
-    """Give normal score, channel and bin of lead time of every known target."""
+def _residuals(model: CalibratedModel, held: Sequence[Batch], first: int) -> list[Residuals]:
+    """Give, of every known target, normal score, channel, lead time, window (counted from `first`) and bin of lead time."""
     found = []
     for batch in held:
         score = normal_score(model.raw(batch), batch.target_value)
         # One forecast that is not a number must not take the intervals of all others with it; scores and forecasts say that it is none.
         seen = batch.target_observed & score.isfinite()
-        found.append((score[seen], batch.target_channel[seen], lead_bin(batch)[seen]))
+        window = torch.arange(first, first + len(batch), device=seen.device)[:, None].expand_as(seen)
+        columns = (score, batch.target_channel, batch.lead_time(), window, lead_bin(batch))
+        found.append(tuple(column[seen] for column in columns))
+        first += len(batch)
     return found
 
 
@@ -342,7 +371,7 @@ class Calibrated(Distribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """Give the probability of a value at or below `value`."""
-        return ndtr(self._undo(normal_score(self.base, value))).to(self.base.mean.dtype)
+        return ndtr(self.normal_score(value)).to(self.base.mean.dtype)
 
     def icdf(self, value: Tensor) -> Tensor:
         """Give the quantile of one level, 0-d, or of levels that broadcast with the batch shape."""
@@ -356,8 +385,15 @@ class Calibrated(Distribution):
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draw values `(*sample_shape, B, M)`."""
         shape = torch.Size(sample_shape) + self._cell.shape
-        score = torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device)
-        return at_score(self.base, self._map(score, self._cell.expand(shape)))
+        return self.at_score(torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device))
+
+    def at_score(self, score: Tensor) -> Tensor:
+        """Give the quantiles of normal scores `(..., B, M)`, float64."""
+        return at_score(self.base, self._map(score, self._cell.expand(score.shape)))
+
+    def normal_score(self, value: Tensor) -> Tensor:
+        """Give the normal scores of values `(B, M)`, float64."""
+        return self._undo(normal_score(self.base, value))
 
     def crps(self, value: Tensor) -> Tensor:
         """Give the CRPS of the calibrated forecast: in closed form over a normal, else from its quantiles."""

@@ -14,7 +14,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -227,6 +227,14 @@ class Path(nn.Module, ABC):
         """
 
 
+class Dependence(Protocol):
+    """How normal scores of the targets of a window hang together."""
+
+    def draw(self, batch: Batch, n_samples: int) -> Tensor:
+        """Draw normal scores of every target, float64 `(S, B, M)`."""
+        ...
+
+
 class ForecastModel(Part):
     """A whole model: what `Forecaster`, the command line and the benchmarks train and ask.
 
@@ -258,6 +266,14 @@ class ForecastModel(Part):
             f"{type(self).__name__} forecasts only: it cannot say what lies inside a history; ask for times after the origin, or fit a "
             "model that adds to a base, such as latent_ode."
         )
+
+    def dependence(self, *, is_smoothed: bool = False) -> Dependence | None:
+        """Give how what is said of the targets of one series hangs together; None where nobody knows.
+
+        Args:
+            is_smoothed: of values inside a history, or of forecasts.
+        """
+        return None
 
     def error_unit(self) -> Tensor | None:
         """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.

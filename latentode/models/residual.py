@@ -20,6 +20,7 @@ from latentode.errors import InputError
 from latentode.models.baselines.linear import Moments, base_features, collect, least_squares, moments_of
 from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.copula import Copula
 from latentode.models.cross_fit import Base, CrossFitted, check_base
 from latentode.models.distributions import about, affine, pool
 from latentode.models.interfaces import Frame, Path
@@ -213,6 +214,11 @@ class ResidualModel(CalibratedModel):
                 "origin, or hold out more and fit again."
             )
         return self.smoother(batch, self.raw, self.season.adjust)
+
+    def dependence(self, *, is_smoothed: bool = False) -> Copula | None:
+        """Give how what is said of the targets of one series hangs together; None where validation did not tell it."""
+        found = (self.smoother if is_smoothed else self).calibration.copula
+        return found if found.is_fitted else None
 
     def remarks(self) -> list[str]:
         """Say in how many channels the companion forecasts in the network's place."""

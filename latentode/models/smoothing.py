@@ -15,7 +15,8 @@ Legend: `P` hidden values, `C` channels, `L` bins of gaps, `F` features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,13 @@ class Smoother(nn.Module):
         self.register_buffer("age", torch.zeros(1))
         self.calibration = Calibration(n_channels, N_BINS)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # A run of an older version has none of this, and cannot say what lies inside a history.
+        if prefix + "weight" not in state_dict:
+            for name, tensor in self.state_dict().items():
+                state_dict.setdefault(prefix + name, tensor)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @property
     def is_fitted(self) -> bool:
         """Whether validation had values to hide."""
@@ -103,30 +111,31 @@ class Smoother(nn.Module):
             adjust: takes seasons out of tokens and targets; gives the batch and what left the targets.
             validation: windows.
         """
-        hidden = [part for part in hide(validation) if bool(part.target_observed.any())]
+        hidden = [batch for half in split_in_halves(validation) for batch in half]
+        n_first = sum(map(len, split_in_halves(validation)[0]))
+        hidden = hide(hidden)
         if sum(int(part.target_observed.sum()) for part in hidden) < MIN_HIDDEN:
             return
         self.n_read.fill_(max(batch.token_time.shape[1] for batch in validation))
         self.age.fill_(max(float((-batch.token_time).max()) for batch in validation))
-        samples = [_Sample.of(self._between(batch, forecast, adjust), adjust(batch)[0]) for batch in hidden]
-        gap = torch.cat([sample.gap for sample in samples])
-        gap = gap[gap > 0]
+        first, samples = 0, []
+        for batch in hidden:
+            samples.append(_Sample.of(self._between(batch, forecast, adjust), adjust(batch)[0], first))
+            first += len(batch)
+        sample = _Sample.join(samples)
+        gap = sample.gap[sample.gap > 0]
         if len(gap):
             level = torch.arange(1, N_GAPS, dtype=gap.dtype, device=gap.device) / N_GAPS
-            self.edges.copy_(gap[:: max(len(gap) // 100_000, 1)].quantile(level))
-        sample = _Sample.join(samples).binned(self.edges)
-        is_second = sample.half(split_in_halves(hidden))
-        found = []
-        for held in (is_second, ~is_second):
-            weight = _least_squares(sample.take(~held), self.weight)
-            found.append((held, sample.take(held).left(weight)))
-        error = torch.zeros_like(sample.value)
-        for held, left in found:
-            error[held] = left
+            self.edges.copy_(gap.quantile(level))
+        sample = sample.binned(self.edges)
         self.weight.copy_(_least_squares(sample, self.weight))
+        error = torch.zeros_like(sample.value)
+        is_second = sample.window >= n_first
+        for held in (is_second, ~is_second):
+            error[held] = sample.take(held).left(_least_squares(sample.take(~held), self.weight))
         self.calibration.fit_width((error / sample.std).double(), sample.channel, sample.bin)
         raw = Normal(torch.zeros_like(error), self._width(sample.std, sample.channel, sample.bin), validate_args=False)
-        self.calibration.fit(normal_score(raw, error), sample.channel, sample.bin)
+        self.calibration.fit(normal_score(raw, error), sample.channel, sample.bin, sample.time, sample.window)
 
     def _width(self, std: Tensor, channel: Tensor, bin_: Tensor) -> Tensor:
         return (std * self.calibration.width[channel, bin_]).clamp(min=MIN_STD)
@@ -157,7 +166,7 @@ class Smoother(nn.Module):
 
 @dataclass(frozen=True)
 class _Sample:
-    """Hidden values, `P` of them, and what is known of each; `series` and `origin` are those of its window."""
+    """Hidden values, `P` of them, and what is known of each."""
 
     line: Tensor
     features: Tensor
@@ -166,36 +175,25 @@ class _Sample:
     gap: Tensor
     value: Tensor
     channel: Tensor
-    series: Tensor
-    origin: Tensor
+    time: Tensor
+    window: Tensor
 
     @classmethod
-    def of(cls, between: Between, batch: Batch) -> _Sample:
+    def of(cls, between: Between, batch: Batch, first: int) -> _Sample:
         seen = batch.target_observed
-        of_window = (x[:, None].expand_as(seen) for x in (batch.series, batch.origin))
+        window = torch.arange(first, first + len(batch), device=seen.device)[:, None].expand_as(seen)
         columns = (between.line, between.features, between.bin, between.std, between.gap, batch.target_value)
-        return cls(*(x[seen] for x in (*columns, batch.target_channel, *of_window)))
+        return cls(*(x[seen] for x in (*columns, batch.target_channel, batch.lead_time(), window)))
 
     @classmethod
     def join(cls, parts: Sequence[_Sample]) -> _Sample:
-        names = cls.__dataclass_fields__
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def take(self, index: Tensor) -> _Sample:
-        return _Sample(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return _Sample(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def binned(self, edges: Tensor) -> _Sample:
         return replace(self, bin=torch.where(self.bin < N_GAPS, torch.bucketize(self.gap, edges), self.bin))
-
-    def half(self, halves: tuple[list[Batch], list[Batch]]) -> Tensor:
-        """Say which values belong to the second half, bool `(P,)`."""
-        second = [torch.stack([b.series.double(), b.origin.double()], 1) for b in halves[1]]
-        if not second:
-            return torch.zeros_like(self.bin, dtype=torch.bool)
-        keys = torch.stack([self.series.double(), self.origin.double()], 1)
-        both = torch.cat([torch.cat(second), keys]).unique(dim=0, return_inverse=True)[1]
-        n = len(keys)
-        return torch.isin(both[-n:], both[:-n])
 
     def left(self, weight: Tensor) -> Tensor:
         """Give what the blend with these weights leaves."""
