@@ -119,15 +119,8 @@ def predict(
         SolveError: the forecast is not finite.
     """
     levels = check_levels(quantiles)
-    _check_known_asked(fitted, ask)
-    table = read_history(fitted, history)
-    notes = list(table.report.notes)
-    windows = _windows(fitted, table, ask, notes)
-    queries = _queries(fitted, table, windows, ask)
-    notes += queries.notes
-    is_smoothed = _inside_history(table, windows, queries)
-    _note_far_queries(fitted, table, windows, queries, notes)
-    asked = Asked(fitted, table, windows, queries, is_smoothed, device)
+    asked, notes = ask_about(fitted, history, ask, device)
+    table, queries = asked.table, asked.queries
     mean, std, found = asked.compute(levels)
     names = [table.schema.channels[i] for i in fitted.reader(table).target_channels]
     left_out = [name for name in table.schema.target_channels if name not in names]
@@ -148,9 +141,28 @@ def predict(
         table,
         asked.draw,
         tuple(notes),
-        is_smoothed,
+        asked.is_smoothed,
         asked.has_trajectories,
     )
+
+
+def ask_about(
+    fitted: FittedModel, history: str | Path | pd.DataFrame | Table, ask: Ask, device: torch.device | str
+) -> tuple[Asked, list[str]]:
+    """Read the history and what is asked of it; give both, and what is to be said of them, one sentence each.
+
+    Raises:
+        DataError, InputError: see `predict`.
+    """
+    _check_known_asked(fitted, ask)
+    table = read_history(fitted, history)
+    notes = list(table.report.notes)
+    windows = _windows(fitted, table, ask, notes)
+    queries = _queries(fitted, table, windows, ask)
+    notes += queries.notes
+    is_smoothed = _inside_history(table, windows, queries)
+    _note_far_queries(fitted, table, windows, queries, notes)
+    return Asked(fitted, table, windows, queries, is_smoothed, device), notes
 
 
 def _check_known_asked(fitted: FittedModel, ask: Ask) -> None:
@@ -311,12 +323,12 @@ class Asked:
                     # All of the history tells what lies inside it; `smooth` lets the network read as much of it as in the fit.
                     reader = self.fitted.reader(self.table, max_history=self.table.values.size)
                     windows = replace(windows, history_from=begin_history(windows.origin, None, self.table))
-                for batch, part in self._parts(which, windows, reader):
+                for batch, part in self.parts(which, windows, reader):
                     said = network.smooth(batch) if is_smoothed else network(batch)
                     distribution = in_user_units(said, batch.target_channel, self.fitted.scaler)
                     yield _Answer(distribution, batch, is_smoothed, *part, len(reader.target_channels))
 
-    def _parts(
+    def parts(
         self, which: np.ndarray, windows: Windows, reader: WindowReader
     ) -> Iterator[tuple[Batch, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
         """Give the queries `which` in batches, and of each batch `here`, `row` and `column` of `_Answer`."""

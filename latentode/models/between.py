@@ -167,7 +167,9 @@ def _cut(
     query_time, order = times.sort(dim=1, stable=True)
     rank = order.argsort(1)
     at_asked = batch.known[window, stops.query[begin:end]][:, None]
-    at_next = pick(batch.token_known[window], next_token) if batch.token_known.shape[-1] else at_asked.expand(-1, width, -1)
+    at_next = (
+        pick(batch.token_known[window], next_token) if batch.token_known.shape[-1] else at_asked.expand(-1, width, -1)
+    )
     known = torch.cat([at_asked, torch.where(has[..., None], at_next, at_asked)], 1)
     channel = torch.zeros_like(next_token)
     channel[row, slot] = batch.target_channel.flatten()[place]

@@ -31,7 +31,9 @@ EPSILON = 1e-3  # horizons; at shorter leads the clock does not run faster
 FEWEST = 200  # scores that say anything of how they hang together
 LAGS = (1, 2, 3, 5, 8, 13, 21, 34, 55)  # of two scores of one channel, in places of a window's list
 MAX_WINDOWS, MAX_PAIRS = 4_096, 8_192
-MAX_LAG = 64  # of two scores of two channels, in places of a window's list; so channels of one stamp meet up to so many apart
+MAX_LAG = (
+    64  # of two scores of two channels, in places of a window's list; so channels of one stamp meet up to so many apart
+)
 PSEUDO_COUNT = 50.0  # pairs of two channels that weigh as much as that they have nothing to do with each other
 LARGEST = 4.0  # normal scores: one value far out must not say how all hang together
 NUGGETS = (0.0, 0.02, 0.1, 0.3, 0.6, 0.9, 1.0)
@@ -136,7 +138,9 @@ def _signal(slope: Tensor, rate: Tensor, t: Tensor, other: Tensor) -> Tensor:
     return torch.exp(-slope * (log_t - log_other).abs() - rate * (t - other).abs())
 
 
-def _pairs(lags: Any, last_key: Tensor, key: Tensor, window: Tensor, time: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _pairs(
+    lags: Any, last_key: Tensor, key: Tensor, window: Tensor, time: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Give positions of pairs that stand so many places apart in the list of their window and `key` (or, with `time`, of its stamp)."""
     order = last_key.argsort(stable=True)
     for by in (key if time is None else time, window):

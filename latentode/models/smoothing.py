@@ -29,7 +29,9 @@ from latentode.models.conformal import Calibration, split_in_halves
 from latentode.models.history import at_targets, pick, summarise
 
 N_GAPS = 4  # bins of gaps between two values that a forecast spans
-UNTOLD, BEFORE, BEHIND, ALONE = range(N_GAPS, N_GAPS + 4)  # a gap beyond any forecast; values on one side only; none at all
+UNTOLD, BEFORE, BEHIND, ALONE = range(
+    N_GAPS, N_GAPS + 4
+)  # a gap beyond any forecast; values on one side only; none at all
 N_BINS = ALONE + 1
 N_FEATURES = 7
 REACH = 1.0  # horizons that a forecast goes, here
@@ -103,7 +105,9 @@ class Smoother(nn.Module):
         return int(self.n_read) > 0
 
     @torch.no_grad()
-    def fit(self, forecast: Forecast, adjust: Callable[[Batch], tuple[Batch, Tensor]], validation: Sequence[Batch]) -> None:
+    def fit(
+        self, forecast: Forecast, adjust: Callable[[Batch], tuple[Batch, Tensor]], validation: Sequence[Batch]
+    ) -> None:
         """Fit weights on all hidden values, and the intervals on either half by the weights of the other.
 
         Args:
@@ -143,16 +147,16 @@ class Smoother(nn.Module):
     def _between(self, batch: Batch, forecast: Forecast, adjust: Callable[[Batch], tuple[Batch, Tensor]]) -> Between:
         adjusted, season = adjust(batch)
         around = look_around(adjusted)
-        told = look_ahead(
-            forecast, batch, around, n_read=max(int(self.n_read), 1), age=float(self.age), reach=REACH
-        )
+        told = look_ahead(forecast, batch, around, n_read=max(int(self.n_read), 1), age=float(self.age), reach=REACH)
         # What left the next value is what left it as a token.
         next_season = around.of(batch.token_value - adjusted.token_value)[..., 2]
         told = replace(told, mean=told.mean - season, mean_next=told.mean_next - next_season)
         return describe(adjusted, around, told, self.edges)
 
     @torch.no_grad()
-    def forward(self, batch: Batch, forecast: Forecast, adjust: Callable[[Batch], tuple[Batch, Tensor]]) -> Distribution:
+    def forward(
+        self, batch: Batch, forecast: Forecast, adjust: Callable[[Batch], tuple[Batch, Tensor]]
+    ) -> Distribution:
         """Give every target `(B, M)`, which lies inside its history, as a distribution."""
         between = self._between(batch, forecast, adjust)
         channel = batch.target_channel
@@ -254,7 +258,9 @@ def _least_squares(sample: _Sample, like: Tensor) -> Tensor:
     # Channels count by the root of their values: none drowns the others.
     share = count.clamp(min=1).rsqrt()[..., None]
     all_xx, all_xy = (share[..., None] * xx).sum(0), (share * xy).sum(0)
-    of_all = torch.linalg.solve(all_xx + RIDGE * all_xx.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * eye + 1e-9 * eye, all_xy)
+    of_all = torch.linalg.solve(
+        all_xx + RIDGE * all_xx.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * eye + 1e-9 * eye, all_xy
+    )
     pull = PSEUDO_COUNT / count.clamp(min=1) * xx.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-9
     own = torch.linalg.solve(xx + pull[..., None, None] * eye, xy + pull[..., None] * of_all)
     return torch.where((count > 0)[..., None], own, of_all).to(like.dtype)

@@ -26,7 +26,10 @@ def add_options(parser: Parser) -> None:
     """Add the options."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder of `latentode fit`")
     parser.add_argument("--history", required=True, help="table with what was observed so far")
-    parser.add_argument("--at", help="times, comma-separated, for every series; at or before its origin: what was in between, marked smoothed")
+    parser.add_argument(
+        "--at",
+        help="times, comma-separated, for every series; at or before its origin: what was in between, marked smoothed",
+    )
     parser.add_argument("--every", help='step from the origin: a duration such as "6h", or a number')
     parser.add_argument("--horizon", help="how far --every goes (left out: the horizon of the fit)")
     parser.add_argument("--queries", help="table with series_id, time and the known columns of every wanted forecast")
@@ -63,8 +66,12 @@ def run(options: argparse.Namespace) -> int:
     if options.samples is not None:
         samples = Path(f"{options.out}.samples.parquet")
         write_frame(samples, forecast.sample(options.samples, seed=fitted.seed))
-        whole = f"{options.samples} trajectories per series" if forecast.has_trajectories else (
-            f"{options.samples} draws per forecast, every value for itself: validation held too few to tell how they hang together"
+        whole = (
+            f"{options.samples} trajectories per series"
+            if forecast.has_trajectories
+            else (
+                f"{options.samples} draws per forecast, every value for itself: validation held too few to tell how they hang together"
+            )
         )
         print(f"{samples}: {whole}")
     if options.plot:
