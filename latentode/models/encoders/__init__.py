@@ -1,4 +1,4 @@
-"""From a history to a posterior over the latent state: one file per member, one line here."""
+"""From a history to a posterior over the latent state: one file per member, one line and one name here."""
 
 from .attention import AttentionEncoder
 from .gru import GRUEncoder
