@@ -49,7 +49,7 @@ class Stamps:
 
 def latest_stamps(batch: Batch, n: int) -> Stamps:
     """Give the latest `n` stamps of every history."""
-    rows = batch.rows()
+    rows = batch.derived("rows", Batch.rows)
     real = rows.row_observed
     n = min(real.shape[1], n)
     start = (real.sum(1, keepdim=True) - n).clamp(min=0)
