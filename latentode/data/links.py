@@ -109,7 +109,7 @@ class Links:
         x = np.array(z, dtype=np.float64)
         with np.errstate(over="ignore"):
             np.exp(x, out=x, where=self.is_log)
-            x = np.where(self.is_count, np.maximum(np.rint(np.expm1(np.where(self.is_count, z, 0.0))), 0.0), x)
+            x = np.where(self.is_count, np.maximum(np.rint(np.expm1(np.where(self.is_count, z, 0.0))), 0.0) + 0.0, x)
             if self.is_bounded.any():
                 edge = WIDER * (self.high - self.low)
                 share = 1 / (1 + np.exp(-np.where(self.is_bounded, z, 0.0)))

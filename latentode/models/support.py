@@ -64,8 +64,8 @@ class Support:
         x = torch.where(self.is_log, z.exp(), z)
         if not self.has_mass:
             return x
-        # Numbers beyond float64's whole ones are what they are.
-        x = torch.where(self.is_count, z.expm1().round().clamp(min=0), x)
+        # Plus 0, so that no count is written as -0.
+        x = torch.where(self.is_count, z.expm1().round().clamp(min=0) + 0.0, x)
         low, high, edge = self._bounds
         inside = (low - edge + (high - low + 2 * edge) * z.sigmoid()).clamp(low, high)
         return torch.where(self.is_bounded, inside, x)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, Normal

@@ -48,6 +48,7 @@ def test_whatever_a_model_says_comes_back_inside_the_support_and_in_its_order():
     assert (np.diff(x, axis=0) >= 0).all()
     assert (x[:, 1] > 0).all()
     assert (x[:, 2] >= 0).all()
+    assert not np.signbit(x[:, 2]).any()
     assert (x[:, 2] == np.rint(x[:, 2])).all()
     assert (x[:, 3].min(), x[:, 3].max()) == (-2, 100)
     assert np.array_equal(x[:, 0], z[:, 0])
