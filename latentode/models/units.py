@@ -22,7 +22,7 @@ from torch.special import log_ndtr, ndtr
 from latentode.data.links import Links
 from latentode.data.scaling import Scaler
 from latentode.metrics.probabilistic import crps_from_quantiles, crps_normal
-from latentode.metrics.quantiles import cumulative, normal_score, quantile
+from latentode.metrics.quantiles import at_score, cumulative, normal_score, quantile
 from latentode.models.conformal import Calibrated
 from latentode.models.support import Support
 
@@ -124,6 +124,10 @@ class Mapped(Distribution):
     def icdf(self, value: Tensor) -> Tensor:
         """Give the quantile of one level, 0-d."""
         return self.forward(quantile(self.base, float(value)))
+
+    def at_score(self, score: Tensor) -> Tensor:
+        """Give the quantiles of normal scores `(..., *batch_shape)`, float64."""
+        return self.forward(at_score(self.base, score))
 
     def cdf(self, value: Tensor) -> Tensor:
         """Give the probability of a value at or below `value`."""

@@ -17,6 +17,7 @@ from latentode.errors import InputError
 from latentode.metrics import coverage
 from latentode.models import (
     AttentionEncoder,
+    AugmentedField,
     Blend,
     ConstantState,
     FlowDecoder,
@@ -25,8 +26,10 @@ from latentode.models import (
     LinearField,
     MixtureDecoder,
     MLPField,
+    NeuralFlow,
     ODERNNEncoder,
     QuantileDecoder,
+    SecondOrderField,
     StudentTDecoder,
 )
 from latentode.models.baselines.linear import base_features
@@ -41,6 +44,11 @@ PARTS = {
     "linear": {"dynamics": LinearField},
     "modulated": {"dynamics": lambda: LinearField(modulated=True)},
     "dense": {"dynamics": lambda: LinearField("dense")},
+    "augmented": {"dynamics": lambda: AugmentedField(4, learned_start=True)},
+    "second order": {"dynamics": SecondOrderField},
+    "resnet flow": {"dynamics": NeuralFlow},
+    "gru flow": {"dynamics": lambda: NeuralFlow("gru")},
+    "coupling flow": {"dynamics": lambda: NeuralFlow("coupling")},
     "tokens alone": {"encoder": lambda: AttentionEncoder(n_layers=0, reads_summary=False)},
     "course": {"encoder": lambda: AttentionEncoder(n_lags=4)},
     "shared": {"encoder": lambda: AttentionEncoder(states="series")},

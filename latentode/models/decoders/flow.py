@@ -32,8 +32,8 @@ class FlowDecoder(TrunkDecoder):
 
     A base normal follows a small field that the state, the channel and the time determine (Grathwohl et al. 2019, FFJORD, for one number
     and with a field whose flow has a closed form, so that its trace is exact and no step is taken). The channels of one query time are
-    joined by the base's correlations, of `n_factors` factors, so that draws hang together and `ScalarFlow.joint_log_prob` is the density
-    of any subset of channels. The flows learn by the likelihood of each value, the correlations by that of the rows with the flows held
+    joined by the base's correlations, of `n_factors` factors, so that draws hang together and `ScalarFlow.joint_log_prob` is the density of
+    any subset of channels. The flows learn by the likelihood of each value, the correlations by that of the rows with the flows held
     constant (inference functions for margins, Joe 2005).
 
     Args:
