@@ -34,7 +34,15 @@ from latentode.forecasting.benchmark import MIB, peak_memory
 from latentode.forecasting.forecast import QUANTILES
 from latentode.forecasting.predict import MAX_QUERIES_CPU, chunks
 from latentode.metrics.quantiles import quantile
-from latentode.models import AttentionEncoder, GaussianDecoder, LatentODE, LinearField, MixtureDecoder, MLPField
+from latentode.models import (
+    AttentionEncoder,
+    FlowDecoder,
+    GaussianDecoder,
+    LatentODE,
+    LinearField,
+    MixtureDecoder,
+    MLPField,
+)
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
@@ -65,6 +73,7 @@ MODELS: dict[str, Callable[[], LatentODE]] = {
     "linear, narrow": lambda: LatentODE(encoder=AttentionEncoder(32, n_layers=1), dynamics=LinearField()),
     "gaussian": lambda: LatentODE(decoder=GaussianDecoder()),
     "mixture": lambda: LatentODE(decoder=MixtureDecoder()),
+    "flow": lambda: LatentODE(decoder=FlowDecoder()),
     "shared state": lambda: LatentODE(encoder=AttentionEncoder(states="series")),
     "shared state, union": lambda: LatentODE(encoder=AttentionEncoder(states="series"), dynamics=UnionField()),
 }
