@@ -37,6 +37,7 @@ from latentode.metrics.quantiles import quantile
 from latentode.models import (
     ODERNN,
     AttentionEncoder,
+    FlowDecoder,
     GaussianDecoder,
     GRUEncoder,
     LatentODE,
@@ -84,6 +85,7 @@ MODELS: dict[str, Callable[[], ResidualModel]] = {
     "linear, narrow": lambda: LatentODE(encoder=AttentionEncoder(32, n_layers=1), dynamics=LinearField()),
     "gaussian": lambda: LatentODE(decoder=GaussianDecoder()),
     "mixture": lambda: LatentODE(decoder=MixtureDecoder()),
+    "flow": lambda: LatentODE(decoder=FlowDecoder()),
     "shared state": lambda: LatentODE(encoder=AttentionEncoder(states="series")),
     "odernn encoder": lambda: LatentODE(encoder=ODERNNEncoder()),
     "gru encoder": lambda: LatentODE(encoder=GRUEncoder()),

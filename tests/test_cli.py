@@ -85,6 +85,15 @@ def test_describe_shows_and_gives_json(folder):
     assert figures["n_series"] == 4
 
 
+def test_describe_holds_a_table_to_what_its_channels_can_be(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("series_id,time,n,b\na,1,2,50\na,2,0,100\na,3,1,0\n")
+    supports = ["--count_channels", "[n]", "--bounded_channels", "{b: [0, 100]}"]
+    assert "3 rows" in succeed("describe", path, *supports).stdout
+    path.write_text("series_id,time,n,b\na,1,2,50\na,2,0.5,100\n")
+    assert "data.csv:3: channel 'n' holds 0.5, which is no count" in refuse("describe", path, *supports)
+
+
 def test_describe_draws_the_table(folder, tmp_path):
     picture = tmp_path / "overview.png"
     done = succeed("describe", folder / "data.csv", "--json", "--plot", picture)
