@@ -12,9 +12,10 @@ from .baselines import (
 )
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from .dynamics import ConstantState, LinearField, MLPField
-from .encoders import AttentionEncoder, ODERNNEncoder
+from .encoders import AttentionEncoder, CDEEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
+from .neural_cde import NeuralCDE
 from .registry import BASELINES, MODELS
 from .stack import Stack
 
@@ -23,6 +24,7 @@ __all__ = [
     "MODELS",
     "AttentionEncoder",
     "Blend",
+    "CDEEncoder",
     "Constant",
     "ConstantState",
     "Decoder",
@@ -39,6 +41,7 @@ __all__ = [
     "LinearField",
     "MLPField",
     "MixtureDecoder",
+    "NeuralCDE",
     "ODERNNEncoder",
     "Part",
     "Posterior",

@@ -14,12 +14,18 @@ from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from latentode.models.dynamics import ConstantState, LinearField, MLPField
-from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
+from latentode.models.encoders import AttentionEncoder, CDEEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
+from latentode.models.neural_cde import NeuralCDE
 from latentode.models.stack import Stack
 
-MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, "stack": Stack, **BASELINE_MODELS}
+MODELS: dict[str, type[ForecastModel]] = {
+    "latent_ode": LatentODE,
+    "neural_cde": NeuralCDE,
+    "stack": Stack,
+    **BASELINE_MODELS,
+}
 PACKAGE = "latentode.models"  # before the names of our classes in YAML
 BASELINES = ("constant", "last_value", "blend")
 
@@ -28,6 +34,7 @@ CLASSES: dict[str, type[Part]] = {
     for cls in (
         *MODELS.values(),
         AttentionEncoder,
+        CDEEncoder,
         ODERNNEncoder,
         ConstantState,
         LinearField,
