@@ -70,21 +70,26 @@ class LatentPath(Path):
         )
 
     def carry(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Tensor:
-        """Carry states at the origin, `(B, D)` or one per channel `(B, C, D)`, to the targets, `(B, M, D)`."""
+        """Carry states `(B, D)`, or one per channel `(B, C, D)`, from where the posterior has them to the targets, `(B, M, D)`."""
         if z0.ndim == 2:
-            z_BQD = self.dynamics(z0, torch.zeros_like(z0[:, 0]), batch.query_time, posterior.series_context)
+            t0_B = torch.zeros_like(z0[:, 0]) if posterior.t0 is None else posterior.t0
+            z_BQD = self.dynamics(z0, t0_B, batch.query_time, posterior.series_context)
             return pick(z_BQD, batch.target_row)
         queries = batch.channel_queries()
         z_BMD = z0.new_zeros(batch.target_row.numel(), z0.shape[-1])
         if len(queries.place):
             pair = queries.series * batch.n_channels + queries.channel
             z0_PD, context_PE = (x.flatten(0, 1).index_select(0, pair) for x in (z0, posterior.channel_context))
-            z_TD = self.dynamics.carry(z0_PD, context_PE, queries.pair, queries.time)
+            what = (z0_PD, context_PE, queries.pair, queries.time)
+            if posterior.t0 is None:
+                z_TD = self.dynamics.carry(*what)
+            else:
+                z_TD = self.dynamics.carry_from(posterior.t0.index_select(0, queries.series), *what)
             z_BMD = z_BMD.to(z_TD.dtype).index_copy(0, queries.place, z_TD)
         return z_BMD.view(*batch.target_row.shape, -1)
 
     def decode(self, z0: Tensor, posterior: Posterior, batch: Batch, frame: Frame) -> Distribution:
-        """Carry states at the origin to the targets and decode them."""
+        """Carry states to the targets and decode them."""
         return self.decoder(self.carry(z0, posterior, batch), batch, posterior.channel_context, frame)
 
     def forward(self, batch: Batch, frame: Frame) -> Distribution:
