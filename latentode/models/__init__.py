@@ -13,6 +13,7 @@ from .baselines import (
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from .dynamics import ConstantState, LinearField, MLPField
 from .encoders import AttentionEncoder, CDEEncoder, ODERNNEncoder
+from .gru_ode_bayes import GRUODEBayes
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
 from .neural_cde import NeuralCDE
@@ -33,6 +34,7 @@ __all__ = [
     "ExponentialSmoothing",
     "ForecastModel",
     "Frame",
+    "GRUODEBayes",
     "GaussianDecoder",
     "GaussianProcess",
     "GradientBoosting",

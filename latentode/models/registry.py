@@ -15,6 +15,7 @@ from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from latentode.models.dynamics import ConstantState, LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, CDEEncoder, ODERNNEncoder
+from latentode.models.gru_ode_bayes import GRUODEBayes
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
 from latentode.models.neural_cde import NeuralCDE
@@ -22,6 +23,7 @@ from latentode.models.stack import Stack
 
 MODELS: dict[str, type[ForecastModel]] = {
     "latent_ode": LatentODE,
+    "gru_ode_bayes": GRUODEBayes,
     "neural_cde": NeuralCDE,
     "stack": Stack,
     **BASELINE_MODELS,

@@ -16,6 +16,8 @@ from latentode.models.interfaces import Encoder, Posterior
 from latentode.models.splines import CubicPath, fill_forward, fill_linear, hermite_path
 from latentode.ode import TABLEAUS, FixedStep, solve
 
+from .series_head import SeriesHead
+
 FILLS = ("forward", "linear")
 COUNT_UNIT = 10.0  # observations that move the path of a channel's count by 1
 
@@ -83,33 +85,21 @@ class CDEEncoder(Encoder):
         width = self.hidden_size
         self.start = nn.Linear(n_control, width)
         self.field = LowRankField(width, n_control, hidden_size=self.field_size, rank=self.rank)
-        self.to_posterior = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2 * latent_size)
-        )
-        self.to_series_context = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, context_size))
-        self.channel = nn.Parameter(torch.randn(n_channels, context_size) * 0.1)
+        # How far a state has gone depends on how long its history is.
+        self.norm = nn.LayerNorm(width)
+        self.head = SeriesHead(schema, width, latent_size, context_size)
 
     def forward(self, batch: Batch) -> Posterior:
         """Encode every history of the batch."""
         # Members of one model read the same path.
         control = batch.derived(f"control {self.fill} {self.max_rows}", lambda b: read_control(b, self.fill, self.max_rows))
-        return self._posterior(self.states(control, control.end[:, None])[:, 0])
+        return self.head(self.norm(self.states(control, control.end[:, None])[:, 0]))
 
     def states(self, control: Control, knot_BQ: Tensor) -> Tensor:
         """Give the state at knots of each control, ascending, `(B, Q, H)`."""
         path = control.path
         z0_BH = torch.tanh(self.start(path.coefficients[:, 0, 0]))
         return drive(self.field, z0_BH, path, knot_BQ, method=self.method, step_size=1 / self.n_steps)
-
-    def _posterior(self, hidden_BH: Tensor) -> Posterior:
-        mean, width = self.to_posterior(hidden_BH).chunk(2, -1)
-        series = self.to_series_context(hidden_BH)
-        return Posterior(
-            mean=mean,
-            std=nn.functional.softplus(width - 1.0) + 1e-3,
-            series_context=series,
-            channel_context=series[:, None] + self.channel,
-        )
 
 
 class LowRankField(nn.Module):
