@@ -18,6 +18,7 @@ from latentode.metrics import coverage
 from latentode.models import (
     AttentionEncoder,
     Blend,
+    CDEEncoder,
     ConstantState,
     GaussianDecoder,
     LatentODE,
@@ -32,7 +33,7 @@ from latentode.models.baselines.linear import base_features
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare, whole_loss
 
-ENCODERS = [AttentionEncoder, ODERNNEncoder]
+ENCODERS = [AttentionEncoder, CDEEncoder, ODERNNEncoder]
 PARTS = {
     "adaptive": {"dynamics": MLPField},
     "fixed": {"dynamics": lambda: MLPField(method="rk4", step_size=0.5)},
@@ -48,6 +49,7 @@ PARTS = {
     "mixture": {"decoder": MixtureDecoder},
     "two members": {"n_members": 2},
     "odernn": {"encoder": ODERNNEncoder},
+    "cde": {"encoder": CDEEncoder},
 }
 
 
