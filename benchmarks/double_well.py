@@ -154,7 +154,9 @@ def draw(filtering: Filtering, n_series: int = 3) -> Figure:
         rows = filtering.between[filtering.between["series_id"] == series]
         for i, (_, one) in enumerate(rows.groupby("observation")):
             label = {"label": "mean, two deviations"} if i == 0 else {}
-            axis.fill_between(one["time"], one["mean"] - 2 * one["std"], one["mean"] + 2 * one["std"], color=BLUE, alpha=0.2, lw=0)
+            axis.fill_between(
+                one["time"], one["mean"] - 2 * one["std"], one["mean"] + 2 * one["std"], color=BLUE, alpha=0.2, lw=0
+            )
             axis.plot(one["time"], one["mean"], color=BLUE, lw=1.4, **label)
         marks = seen[seen["series_id"] == series]
         axis.plot(marks["time"], marks["x"], "o", color=ORANGE, ms=4, label="observed")

@@ -1,6 +1,7 @@
 r"""GRU-ODE-Bayes: a gated state that decays on its own and jumps at each observation (De Brouwer, Simm, Arany and Moreau 2019).
 
-Legend: `B` series, `T` stamps, `C` channels, `H` hidden state, `Q` query times, `M` targets. All series take their own stamp number `k` together.
+Legend: `B` series, `T` stamps, `C` channels, `H` hidden state, `Q` query times, `M` targets. All series take their own stamp number `k`
+together.
 """
 
 from __future__ import annotations
@@ -172,8 +173,8 @@ class GRUField(nn.Module):
         \frac{dh}{dt} = (1 - z) \odot (g - h), \quad r = \sigma(U_r h + b_r), \quad z = \sigma(U_z h + b_z), \quad
         g = \tanh(U_h (r \odot h) + b_h)
 
-    A state that starts in [-1, 1] stays there, since `g` pulls it inwards at the edge (proposition 1), and no part of it moves faster than 2
-    (proposition 2). An Euler step of length 1 is one step of the gated recurrent unit.
+    A state that starts in [-1, 1] stays there, since `g` pulls it inwards at the edge (proposition 1), and no part of it moves faster
+    than 2 (proposition 2). An Euler step of length 1 is one step of the gated recurrent unit.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -205,8 +206,8 @@ class ObservationModel(nn.Module):
 class BayesJump(nn.Module):
     r"""What an observation does to the state, GRU-Bayes: :math:`h_+ = GRU(h_-, f_{prep}(y, m, h_-))` (De Brouwer et al. 2019, section 2.3).
 
-    Of each observed channel, value, expected mean and deviation and the error in deviations pass through a layer of the channel's own; of the
-    others nothing is read, and a series of which no channel was observed keeps its state.
+    Of each observed channel, value, expected mean and deviation and the error in deviations pass through a layer of the channel's own;
+    of the others nothing is read, and a series of which no channel was observed keeps its state.
 
     Args:
         n_channels: `C`.
@@ -330,8 +331,8 @@ class GRUODEBayesPath(Path):
         .. math::
             -\log p_{pre}(y) + \lambda\, KL(p_{Bayes} \,\|\, p_{post}), \qquad p_{Bayes} \propto p_{pre}(y)\, N(y, \sigma_{obs}^2)
 
-        with `p_pre`, `p_post` what is expected before and after the jump. What Bayes' rule says is held constant: the jump learns from it, and
-        it does not move towards the jump.
+        with `p_pre`, `p_post` what is expected before and after the jump. What Bayes' rule says is held constant: the jump learns from
+        it, and it does not move towards the jump.
         """
         value, observed = filtered.stamps.value, filtered.stamps.observed
         mean, std = filtered.before

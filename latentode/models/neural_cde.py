@@ -14,9 +14,10 @@ from latentode.models.residual import ResidualModel
 class NeuralCDE(ResidualModel):
     r"""Forecasts `base + unit * residual`; the residual is read off a state that observations drive, :math:`dz = f(z)\,dX_t`.
 
-    Kidger et al. (2020) read a label off the state at the last observation. To forecast, it is carried on: behind the origin nothing but time
-    moves the control, so that the CDE is an ordinary differential equation there. It may have a field of its own, any `Dynamics`, since what
-    a state does between two observations and what it does when nothing is heard for a horizon need not be the same.
+    Kidger et al. (2020) read a label off the state at the last observation. To forecast, it is carried on: behind the origin nothing
+    but time moves the control, so that the CDE is an ordinary differential equation there. It may have a field of its own, any
+    `Dynamics`, since what a state does between two observations and what it does when nothing is heard for a horizon need not be the
+    same.
 
     Args:
         encoder: the CDE; None: `CDEEncoder()`.

@@ -28,11 +28,12 @@ ControlledField = Callable[[Tensor, Tensor], Tensor]
 class CDEEncoder(Encoder):
     r"""Solves :math:`dz = f(z)\,dX_t` from the first stamp read to the origin (Kidger et al. 2020, equations 3 and 4).
 
-    The control `X` of a series has, at its own stamps and at the origin, the time, the values of all channels, how often each was observed so
-    far, and what the known columns held; between them it is a cubic Hermite spline with backward differences (Morrill et al. 2021), whose
-    coefficients are made once per batch. Two things are chosen so that gaps of any length do no harm, and cost the solution nothing, since a
-    CDE depends on where its control goes and not on how fast: the spline's parameter counts knots (of slopes taken over a minute, the path
-    would overshoot for the hours that follow), and the time is told as the logarithm of 1 + age, in horizons.
+    The control `X` of a series has, at its own stamps and at the origin, the time, the values of all channels, how often each was
+    observed so far, and what the known columns held; between them it is a cubic Hermite spline with backward differences (Morrill et
+    al. 2021), whose coefficients are made once per batch. Two things are chosen so that gaps of any length do no harm, and cost the
+    solution nothing, since a CDE depends on where its control goes and not on how fast: the spline's parameter counts knots (of slopes
+    taken over a minute, the path would overshoot for the hours that follow), and the time is told as the logarithm of 1 + age, in
+    horizons.
 
     The matrix `f(z)` has a low rank, :math:`V\,\mathrm{diag}(\tanh g(z))\,U` with a network `g` of one hidden layer: a full one, of a state
     of 64 and 41 channels, would have 5,000 entries per evaluation.
@@ -43,8 +44,8 @@ class CDEEncoder(Encoder):
         rank: of `f(z)`.
         method: an explicit one of `latentode.ode.SOLVERS`.
         n_steps: steps of it from one stamp to the next.
-        fill: what a channel holds where it was not observed: "forward", its last value, so that what comes later changes no state before it;
-            or "linear", between its last and its next one.
+        fill: what a channel holds where it was not observed: "forward", its last value, so that what comes later changes no state before
+            it; or "linear", between its last and its next one.
         max_rows: most time stamps read per series, the latest ones; counts and fills know of the earlier ones, too.
 
     Raises:
@@ -92,7 +93,9 @@ class CDEEncoder(Encoder):
     def forward(self, batch: Batch) -> Posterior:
         """Encode every history of the batch."""
         # Members of one model read the same path.
-        control = batch.derived(f"control {self.fill} {self.max_rows}", lambda b: read_control(b, self.fill, self.max_rows))
+        control = batch.derived(
+            f"control {self.fill} {self.max_rows}", lambda b: read_control(b, self.fill, self.max_rows)
+        )
         return self.head(self.norm(self.states(control, control.end[:, None])[:, 0]))
 
     def states(self, control: Control, knot_BQ: Tensor) -> Tensor:
@@ -103,7 +106,7 @@ class CDEEncoder(Encoder):
 
 
 class LowRankField(nn.Module):
-    r"""Gives :math:`f(z)\,dX = V\,(\tanh(g(z)) \odot U\,dX)`; what is bounded keeps states from running away (Kidger et al. 2020, appendix).
+    r"""Gives :math:`f(z)\,dX = V\,(\tanh(g(z)) \odot U\,dX)`; bounded factors keep a state from running away.
 
     Args:
         state_size: of `z`.
