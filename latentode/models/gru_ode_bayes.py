@@ -18,11 +18,10 @@ from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.cross_fit import Base
 from latentode.models.decoders import GaussianDecoder
-from latentode.models.encoders.series_head import SeriesContext
 from latentode.models.history import CLAMP, pick
 from latentode.models.interfaces import Decoder, Frame, Path
 from latentode.models.objectives import gaussian_kl, gaussian_nll, gaussian_product, weighted_mean
-from latentode.models.recurrence import GatedUpdate, Stamps, latest_stamps
+from latentode.models.recurrence import GatedUpdate, SeriesContext, Stamps, latest_stamps
 from latentode.models.residual import ResidualModel
 from latentode.models.statics import StaticContext
 from latentode.ode import TABLEAUS, FixedStep, solve

@@ -13,7 +13,7 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, Path, Posterior
-from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
+from latentode.models.objectives import annealing, elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.statics import StaticContext
 
 
@@ -22,7 +22,7 @@ class LatentPath(Path):
 
     Args:
         encoder, dynamics, decoder: without parameters yet.
-        latent_size, context_size, objective, beta, kl_weight: see `LatentODE`.
+        latent_size, context_size, objective, beta, kl_weight, kl_warmup: see `LatentODE`.
     """
 
     encoder: Encoder
@@ -41,6 +41,7 @@ class LatentPath(Path):
         objective: str,
         beta: float,
         kl_weight: float,
+        kl_warmup: float,
     ) -> None:
         super().__init__()
         self.encoder, self.dynamics, self.decoder = encoder, dynamics, decoder
@@ -49,6 +50,9 @@ class LatentPath(Path):
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
+        self.kl_warmup = kl_warmup
+        # Whoever trains without saying how far it is gets the whole divergence.
+        self._annealed = 1.0
 
     def setup(self, schema: Schema) -> None:
         """Make the parameters."""
@@ -101,6 +105,10 @@ class LatentPath(Path):
         """Let the decoder see training windows pass."""
         return self.decoder.watch(training)
 
+    def at_progress(self, fraction: float) -> None:
+        """Raise the weight of the divergence."""
+        self._annealed = annealing(self.kl_warmup, fraction)
+
     def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
         """Give the objective, with what the dynamics adds to it."""
         of_targets = self._negative_bound if self.objective == "elbo" else self._score
@@ -115,16 +123,20 @@ class LatentPath(Path):
         """Give the evidence lower bound of one draw, with its sign turned."""
         posterior = self.encode(batch)
         residual = self.decode(posterior.rsample(), posterior, batch, frame)
-        density = residual.log_prob(frame.residual(batch.target_value)) * weight_BM
+        density = self.decoder.log_likelihood(residual, frame.residual(batch.target_value)) * weight_BM
         log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
-        bound = elbo(log_likelihood, kl, self.kl_weight)
+        bound = elbo(log_likelihood, kl, self._annealed * self.kl_weight)
         return _per_target(self._divergence(batch) - bound * len(batch), batch)
 
     def _divergence(self, batch: Batch) -> Tensor:
         """Give the weighted divergence of the last path from the prior, summed over the batch."""
         divergence = self.dynamics.divergence
-        return batch.target_value.new_zeros(()) if divergence is None else self.kl_weight * divergence.sum()
+        return (
+            batch.target_value.new_zeros(())
+            if divergence is None
+            else self._annealed * self.kl_weight * divergence.sum()
+        )
 
 
 def _per_target(total: Tensor, batch: Batch) -> Tensor:

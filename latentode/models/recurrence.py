@@ -1,8 +1,7 @@
 """What recurrent models share: a history stamp by stamp, a gated update, and a hidden state that follows an ODE between two stamps.
 
-Legend: `T` stamps, first axis of what a loop runs over; `F` inputs, `H` hidden state. A loop over stamps costs time per operation, not per
-number, so that all that does not depend on the hidden state is computed before it, for all stamps at once; padded stamps need no operation of
-their own.
+Legend: `T` stamps, `F` inputs, `H` hidden state, `G` gates and state. What a loop over stamps costs is the number of operations, not of
+numbers: all that does not depend on the hidden state is computed before it, for all stamps at once, and padding needs no operation.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.history import CLAMP, pick
+from latentode.models.interfaces import Posterior
 from latentode.ode import TABLEAUS
 from latentode.ode.runge_kutta import explicit_step
 
@@ -100,7 +100,7 @@ class GatedUpdate(nn.Module):
 
 
 class ODERNNCell(nn.Module):
-    r"""Reads a history stamp by stamp: between two stamps :math:`dh/dt = f(h)`, at each :math:`h' = GRU(h, x)` (Rubanova et al. 2019, algorithm 1).
+    """Reads a history stamp by stamp: `dh/dt = f(h)` between two, `h' = GRU(h, x)` at each (Rubanova et al. 2019, algorithm 1).
 
     Every series has its own stamps: number `k` of each is one batched step, so that the cost follows the longest history of the batch and
     not the union of its stamps. Steps are explicit and in horizons, one or more between two stamps, whatever the error: training makes a
@@ -133,9 +133,7 @@ class ODERNNCell(nn.Module):
         self.max_rows = max_rows
         self.direction = direction
         self.update = GatedUpdate(2 * len(schema.channels) + 1 + schema.n_known, hidden_size)
-        self.field = nn.Sequential(
-            nn.Linear(hidden_size, field_size), nn.Tanh(), nn.Linear(field_size, hidden_size)
-        )
+        self.field = nn.Sequential(nn.Linear(hidden_size, field_size), nn.Tanh(), nn.Linear(field_size, hidden_size))
 
     def slope(self, t_B: Tensor, hidden_BH: Tensor) -> Tensor:
         """Give the slope of the hidden state, `(B, H)`, which depends on the state alone."""
@@ -172,6 +170,55 @@ class ODERNNCell(nn.Module):
             # The field is of the state alone: any time will do.
             hidden_BH = explicit_step(self.slope, dt[:, 0], hidden_BH, dt, self.tableau)
         return hidden_BH
+
+
+class SeriesContext(nn.Module):
+    """Gives the context of a series, and that of its channels: the same, plus what is learned of each channel.
+
+    Args:
+        schema: of the data.
+        hidden_size: width of what is read.
+        context_size: `E`.
+    """
+
+    def __init__(self, schema: Schema, hidden_size: int, context_size: int) -> None:
+        super().__init__()
+        self.to_series = nn.Linear(hidden_size, context_size)
+        self.channel = nn.Parameter(torch.randn(len(schema.channels), context_size) * 0.1)
+
+    def forward(self, hidden_BH: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the contexts `(B, E)` and `(B, C, E)`."""
+        series_BE = self.to_series(hidden_BH)
+        return series_BE, series_BE[:, None] + self.channel
+
+
+class SeriesHead(nn.Module):
+    """Gives mean and deviation of the state by one hidden layer, and contexts of series and channels.
+
+    Args:
+        schema: of the data.
+        hidden_size: width of what is read.
+        latent_size, context_size: of the posterior.
+    """
+
+    def __init__(self, schema: Schema, hidden_size: int, latent_size: int, context_size: int) -> None:
+        super().__init__()
+        self.to_posterior = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 2 * latent_size)
+        )
+        self.to_context = SeriesContext(schema, hidden_size, context_size)
+
+    def forward(self, hidden_BH: Tensor, t0_B: Tensor | None = None) -> Posterior:
+        """Give the posterior of a state at `t0_B`; None: at the origin."""
+        mean, width = self.to_posterior(hidden_BH).chunk(2, -1)
+        series, channel = self.to_context(hidden_BH)
+        return Posterior(
+            mean=mean,
+            std=nn.functional.softplus(width - 1.0) + 1e-3,
+            series_context=series,
+            channel_context=channel,
+            t0=t0_B,
+        )
 
 
 def check_reading(method: str, n_steps: int, max_rows: int, direction: str = "forward") -> None:

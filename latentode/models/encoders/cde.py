@@ -13,10 +13,9 @@ from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.history import CLAMP, pick
 from latentode.models.interfaces import Encoder, Posterior
+from latentode.models.recurrence import SeriesHead
 from latentode.models.splines import CubicPath, fill_forward, fill_linear, hermite_path
 from latentode.ode import TABLEAUS, FixedStep, solve
-
-from .series_head import SeriesHead
 
 FILLS = ("forward", "linear")
 COUNT_UNIT = 10.0  # observations that move the path of a channel's count by 1

@@ -5,9 +5,7 @@ from __future__ import annotations
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.interfaces import Encoder, Posterior
-from latentode.models.recurrence import ODERNNCell, check_reading
-
-from .series_head import SeriesHead
+from latentode.models.recurrence import ODERNNCell, SeriesHead, check_reading
 
 
 class ODERNNEncoder(Encoder):
