@@ -53,6 +53,7 @@ class NeuralCDE(ResidualModel):
             objective="nll",
             beta=beta,
             kl_weight=0.0,
+            kl_warmup=0.0,
         )
         super().__init__(
             path, base=base, balance=balance, thinning=thinning, n_members=n_members, has_companion=has_companion

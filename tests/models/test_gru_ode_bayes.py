@@ -10,6 +10,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch.distributions import Normal, kl_divergence
 
+from benchmarks.double_well import filter_particles, fit, shape
 from latentode.errors import InputError
 from latentode.models import GRUODEBayes
 from latentode.models.gru_ode_bayes import MAX_STEPS, MIN_STD, BayesJump, Clock, GRUField
@@ -258,3 +259,18 @@ def test_the_state_goes_on_after_the_origin_by_the_same_ode(prepared):
 def test_wrong_settings_are_refused(settings, said):
     with pytest.raises(InputError, match=said):
         GRUODEBayes(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_a_particle_between_two_wells_is_filtered_as_in_the_papers_figure():
+    """Beside the exact law of a particle that starts at the bottom of a well; `benchmarks/double_well.py` draws it."""
+    found = shape(filter_particles(fit()))
+    # An observation in a well puts the mean into that well and narrows what was wide.
+    assert found["right_well"] > 0.97
+    assert found["shrinks"] > 0.95
+    # From then on the mean slides to the middle and the deviation grows, as they do for the particle.
+    assert all(np.diff(found["mean"]) < 0.02)
+    assert all(np.diff(found["std"]) > -0.02)
+    np.testing.assert_allclose(found["mean"], found["exact_mean"], atol=0.12)
+    np.testing.assert_allclose(found["std"], found["exact_std"], atol=0.12)
