@@ -213,14 +213,15 @@ class BayesJump(nn.Module):
         n_known: known columns, read beside the observations.
         hidden_size: `H`.
         prep_size: numbers per channel.
+        memory: see `GatedUpdate`.
     """
 
-    def __init__(self, n_channels: int, n_known: int, hidden_size: int, prep_size: int) -> None:
+    def __init__(self, n_channels: int, n_known: int, hidden_size: int, *, prep_size: int, memory: int) -> None:
         super().__init__()
         scale = (2 / (N_FIGURES + prep_size)) ** 0.5
         self.weight = nn.Parameter(scale * torch.randn(n_channels, N_FIGURES, prep_size))
         self.bias = nn.Parameter(torch.full((n_channels, prep_size), 0.1))
-        self.update = GatedUpdate(n_channels * prep_size + n_known, hidden_size)
+        self.update = GatedUpdate(n_channels * prep_size + n_known, hidden_size, memory=memory)
 
     def prepare(self, value_BC: Tensor, observed_BC: Tensor, mean_BC: Tensor, std_BC: Tensor) -> Tensor:
         """Give what the unit reads of the observations, `(B, C * prep_size)`."""
@@ -298,7 +299,7 @@ class GRUODEBayesPath(Path):
         self.start = nn.Parameter(0.1 * torch.randn(width))
         self.field = GRUField(width)
         self.observe = ObservationModel(width, n_channels)
-        self.jump = BayesJump(n_channels, schema.n_known, width, self.prep_size)
+        self.jump = BayesJump(n_channels, schema.n_known, width, prep_size=self.prep_size, memory=self.max_rows)
         self.to_context = SeriesContext(schema, width, self.context_size)
         self.decoder.setup(schema, width, self.context_size)
         self.statics = None

@@ -161,7 +161,7 @@ def test_a_filtered_state_is_bounded(prepared):
 
 def test_nothing_is_read_of_a_channel_that_was_not_observed():
     torch.manual_seed(0)
-    jump = BayesJump(3, 0, 5, 4)
+    jump = BayesJump(3, 0, 5, prep_size=4, memory=16)
     value, mean, std = torch.randn(2, 3), torch.randn(2, 3), torch.rand(2, 3) + 0.1
     observed = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     other = torch.where(observed > 0, value, 100.0)

@@ -94,3 +94,13 @@ def test_histories_of_any_length_are_forecast_by_numbers(prepared, name):
         model.zero_grad()
         model.loss(replace(batch, token_time=batch.token_time * factor)).backward()
         assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_loss_in_half_precision_is_close_to_the_one_in_full(prepared, name):
+    model, batch = perturb(make(prepared, name)), prepared.batch
+    full = model.loss(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.loss(batch)
+    half.backward()
+    assert float(half.detach()) == pytest.approx(float(full.detach()), abs=0.02)
