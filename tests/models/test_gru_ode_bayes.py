@@ -63,11 +63,14 @@ def make(prepared, **settings):
 def test_a_history_is_filtered_by_the_papers_equations(prepared):
     path = make(prepared, step_size=0.25).path.double()
     batch = as_double(prepared.batch)
+    # So that some of the way to the origin is left behind the last stamp of the longest history, too.
+    batch = replace(batch, token_time=batch.token_time - 0.3)
     filtered = path.filter(batch)
     rows = batch.rows()
     p = arrays(path)
-    for w in (0, 5):
-        n = int(rows.row_observed[w].sum())
+    counts = rows.row_observed.sum(1)
+    for w in (int(counts.argmin()), int(counts.argmax())):
+        n = int(counts[w])
         h = np.tanh(p["start"])
         now = rows.time[w, 0].item()
         for i in range(n):
@@ -223,6 +226,17 @@ def test_the_history_teaches_by_its_likelihood_and_by_bayes_rule(prepared):
         total += float(-before.log_prob(y) + 0.7 * kl_divergence(aim, Normal(after[0][w, i, c], after[1][w, i, c])))
         count += 1
     assert float(path.history_loss(filtered)) == pytest.approx(total / count, abs=1e-9)
+
+
+def test_what_was_expected_does_not_move_towards_the_jump(prepared):
+    """The divergence teaches the jump alone: without it the gradient of what was expected is the same."""
+    gradients = []
+    for weight in (0.0, 5.0):
+        path = make(prepared, update_weight=weight).path
+        filtered = path.filter(prepared.batch)
+        before = tuple(x.detach().requires_grad_() for x in filtered.before)
+        gradients.append(torch.autograd.grad(path.history_loss(replace(filtered, before=before)), before))
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
 
 
 def test_the_history_loss_adds_to_that_of_the_targets(prepared):

@@ -97,10 +97,13 @@ def make(prepared, **settings):
     return encoder.eval()
 
 
-def test_the_control_has_time_values_and_counts_at_every_stamp(prepared):
+@pytest.mark.parametrize("after_last", [0.0, 0.3])
+def test_the_control_has_time_values_and_counts_at_every_stamp(prepared, after_last):
     batch, n_channels = prepared.batch, prepared.batch.n_channels
+    batch = replace(batch, token_time=batch.token_time - after_last)
     control = read_control(batch, "forward", 512)
     rows = batch.rows()
+    assert bool((rows.time.gather(1, rows.row_observed.sum(1)[:, None] - 1) == -after_last).any())
     for w in (0, 5):
         n = int(rows.row_observed[w].sum())
         last = value = torch.zeros(n_channels)
@@ -114,6 +117,8 @@ def test_the_control_has_time_values_and_counts_at_every_stamp(prepared):
             assert float(x[0]) == pytest.approx(-float(torch.log1p(-rows.time[w, i])), abs=1e-6)
             torch.testing.assert_close(x[1 : 1 + n_channels], value)
             torch.testing.assert_close(x[1 + n_channels : 1 + 2 * n_channels], count / COUNT_UNIT)
+        # A stamp at the origin is the origin's knot.
+        assert float(control.end[w]) == (n - 1 if rows.time[w, n - 1] == 0 else n)
         origin = control.path.value(control.end)[w]
         torch.testing.assert_close(origin[1:], torch.cat([value, count / COUNT_UNIT]), atol=1e-5, rtol=0)
         assert float(origin[0]) == pytest.approx(0.0, abs=1e-6)
