@@ -166,7 +166,7 @@ class Clock:
 
 
 class GRUField(nn.Module):
-    r"""The autonomous GRU-ODE (De Brouwer et al. 2019, section 2.1 and equation 3).
+    r"""The autonomous GRU-ODE (De Brouwer et al. 2019, equation 3).
 
     .. math::
         \frac{dh}{dt} = (1 - z) \odot (g - h), \quad r = \sigma(U_r h + b_r), \quad z = \sigma(U_z h + b_z), \quad
@@ -203,7 +203,7 @@ class ObservationModel(nn.Module):
 
 
 class BayesJump(nn.Module):
-    r"""What an observation does to the state, GRU-Bayes: :math:`h_+ = GRU(h_-, f_{prep}(y, m, h_-))` (De Brouwer et al. 2019, section 2.3).
+    r"""What an observation does to the state, GRU-Bayes: :math:`h_+ = GRU(h_-, f_{prep}(y, m, h_-))` (De Brouwer et al. 2019).
 
     Of each observed channel, value, expected mean and deviation and the error in deviations pass through a layer of the channel's own;
     of the others nothing is read, and a series of which no channel was observed keeps its state.
@@ -326,7 +326,7 @@ class GRUODEBayesPath(Path):
         return loss + self.history_weight * self.history_loss(filtered) if self.history_weight else loss
 
     def history_loss(self, filtered: Filtered) -> Tensor:
-        r"""Give the paper's loss, per observed value in nats (De Brouwer et al. 2019, section 2.4).
+        r"""Give the paper's objective, its losses before and after each jump, per observed value in nats (De Brouwer et al. 2019).
 
         .. math::
             -\log p_{pre}(y) + \lambda\, KL(p_{Bayes} \,\|\, p_{post}), \qquad p_{Bayes} \propto p_{pre}(y)\, N(y, \sigma_{obs}^2)

@@ -19,7 +19,7 @@ def fill_forward(value_BTC: Tensor, observed_BTC: Tensor, start: float = 0.0) ->
 
 
 def fill_linear(t_BT: Tensor, value_BTC: Tensor, observed_BTC: Tensor, start: float = 0.0) -> Tensor:
-    """Interpolate every channel linearly between its own observed values; outside them it is constant (Kidger et al. 2020, section 3.2).
+    """Interpolate every channel linearly between its own observed values; outside them it is constant.
 
     Args:
         t_BT: knots, ascending per sample.
@@ -77,7 +77,7 @@ class CubicPath:
 
 
 def hermite_path(t_BT: Tensor, x_BTC: Tensor) -> CubicPath:
-    r"""Give the cubic Hermite spline whose slope at each knot is the backward difference (Morrill et al. 2021, section 3).
+    r"""Give the cubic Hermite spline whose slope at each knot is the backward difference (Morrill et al. 2021).
 
     .. math::
         X'(t_i) = \frac{x_i - x_{i-1}}{t_i - t_{i-1}}, \qquad X'(t_0) = \frac{x_1 - x_0}{t_1 - t_0}

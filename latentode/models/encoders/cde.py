@@ -25,7 +25,7 @@ ControlledField = Callable[[Tensor, Tensor], Tensor]
 
 
 class CDEEncoder(Encoder):
-    r"""Solves :math:`dz = f(z)\,dX_t` from the first stamp read to the origin (Kidger et al. 2020, equations 3 and 4).
+    r"""Solves :math:`dz = f(z)\,dX_t` from the first stamp read to the origin (Kidger et al. 2020, section 3).
 
     The control `X` of a series has, at its own stamps and at the origin, the time, the values of all channels, how often each was
     observed so far, and what the known columns held; between them it is a cubic Hermite spline with backward differences (Morrill et
@@ -130,7 +130,7 @@ class LowRankField(nn.Module):
 def drive(
     field: ControlledField, z0_BH: Tensor, path: CubicPath, t_BQ: Tensor, *, method: str, step_size: float
 ) -> Tensor:
-    """Solve `dz = field(z) dX` along a path from its first knot, in steps of one length (Kidger et al. 2020, equation 3).
+    """Solve `dz = field(z) dX` along a path from its first knot, in steps of one length (Kidger et al. 2020, section 3.2).
 
     Args:
         field: gives `f(z) dX/dt`.
