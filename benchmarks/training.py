@@ -40,10 +40,12 @@ from latentode.models import (
     FlowDecoder,
     GaussianDecoder,
     GRUEncoder,
+    GRUODEBayes,
     LatentODE,
     LinearField,
     MixtureDecoder,
     MLPField,
+    NeuralCDE,
     ODERNNEncoder,
 )
 from latentode.models.recipe import Recipe
@@ -90,6 +92,8 @@ MODELS: dict[str, Callable[[], ResidualModel]] = {
     "odernn encoder": lambda: LatentODE(encoder=ODERNNEncoder()),
     "gru encoder": lambda: LatentODE(encoder=GRUEncoder()),
     "ode_rnn": ODERNN,
+    "neural_cde": NeuralCDE,
+    "gru_ode_bayes": GRUODEBayes,
     "rubanova": lambda: read_network("rubanova"),
     "shared state, union": lambda: LatentODE(encoder=AttentionEncoder(states="series"), dynamics=UnionField()),
 }

@@ -14,8 +14,10 @@ from .baselines import (
 from .decoders import *  # noqa: F403 (each folder says what it offers)
 from .dynamics import *  # noqa: F403
 from .encoders import *  # noqa: F403
+from .gru_ode_bayes import GRUODEBayes
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
+from .neural_cde import NeuralCDE
 from .ode_rnn import ODERNN
 from .registry import BASELINES, MODELS
 from .stack import Stack
@@ -32,10 +34,12 @@ __all__ = [
     "ExponentialSmoothing",
     "ForecastModel",
     "Frame",
+    "GRUODEBayes",
     "GaussianProcess",
     "GradientBoosting",
     "LastValue",
     "LatentODE",
+    "NeuralCDE",
     "Part",
     "Posterior",
     "Ridge",

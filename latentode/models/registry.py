@@ -13,13 +13,17 @@ from typing import Any
 from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models import decoders, dynamics, encoders
 from latentode.models.baselines import BASELINE_MODELS
+from latentode.models.gru_ode_bayes import GRUODEBayes
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
+from latentode.models.neural_cde import NeuralCDE
 from latentode.models.ode_rnn import ODERNN
 from latentode.models.stack import Stack
 
 MODELS: dict[str, type[ForecastModel]] = {
     "latent_ode": LatentODE,
+    "gru_ode_bayes": GRUODEBayes,
+    "neural_cde": NeuralCDE,
     "ode_rnn": ODERNN,
     "stack": Stack,
     **BASELINE_MODELS,

@@ -19,6 +19,7 @@ from latentode.models import (
     AttentionEncoder,
     AugmentedField,
     Blend,
+    CDEEncoder,
     ConstantState,
     FlowDecoder,
     GaussianDecoder,
@@ -37,7 +38,7 @@ from latentode.models.baselines.linear import base_features
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare, whole_loss
 
-ENCODERS = [AttentionEncoder, GRUEncoder, ODERNNEncoder]
+ENCODERS = [AttentionEncoder, CDEEncoder, GRUEncoder, ODERNNEncoder]
 PARTS = {
     "adaptive": {"dynamics": MLPField},
     "fixed": {"dynamics": lambda: MLPField(method="rk4", step_size=0.5)},
@@ -60,6 +61,7 @@ PARTS = {
     "mixture": {"decoder": MixtureDecoder},
     "two members": {"n_members": 2},
     "odernn": {"encoder": ODERNNEncoder},
+    "cde": {"encoder": CDEEncoder},
     "backward": {"encoder": lambda: ODERNNEncoder(direction="backward")},
     "gru": {"encoder": GRUEncoder},
     "fixed deviation": {"decoder": lambda: GaussianDecoder(reads_summary=False, std=0.5)},
