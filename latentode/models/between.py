@@ -15,19 +15,19 @@ from torch.distributions import Distribution
 from latentode.data.batch import Batch
 from latentode.models.history import pick
 
-N_AROUND = 4  # the last but one before a query, the last, the first after it, the second
+SIDE = 4  # values on either side of a query that are looked at
 SOON = 1e-6  # horizons: where other channels were observed at the very time of a query, the forecast is asked for just after it
 MAX_ROWS = 256  # per forward pass
 
 
 @dataclass(frozen=True)
 class Around:
-    """The values of the same channel next to every target, in the order of `N_AROUND`.
+    """The values of the same channel next to every target, in the order of time: `SIDE` at or before it, `SIDE` behind it.
 
     Attributes:
-        token: position of each in the tokens of its window, int64 `(B, M, 4)`; 0 where there is none.
-        exists: bool `(B, M, 4)`.
-        is_seen: whether the channel was observed at the very time that is asked for, bool `(B, M)`; `token[..., 1]` is then that value.
+        token: position of each in the tokens of its window, int64 `(B, M, 2 SIDE)`; 0 where there is none.
+        exists: bool `(B, M, 2 SIDE)`.
+        is_seen: whether the channel was observed at the very time that is asked for, bool `(B, M)`; that value is then the last before.
     """
 
     token: Tensor
@@ -35,13 +35,13 @@ class Around:
     is_seen: Tensor
 
     def of(self, per_token_BN: Tensor) -> Tensor:
-        """Give a figure of the tokens around every target, `(B, M, 4)`; 0 where there is none."""
+        """Give a figure of the tokens around every target, `(B, M, 2 SIDE)`; 0 where there is none."""
         found = per_token_BN.gather(1, self.token.flatten(1)).view(self.token.shape)
         return torch.where(self.exists, found, 0.0)
 
 
 def look_around(batch: Batch) -> Around:
-    """Find the two values before and the two after every target, by binary search: no memory grows with tokens times targets."""
+    """Find the values before and behind every target, by binary search: no memory grows with tokens times targets."""
     time, asked = batch.token_time.double(), batch.lead_time().double()
     seen = batch.token_observed
     # One ascending list per window: channel after channel, each in a range of its own.
@@ -50,13 +50,13 @@ def look_around(batch: Batch) -> Around:
     channel = torch.where(seen, batch.token_channel, batch.n_channels)
     key, order = (start[channel] + time).sort(dim=1, stable=True)
     wanted = (start[batch.target_channel] + asked).contiguous()
-    place = torch.searchsorted(key, wanted, right=True)[..., None] + torch.arange(-2, 2, device=time.device)
+    place = torch.searchsorted(key, wanted, right=True)[..., None] + torch.arange(-SIDE, SIDE, device=time.device)
     inside = (place >= 0) & (place < key.shape[1])
     token = order.gather(1, place.clamp(0, key.shape[1] - 1).flatten(1)).view(place.shape)
     found = channel.gather(1, token.flatten(1)).view(place.shape)
     exists = inside & (found == batch.target_channel[..., None])
-    at = time.gather(1, token[..., 1])
-    return Around(torch.where(exists, token, 0), exists, exists[..., 1] & (at == asked))
+    at = time.gather(1, token[..., SIDE - 1])
+    return Around(torch.where(exists, token, 0), exists, exists[..., SIDE - 1] & (at == asked))
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def _cut(
         torch.zeros(len(window), width, dtype=torch.int64, device=window.device),
     )
     place, slot = stops.place[here], stops.slot[here]
-    has_next = around.exists[..., 2].flatten()[place]
-    time, token = around.of(batch.token_time)[..., 2].flatten()[place], around.token[..., 2].flatten()[place]
+    has_next = around.exists[..., SIDE].flatten()[place]
+    time, token = around.of(batch.token_time)[..., SIDE].flatten()[place], around.token[..., SIDE].flatten()[place]
     next_time[row, slot] = torch.where(has_next, time - origin[row], next_time[row, slot])
     next_token[row, slot] = token
     has = torch.zeros_like(next_token, dtype=torch.bool)

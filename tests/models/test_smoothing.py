@@ -17,7 +17,7 @@ from latentode.data.windows import heldout_windows
 from latentode.errors import InputError
 from latentode.metrics import coverage
 from latentode.models import Blend, LatentODE
-from latentode.models.between import look_around
+from latentode.models.between import SIDE, look_around
 from latentode.models.smoothing import MOST_HIDDEN, Smoother, _bend, _hide, hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
@@ -66,12 +66,12 @@ def test_of_random_walks_the_straight_line_is_found(model, unseen):
     error = (said.mean - unseen.target_value)[seen]
     around = look_around(unseen)
     value, time = around.of(unseen.token_value), around.of(unseen.token_time)
-    both = seen & around.exists[..., 1] & around.exists[..., 2]
-    share = (unseen.lead_time() - time[..., 1]) / (time[..., 2] - time[..., 1])
-    line = torch.lerp(value[..., 1], value[..., 2], share)
+    both = seen & around.exists[..., SIDE - 1] & around.exists[..., SIDE]
+    share = (unseen.lead_time() - time[..., SIDE - 1]) / (time[..., SIDE] - time[..., SIDE - 1])
+    line = torch.lerp(value[..., SIDE - 1], value[..., SIDE], share)
     ratio = (said.mean - unseen.target_value)[both].square().mean() / (line - unseen.target_value)[both].square().mean()
     assert float(ratio) < 1.05
-    assert float(error.square().mean()) < float((value[..., 1] - unseen.target_value)[seen].square().mean())
+    assert float(error.square().mean()) < float((value[..., SIDE - 1] - unseen.target_value)[seen].square().mean())
 
 
 def test_intervals_of_unseen_series_hold_what_they_say(model, unseen):
