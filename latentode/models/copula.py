@@ -2,15 +2,15 @@ r"""How the forecasts of one series stand and fall together: what turns single d
 
 A draw of every target from its own distribution is no course that a series could take: its values know nothing of each other. Here each
 target's normal score :math:`z`, the deviation at which its value lies in its own forecast, is part of one Gaussian vector (a Gaussian
-copula, Sklar 1959; as Möller, Lenkoski and Thorarinsdottir 2013 use it on forecasts), so that the single distributions stay exactly what they
-are. The vector is a signal, by which channels move together, and a noise of every value's own:
+copula, Sklar 1959; Möller, Lenkoski and Thorarinsdottir 2013 use it on forecasts), so that the single distributions stay exactly what
+they are. The vector is a signal, by which channels move together, and a noise of every value's own:
 
 .. math:: \mathrm{Cov}(z_{ct}, z_{c't'}) = (1 - \eta)\,R_{cc'}\,e^{-|\tau(t) - \tau(t')|} + \eta\,[c = c', t = t'],
    \qquad \tau(t) = \alpha \log(t + \epsilon) + t / \ell
 
-at lead times :math:`t`. The signal is a Markov process on a clock :math:`\tau`, so that drawing it takes one pass over the times and no matrix
-of them. The clock has to run fast near the origin: errors of a random walk have the correlation :math:`\sqrt{t / t'}`, which is
-:math:`\alpha = 1/2`, and those of an Ornstein-Uhlenbeck process go over from that to :math:`1 / \ell`, its rate.
+at lead times :math:`t`. The signal is a Markov process on a clock :math:`\tau`, so that drawing it takes one pass over the times and no
+matrix of them. The clock has to run fast near the origin: errors of a random walk have the correlation :math:`\sqrt{t / t'}`, which is
+:math:`\alpha = 1/2`, and those of an Ornstein-Uhlenbeck process go over from that to its rate, :math:`1 / \ell`.
 
 Fitted on the scores of held-out values: :math:`\eta, \alpha, \ell` by the likelihood of pairs of one channel (a composite likelihood,
 Varin, Reid and Firth 2011), :math:`R` by the mean product of pairs of two channels, drawn towards 0 where there are few.

@@ -3,11 +3,12 @@ r"""Values between those of a history: a blend of the values on either side, ben
 A query inside a history has values of its channel before and behind it. What a careful person would say of it lies on the straight line
 between the nearest two; curves through more of them know of bends, their means know of noise, and the model's own forecast from the last
 stamp before the query, :math:`f`, knows how this kind of series moves, and what other channels say. It also forecasts the next value
-:math:`y_+` of the channel; by how much that was missed, it was missed, in part, at the query: :math:`f + a (y_+ - f_+)`, with :math:`a` the
-share of the gap that lies before the query, is a bridge between the two values along the forecast's own course. (With a forecast that is the
-last value, this is the straight line; with the Kalman filter's and its gain in place of :math:`a`, it is the Rauch-Tung-Striebel smoother of
-one step, Rauch, Tung and Striebel 1965.) The weights of all of these are those of least squares on values that are hidden in validation
-windows, per channel and length of the gap, drawn to the straight line as far as cross-fitting asks; no training is needed for it.
+:math:`y_+` of the channel; by how much that was missed, it was missed, in part, at the query: :math:`f + a (y_+ - f_+)`, with :math:`a`
+the share of the gap that lies before the query, is a bridge between the two values along the forecast's own course. (With a forecast
+that is the last value, this is the straight line; with the Kalman filter's and its gain in place of :math:`a`, it is one step of the
+smoother of Rauch, Tung and Striebel 1965.) The weights of all of these are those of least squares on values that are hidden in
+validation windows, per channel and length of the gap, drawn to the straight line as far as cross-fitting asks; no training is needed for
+it. A value that was observed stands as it was observed, noise and all: what is said is what the table would hold.
 
 Legend: `P` hidden values, `C` channels, `L` bins of gaps, `F` features.
 """
@@ -340,10 +341,12 @@ def _least_squares(sample: _Sample, like: Tensor) -> Tensor:
     count = torch.bincount(cell, minlength=n_channels * n_bins).view(n_channels, n_bins).to(x)
     # Channels count by the root of their values: none drowns the others.
     share = count.clamp(min=1).rsqrt()
-    in_bin = [(share.view(n_channels, n_bins, *[1] * (part.ndim - 2)) * part).sum(0) for part in (xx, xy, count)]
-    over_all = [part.sum(0, keepdim=True) for part in in_bin]
-    top = _drawn(*over_all, RIDGE * over_all[2], torch.zeros_like(over_all[1]))
-    of_bin = _drawn(*in_bin, PSEUDO_COUNT * in_bin[2] / count.sum(0).clamp(min=1), top.expand_as(in_bin[1]))
+    bin_xx, bin_xy, bin_count = share[..., None, None] * xx, share[..., None] * xy, share * count
+    bin_xx, bin_xy, bin_count = bin_xx.sum(0), bin_xy.sum(0), bin_count.sum(0)
+    all_xx, all_xy, all_count = (part.sum(0, keepdim=True) for part in (bin_xx, bin_xy, bin_count))
+    top = _drawn(all_xx, all_xy, all_count, RIDGE * all_count, torch.zeros_like(all_xy))
+    pull = PSEUDO_COUNT * bin_count / count.sum(0).clamp(min=1)
+    of_bin = _drawn(bin_xx, bin_xy, bin_count, pull, top.expand_as(bin_xy))
     own = _drawn(xx, xy, count, torch.full_like(count, PSEUDO_COUNT), of_bin.expand_as(xy))
     return own.to(like.dtype)
 

@@ -32,7 +32,7 @@ def fit(prepared, **kwargs):
     return model
 
 
-def walks(n_series=40, n_rows=60, seed=0, noise=0.0):
+def walks(n_series=120, n_rows=60, seed=0, noise=0.0):
     """Random walks: the best guess between two values is the straight line, its error a Brownian bridge's."""
     rng = np.random.default_rng(seed)
     frames = []
@@ -79,6 +79,10 @@ def test_intervals_of_unseen_series_hold_what_they_say(model, unseen):
     for level in (0.5, 0.8):
         held = coverage(said, unseen.target_value, level)[seen].mean()
         assert float(held) == pytest.approx(level, abs=0.05)
+
+
+def test_the_error_between_two_values_of_a_walk_grows_with_the_root_of_the_gap(model):
+    assert float(model.smoother.exponents[1]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_where_a_value_was_observed_it_stands(model, unseen):
@@ -183,7 +187,7 @@ def test_the_bend_is_the_hermite_interpolant_with_the_slopes_of_parabolas():
 
 def test_hiding_takes_values_away_and_asks_for_them_only(prepared_walks):
     whole = prepared_walks.validation
-    batch = hide([whole])[0]
+    batch = _hide(whole, 1.0, torch.Generator().manual_seed(0))
     n_whole = int(whole.token_observed.sum() + whole.target_observed.sum())
     n_hidden = int(batch.target_observed.sum())
     assert int(batch.token_observed.sum()) + n_hidden == n_whole
@@ -191,8 +195,7 @@ def test_hiding_takes_values_away_and_asks_for_them_only(prepared_walks):
     # No value is both read and asked for.
     assert not bool((batch.token_observed & batch.target_observed).any())
     assert torch.equal(batch.token_value[batch.target_observed], batch.target_value[batch.target_observed])
-    again = hide([whole])[0]
-    assert torch.equal(again.target_observed, batch.target_observed)
+    assert torch.equal(hide([whole])[0].target_observed, hide([whole])[0].target_observed)
 
 
 def test_of_many_values_few_are_asked_for(prepared_walks):
