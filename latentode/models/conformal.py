@@ -217,6 +217,18 @@ class CalibratedModel(ForecastModel):
             buffer.copy_(state[name])
 
 
+class UntrainedModel(CalibratedModel):
+    """A model that gradients do not train: it is fitted in `prepare` and `choose`, without chance."""
+
+    is_trained = False
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Give the mean squared error over the targets; nothing here is learned from it."""
+        with torch.no_grad():
+            error = self.raw(batch).mean - batch.target_value
+        return error[batch.target_observed].square().mean()
+
+
 Residuals = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -383,9 +395,14 @@ class Calibrated(Distribution):
         return at_score(self.base, self._map(*torch.broadcast_tensors(score, self._cell)))
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        """Draw values `(*sample_shape, B, M)`."""
+        """Draw values `(*sample_shape, B, M)`; what the raw forecast joins stays joined, since the map is monotone."""
         shape = torch.Size(sample_shape) + self._cell.shape
-        return self.at_score(torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device))
+        joined = getattr(self.base, "draw_scores", None)
+        if joined is None:
+            score = torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device)
+        else:
+            score = joined(torch.Size(sample_shape)).to(self._knots.dtype)
+        return self.at_score(score)
 
     def at_score(self, score: Tensor) -> Tensor:
         """Give the quantiles of normal scores `(..., B, M)`, float64."""
