@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from latentode.data.batch import Batch
 
 EPSILON = 1e-3  # horizons; at shorter leads the clock does not run faster
-FEWEST = 200  # scores that say anything of how they hang together
+FEWEST, FEWEST_PAIRS = 200, 50  # scores that say anything of how they hang together, and pairs of one channel
 LAGS = (1, 2, 3, 5, 8, 13, 21, 34, 55)  # of two scores of one channel, in places of a window's list
 MAX_WINDOWS, MAX_PAIRS = 4_096, 8_192
 MAX_LAG = (
@@ -76,7 +76,7 @@ class Copula(nn.Module):
         return int(self.n_pairs) > 0
 
     def fit(self, score: Tensor, channel: Tensor, time: Tensor, window: Tensor) -> None:
-        """Fit kernel and correlation; too few scores, or no two of one channel in a window, leave them as they are.
+        """Fit kernel and correlation; too few scores leave them as they are.
 
         Args:
             score: of held-out values in their calibrated forecasts, float64 `(P,)`.
@@ -90,17 +90,21 @@ class Copula(nn.Module):
         if len(score) < FEWEST:
             return
         one, other = _pairs(LAGS, time, channel, window)
-        if len(one) < FEWEST:
-            return
-        self.n_pairs.fill_(len(one))
-        thin = -(-len(one) // MAX_PAIRS)
-        one, other = one[::thin], other[::thin]
-        self.kernel.copy_(_fit_kernel(score[one], score[other], time[one], time[other]))
+        n_pairs = len(one)
+        if n_pairs < FEWEST_PAIRS:
+            # Where a channel hardly ever has two values, nothing is known but what channels have in common at one time.
+            self.kernel.copy_(self.kernel.new_tensor([0.0, 0.0, RATES[-1]]))
+        else:
+            thin = -(-n_pairs // MAX_PAIRS)
+            one, other = one[::thin], other[::thin]
+            self.kernel.copy_(_fit_kernel(score[one], score[other], time[one], time[other]))
         n_channels = len(self.correlation)
         if n_channels > 1:
             lags = range(1, min(n_channels, MAX_LAG + 1))
             one, other = _pairs(lags, channel, torch.zeros_like(channel), window, time)
             self.correlation.copy_(self._correlate(score, channel, time, one, other))
+            n_pairs += len(one)
+        self.n_pairs.fill_(n_pairs)
 
     def _correlate(self, score: Tensor, channel: Tensor, time: Tensor, one: Tensor, other: Tensor) -> Tensor:
         differ = channel[one] != channel[other]
