@@ -42,6 +42,7 @@ RIDGE = 1e-3  # of a feature's power: bends that are nearly one share their weig
 LOCAL_RIDGE = 0.01  # of the weight of one value right at the asked time
 MOST_HIDDEN = 0.5  # of a window's values
 LONGEST = 0.3  # horizons that a stretch without values lasts
+MAX_WINDOWS = 1_024  # of validation in which values are hidden
 N_ASKED = 4_096  # hidden values that weights and intervals are fitted on; each takes a forecast
 MIN_STD = 1e-3  # training deviations
 MOST_TRUST = (
@@ -125,15 +126,17 @@ class Smoother(nn.Module):
             adjust: takes seasons out of tokens and targets; gives the batch and what left the targets.
             validation: windows.
         """
-        hidden = [batch for half in split_in_halves(validation) for batch in half]
-        n_first = sum(map(len, split_in_halves(validation)[0]))
-        hidden = hide(hidden)
+        if not validation:
+            return
+        halves = split_in_halves(validation)
+        hidden = hide([batch for half in halves for batch in half])
+        n_first = sum(map(len, hidden[: len(halves[0])]))
         if sum(int(part.target_observed.sum()) for part in hidden) < MIN_HIDDEN:
             return
         self.n_read.fill_(max(batch.token_time.shape[1] for batch in validation))
         self.age.fill_(max(float((-batch.token_time).max()) for batch in validation))
         first, samples = 0, []
-        for batch in hidden:
+        for batch in filter(len, hidden):
             samples.append(_Sample.of(self._between(batch, forecast, adjust), adjust(batch)[0], first))
             first += len(batch)
         sample = _Sample.join(samples)
@@ -375,11 +378,18 @@ def hide(validation: Sequence[Batch]) -> list[Batch]:
 
     Of every window a random share of the values is hidden, up to `MOST_HIDDEN`; in every fourth also all within a random stretch of
     time, and in every fourth those of one channel there: so gaps of many lengths come up, at times when others were seen and when none
-    was. The draw is the same for the same windows. About `N_ASKED` values are asked for, in all.
+    was. The draw is the same for the same windows. Of about `MAX_WINDOWS` windows about `N_ASKED` values are asked for, in all.
     """
     generator = torch.Generator().manual_seed(0)
+    share = MAX_WINDOWS / max(sum(map(len, validation)), 1)
+    if share < 1:
+        drawn = [
+            torch.rand(len(batch), generator=generator).to(batch.token_time.device) < share for batch in validation
+        ]
+        validation = [batch.take(few) for batch, few in zip(validation, drawn, strict=True)]
     n_values = sum(int(batch.token_observed.sum()) + int(batch.target_observed.sum()) for batch in validation)
-    keep = min(1.0, N_ASKED / max(n_values * 0.35, 1))
+    # Some 30 % of all are hidden.
+    keep = min(1.0, N_ASKED / max(0.3 * n_values, 1))
     return [_hide(batch, keep, generator) for batch in validation]
 
 

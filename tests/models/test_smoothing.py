@@ -16,7 +16,7 @@ from latentode.data.tables import read_table
 from latentode.data.windows import heldout_windows
 from latentode.errors import InputError
 from latentode.metrics import coverage
-from latentode.models import Blend, LatentODE
+from latentode.models import Blend, LatentODE, smoothing
 from latentode.models.between import SIDE, look_around
 from latentode.models.smoothing import MOST_HIDDEN, Smoother, _bend, _hide, hide
 from tests.data.tables import make_table
@@ -196,6 +196,23 @@ def test_hiding_takes_values_away_and_asks_for_them_only(prepared_walks):
     assert not bool((batch.token_observed & batch.target_observed).any())
     assert torch.equal(batch.token_value[batch.target_observed], batch.target_value[batch.target_observed])
     assert torch.equal(hide([whole])[0].target_observed, hide([whole])[0].target_observed)
+
+
+def test_of_many_windows_few_are_taken(prepared_walks, monkeypatch):
+    whole = prepared_walks.validation
+    monkeypatch.setattr(smoothing, "MAX_WINDOWS", 50)
+    parts = hide([whole.take(torch.arange(i, i + 1)) for i in range(len(whole))])
+    assert len(parts) == len(whole)
+    assert 25 < sum(map(len, parts)) < 90
+    model = fit(prepared_walks)
+    assert model.smoother.is_fitted
+
+
+def test_without_validation_nothing_is_said(prepared_walks):
+    model = fit(prepared_walks)
+    model.smoother = Smoother(1)
+    model.calibrate([])
+    assert not model.smoother.is_fitted
 
 
 def test_of_many_values_few_are_asked_for(prepared_walks):
