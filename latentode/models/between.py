@@ -132,9 +132,9 @@ def look_ahead(
         has_past = part.token_observed.any(1)
         row, slot = stops.stop[here] - begin, stops.slot[here]
         half = part.target_row.shape[1] // 2
-        is_told = has_past[row] & (part.lead_time()[row, half + slot] <= reach)
-        columns = [figure[row, at + slot] for at in (0, half) for figure in (said.mean, said.stddev)]
-        found[:, stops.place[here]] = torch.stack([*columns, is_told]).to(found.dtype)
+        columns = torch.stack([figure[row, at + slot] for at in (0, half) for figure in (said.mean, said.stddev)])
+        is_told = has_past[row] & (part.lead_time()[row, half + slot] <= reach) & columns.isfinite().all(0)
+        found[:, stops.place[here]] = torch.cat([columns, is_told[None]]).to(found.dtype)
     mean, std, mean_next, std_next, is_told = found.view(5, *shape)
     return Ahead(mean, std, mean_next, std_next, is_told > 0)
 

@@ -31,9 +31,8 @@ from latentode.models.conformal import Calibration, split_in_halves
 from latentode.models.history import at_targets, pick, summarise
 
 N_GAPS = 4  # bins of gaps between two values that a forecast spans
-UNTOLD, BEFORE, BEHIND, ALONE = range(
-    N_GAPS, N_GAPS + 4
-)  # a gap beyond any forecast; values on one side only; none at all
+# And of what lies in none: in a gap beyond any forecast; with values on one side only; with none at all.
+UNTOLD, BEFORE, BEHIND, ALONE = range(N_GAPS, N_GAPS + 4)
 N_BINS = ALONE + 1
 N_FEATURES = 10
 REACH = 1.0  # horizons that a forecast goes, here
@@ -46,7 +45,7 @@ MAX_WINDOWS = 1_024  # of validation in which values are hidden
 N_ASKED = 4_096  # hidden values that weights and intervals are fitted on; each takes a forecast
 MIN_STD = 1e-3  # training deviations
 MOST_TRUST = (
-    20.0  # by which the shortest gap's error counts more than that of one of middling length, and the longest's less
+    20.0  # by which an error in the shortest gap counts more than one in a middling gap, and in the longest less
 )
 MIN_HIDDEN = 20  # fewer hidden values say nothing
 
