@@ -30,7 +30,7 @@ from latentode.data.batch import Batch
 EPSILON = 1e-3  # horizons; at shorter leads the clock does not run faster
 FEWEST, FEWEST_PAIRS = 200, 50  # scores that say anything of how they hang together, and pairs of one channel
 LAGS = (1, 2, 3, 5, 8, 13, 21, 34, 55)  # of two scores of one channel, in places of a window's list
-MAX_WINDOWS, MAX_PAIRS = 4_096, 8_192
+MAX_WINDOWS, MAX_SCORES, MAX_PAIRS = 1_024, 1 << 15, 8_192
 MAX_LAG = (
     64  # of two scores of two channels, in places of a window's list; so channels of one stamp meet up to so many apart
 )
@@ -84,8 +84,9 @@ class Copula(nn.Module):
         """
         score, time = score.clamp(-LARGEST, LARGEST), time.double()
         names = window.unique()
-        if len(names) > MAX_WINDOWS:
-            kept = torch.isin(window, names[:: -(-len(names) // MAX_WINDOWS)])
+        every = max(-(-len(names) // MAX_WINDOWS), -(-len(score) // MAX_SCORES))
+        if every > 1:
+            kept = torch.isin(window, names[::every])
             score, channel, time, window = (x[kept] for x in (score, channel, time, window))
         if len(score) < FEWEST:
             return
