@@ -31,9 +31,8 @@ EPSILON = 1e-3  # horizons; at shorter leads the clock does not run faster
 FEWEST, FEWEST_PAIRS = 200, 50  # scores that say anything of how they hang together, and pairs of one channel
 LAGS = (1, 2, 3, 5, 8, 13, 21, 34, 55)  # of two scores of one channel, in places of a window's list
 MAX_WINDOWS, MAX_SCORES, MAX_PAIRS = 1_024, 1 << 15, 8_192
-MAX_LAG = (
-    64  # of two scores of two channels, in places of a window's list; so channels of one stamp meet up to so many apart
-)
+# Of two scores of two channels, in places of a window's list: so many channels of one stamp meet.
+MAX_LAG = 64
 PSEUDO_COUNT = 50.0  # pairs of two channels that weigh as much as that they have nothing to do with each other
 LARGEST = 4.0  # normal scores: one value far out must not say how all hang together
 NUGGETS = (0.0, 0.02, 0.1, 0.3, 0.6, 0.9, 1.0)

@@ -27,7 +27,7 @@ from latentode.data.batch import Batch
 from latentode.metrics.quantiles import normal_score
 from latentode.models.baselines.shrunk import drawn_share
 from latentode.models.between import SIDE, Ahead, Around, look_ahead, look_around
-from latentode.models.conformal import Calibration, split_in_halves
+from latentode.models.conformal import Calibration
 from latentode.models.history import at_targets, pick, summarise
 
 N_GAPS = 4  # bins of gaps between two values that a forecast spans
@@ -43,6 +43,7 @@ MOST_HIDDEN = 0.5  # of a window's values
 LONGEST = 0.3  # horizons that a stretch without values lasts
 MAX_WINDOWS = 1_024  # of validation in which values are hidden
 N_ASKED = 4_096  # hidden values that weights and intervals are fitted on; each takes a forecast
+N_FOLDS = 5  # what is fitted on half of the values errs by more than what is fitted on all
 MIN_STD = 1e-3  # training deviations
 MOST_TRUST = (
     20.0  # by which an error in the shortest gap counts more than one in a middling gap, and in the longest less
@@ -118,7 +119,7 @@ class Smoother(nn.Module):
     def fit(
         self, forecast: Forecast, adjust: Callable[[Batch], tuple[Batch, Tensor]], validation: Sequence[Batch]
     ) -> None:
-        """Fit weights on all hidden values, and the intervals on either half by the weights of the other.
+        """Fit weights on all hidden values, and the intervals on those of every fold by the weights of the others.
 
         Args:
             forecast: of every target of a batch.
@@ -127,15 +128,13 @@ class Smoother(nn.Module):
         """
         if not validation:
             return
-        halves = split_in_halves(validation)
-        hidden = hide([batch for half in halves for batch in half])
-        n_first = sum(map(len, hidden[: len(halves[0])]))
+        hidden = [batch for batch in hide(validation) if len(batch)]
         if sum(int(part.target_observed.sum()) for part in hidden) < MIN_HIDDEN:
             return
         self.n_read.fill_(max(batch.token_time.shape[1] for batch in validation))
         self.age.fill_(max(float((-batch.token_time).max()) for batch in validation))
         first, samples = 0, []
-        for batch in filter(len, hidden):
+        for batch in hidden:
             samples.append(_Sample.of(self._between(batch, forecast, adjust), adjust(batch)[0], first))
             first += len(batch)
         sample = _Sample.join(samples)
@@ -146,8 +145,9 @@ class Smoother(nn.Module):
         sample = sample.binned(self.edges)
         sample = replace(sample, trust=_trust(sample))
         step = torch.zeros_like(sample.value)
-        is_second = sample.window >= n_first
-        for held in (is_second, ~is_second):
+        fold = _folds(hidden)[sample.window]
+        for i in fold.unique():
+            held = fold == i
             step[held] = sample.take(held).step(_least_squares(sample.take(~held), self.weight))
         share = _choose_share(sample, step, len(self.weight)).to(step.dtype)
         self.weight.copy_(share[:, None, None] * _least_squares(sample, self.weight))
@@ -298,6 +298,16 @@ def _local_fits(value: Tensor, after: Tensor, exists: Tensor, line: Tensor) -> l
     fits = [torch.linalg.solve((xx + ridge)[..., :k, :k], xy[..., :k])[..., 0] for k in (1, 2, 3)]
     limit = (y.abs() * seen).amax(-1)
     return [(line + torch.minimum(torch.maximum(fit, -limit), limit)).to(line.dtype) for fit in fits]
+
+
+def _folds(hidden: Sequence[Batch]) -> Tensor:
+    """Give the fold of every window, int64 `(W,)`: series are dealt out; of fewer than folds, the stretches of their time line are."""
+    series, origin = (torch.cat([getattr(batch, name) for batch in hidden]) for name in ("series", "origin"))
+    names, place = series.unique(return_inverse=True)
+    if len(names) >= N_FOLDS:
+        return place % N_FOLDS
+    rank = origin.argsort(stable=True).argsort(stable=True)
+    return torch.div(rank * N_FOLDS, len(rank), rounding_mode="floor")
 
 
 def _trust(sample: _Sample) -> Tensor:

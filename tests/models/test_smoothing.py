@@ -18,7 +18,7 @@ from latentode.errors import InputError
 from latentode.metrics import coverage
 from latentode.models import Blend, LatentODE, smoothing
 from latentode.models.between import SIDE, look_around
-from latentode.models.smoothing import MOST_HIDDEN, Smoother, _bend, _hide, hide
+from latentode.models.smoothing import MOST_HIDDEN, N_FOLDS, Smoother, _bend, _folds, _hide, hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
 
@@ -196,6 +196,16 @@ def test_hiding_takes_values_away_and_asks_for_them_only(prepared_walks):
     assert not bool((batch.token_observed & batch.target_observed).any())
     assert torch.equal(batch.token_value[batch.target_observed], batch.target_value[batch.target_observed])
     assert torch.equal(hide([whole])[0].target_observed, hide([whole])[0].target_observed)
+
+
+def test_series_are_held_out_whole_and_a_single_one_by_time(prepared_walks):
+    whole = prepared_walks.validation
+    fold = _folds([whole])
+    assert sorted(set(fold.tolist())) == list(range(N_FOLDS))
+    assert all(len(set(fold[whole.series == s].tolist())) == 1 for s in whole.series.unique())
+    single = replace(whole, series=torch.zeros_like(whole.series))
+    fold = _folds([single])
+    assert all(single.origin[fold == i].max() <= single.origin[fold == i + 1].min() for i in range(N_FOLDS - 1))
 
 
 def test_of_many_windows_few_are_taken(prepared_walks, monkeypatch):
