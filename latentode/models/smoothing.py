@@ -64,6 +64,7 @@ class Between:
         std: deviation that the forecast stated, 1 where there is none, `(B, M)`.
         gap: from one value to the other, in horizons, `(B, M)`; 0 but where both are there.
         is_seen: whether the channel was observed at the very time, bool `(B, M)`: the line is then that value.
+        spread: how far the values around lie from the line, root mean square, `(B, M)`; 1 where there is none.
     """
 
     line: Tensor
@@ -72,6 +73,7 @@ class Between:
     std: Tensor
     gap: Tensor
     is_seen: Tensor
+    spread: Tensor
 
 
 class Smoother(nn.Module):
@@ -83,7 +85,8 @@ class Smoother(nn.Module):
     Attributes:
         weight: of the features, `(C, L, F)`.
         edges: gaps at which one bin ends and the next begins, in horizons, `(N_GAPS - 1,)`.
-        exponents: of the deviation that a forecast stated, and of the gap, in the deviation of what is said here, `(2,)`.
+        exponents: of the deviation that a forecast stated, of the gap and of the spread of the values around, in the deviation of what
+            is said here, `(3,)`.
         n_read: most values of a history that a forecast read in validation, int64 `(1,)`; 0: nothing was fitted.
         age: how old they were at most, in horizons, `(1,)`.
     """
@@ -98,7 +101,7 @@ class Smoother(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.zeros(n_channels, N_BINS, N_FEATURES))
         self.register_buffer("edges", torch.zeros(N_GAPS - 1))
-        self.register_buffer("exponents", torch.zeros(2))
+        self.register_buffer("exponents", torch.zeros(3))
         self.register_buffer("n_read", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("age", torch.zeros(1))
         self.calibration = Calibration(n_channels, N_BINS)
@@ -160,7 +163,9 @@ class Smoother(nn.Module):
     def _shape(self, between: Between | _Sample) -> Tensor:
         """Give the deviation up to a factor per channel and bin."""
         of_gap = torch.where(between.gap > 0, between.gap, 1.0).pow(self.exponents[1])
-        return between.std.clamp(min=MIN_STD).pow(self.exponents[0]) * of_gap
+        of_std = between.std.clamp(min=MIN_STD).pow(self.exponents[0])
+        of_spread = between.spread.clamp(min=MIN_STD).pow(self.exponents[2])
+        return of_std * of_gap * of_spread
 
     def _std(self, between: Between | _Sample, channel: Tensor) -> Tensor:
         return (self._shape(between) * self.calibration.width[channel, between.bin]).clamp(min=MIN_STD)
@@ -198,6 +203,7 @@ class _Sample:
     bin: Tensor
     std: Tensor
     gap: Tensor
+    spread: Tensor
     value: Tensor
     channel: Tensor
     time: Tensor
@@ -208,7 +214,15 @@ class _Sample:
     def of(cls, between: Between, batch: Batch, first: int) -> _Sample:
         seen = batch.target_observed
         window = torch.arange(first, first + len(batch), device=seen.device)[:, None].expand_as(seen)
-        columns = (between.line, between.features, between.bin, between.std, between.gap, batch.target_value)
+        columns = (
+            between.line,
+            between.features,
+            between.bin,
+            between.std,
+            between.gap,
+            between.spread,
+            batch.target_value,
+        )
         others = (batch.target_channel, batch.lead_time(), window, torch.ones_like(between.gap))
         return cls(*(x[seen] for x in (*columns, *others)))
 
@@ -257,7 +271,10 @@ def describe(batch: Batch, around: Around, told: Ahead, edges: Tensor) -> Betwee
     bin_ = torch.where(told.is_told, torch.bucketize(gap, edges), UNTOLD)
     bin_ = torch.where(both, bin_, torch.where(has_before, BEFORE, torch.where(has_behind, BEHIND, ALONE)))
     std = torch.where(told.is_told, told.std, 1.0)
-    return Between(line, torch.stack(features, -1), bin_, std, gap, around.is_seen)
+    n_around = around.exists.sum(-1)
+    square = torch.where(around.exists, (value - line[..., None]).square(), 0.0).sum(-1)
+    spread = torch.where(n_around > 0, (square / n_around.clamp(min=1)).sqrt(), 1.0)
+    return Between(line, torch.stack(features, -1), bin_, std, gap, around.is_seen, spread)
 
 
 def _bend(value: Tensor, time: Tensor, exists: Tensor, share: Tensor, gap: Tensor) -> Tensor:
@@ -315,7 +332,8 @@ def _trust(sample: _Sample) -> Tensor:
 
     In a long gap all are wrong by much: counted as they are, a few of these would decide for all.
     """
-    power = _exponents(sample.value - sample.line, replace(sample, std=torch.ones_like(sample.std)))[1]
+    one = torch.ones_like(sample.gap)
+    power = _exponents(sample.value - sample.line, replace(sample, std=one, spread=one))[1]
     has_gap = sample.gap > 0
     size = sample.gap.clamp(min=1e-6).log()
     middle = torch.where(has_gap, size, 0.0).sum() / has_gap.sum().clamp(min=1)
@@ -324,17 +342,18 @@ def _trust(sample: _Sample) -> Tensor:
 
 
 def _exponents(error: Tensor, sample: _Sample) -> Tensor:
-    """Give the powers of stated deviation and gap, `(2,)`, in [0, 2], that the size of the errors goes with.
+    """Give the powers of stated deviation, gap and spread, `(3,)`, in [0, 2], that the size of the errors goes with.
 
     By the regression of the errors' logarithms (Harvey 1976), among values with a gap around them.
     """
     inside = sample.gap > 0
     if int(inside.sum()) < MIN_HIDDEN:
-        return error.new_tensor([1.0, 0.0])
-    columns = (sample.std.clamp(min=MIN_STD), sample.gap.clamp(min=1e-6), error.abs() + MIN_STD)
+        return error.new_tensor([1.0, 0.0, 0.0])
+    std, spread = (x.clamp(min=MIN_STD) for x in (sample.std, sample.spread))
+    columns = (std, sample.gap.clamp(min=1e-6), spread, error.abs() + MIN_STD)
     *x, y = ((column[inside].double().log()) for column in columns)
     x = torch.stack([one - one.mean() for one in x], 1)
-    eye = torch.eye(2, dtype=x.dtype, device=x.device)
+    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     return torch.linalg.solve(x.T @ x + 1e-3 * len(x) * eye, x.T @ (y - y.mean())).clamp(0, 2).to(error.dtype)
 
 

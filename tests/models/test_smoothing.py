@@ -18,7 +18,7 @@ from latentode.errors import InputError
 from latentode.metrics import coverage
 from latentode.models import Blend, LatentODE, smoothing
 from latentode.models.between import SIDE, look_around
-from latentode.models.smoothing import MOST_HIDDEN, N_FOLDS, Smoother, _bend, _folds, _hide, hide
+from latentode.models.smoothing import MOST_HIDDEN, N_FOLDS, Smoother, _bend, _exponents, _folds, _hide, _Sample, hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
 
@@ -81,9 +81,19 @@ def test_intervals_of_unseen_series_hold_what_they_say(model, unseen):
         assert float(held) == pytest.approx(level, abs=0.05)
 
 
-def test_the_error_between_two_values_of_a_walk_grows_with_the_root_of_the_gap(model):
-    # As that of a Brownian bridge does; what a forecast states grows with its lead time, and takes a part of it.
-    assert 0.3 < float(model.smoother.exponents[1]) < 0.6
+def test_the_size_of_errors_is_found_as_powers_of_what_it_goes_with():
+    rng = np.random.default_rng(0)
+    std, gap, spread = (torch.from_numpy(np.exp(rng.normal(size=20_000))) for _ in range(3))
+    error = std.pow(0.3) * gap.pow(0.5) * spread.pow(1.2) * torch.from_numpy(rng.normal(size=20_000)) * 10
+    empty = torch.zeros_like(std)
+    sample = _Sample(*([empty] * 3), std, gap, spread, *([empty] * 5))
+    assert torch.allclose(_exponents(error, sample), torch.tensor([0.3, 0.5, 1.2]).double(), atol=0.03)
+
+
+def test_errors_between_two_values_of_a_walk_grow_with_gap_and_spread(model):
+    # Both with the root of time, as the deviation of a Brownian bridge: their powers share that one.
+    powers = model.smoother.exponents
+    assert 0.35 < float(powers[1] + 0.5 * powers[2]) < 0.65
 
 
 def test_where_a_value_was_observed_it_stands(model, unseen):
