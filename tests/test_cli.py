@@ -124,6 +124,13 @@ def test_forecast_writes_finite_numbers_for_every_series(run, folder, tmp_path):
     assert "24 rows" in done.stdout
 
 
+def test_times_inside_the_history_are_marked(run, folder, tmp_path):
+    succeed("forecast", run, "--history", folder / "data.csv", "--at", "6,99", "--out", tmp_path / "f.csv")
+    out = pd.read_csv(tmp_path / "f.csv")
+    assert out.loc[out["time"] == 6, "kind"].unique().tolist() == ["smoothed"]
+    assert out.loc[out["time"] == 99, "kind"].unique().tolist() == ["forecast"]
+
+
 def test_forecast_at_times_by_queries_wide_and_in_parquet(run, folder, tmp_path):
     succeed("forecast", run, "--history", folder / "data.csv", "--at", "99,98.5", "--quantiles", "0.1,0.9",
             "--layout", "wide", "--out", tmp_path / "f.parquet")  # fmt: skip

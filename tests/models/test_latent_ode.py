@@ -35,6 +35,7 @@ from latentode.models import (
     StudentTDecoder,
 )
 from latentode.models.baselines.linear import base_features
+from latentode.models.smoothing import hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare, whole_loss
 
@@ -295,3 +296,16 @@ def test_a_seeded_run_gives_its_golden_numbers(prepared):
         losses.append(float(loss.detach()))
     path = Path(__file__).parent.parent / "golden" / "latent_ode.json"
     assert losses == pytest.approx(json.loads(path.read_text())["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_what_lies_inside_a_history_is_told_for_every_row_alone(prepared, parts):
+    model = perturb(make_of(prepared, parts))
+    model.calibrate([prepared.validation])
+    batch = hide([prepared.validation])[0]
+    said = model.smooth(batch)
+    for b in (0, len(batch) - 1):
+        seen = batch.target_observed[b]
+        alone = model.smooth(batch.take(torch.tensor([b])))
+        assert alone.mean[0][seen].isfinite().all()
+        assert torch.allclose(alone.mean[0][seen], said.mean[b][seen], atol=2e-3)
