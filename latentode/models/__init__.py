@@ -11,7 +11,7 @@ from .baselines import (
     Seasonal,
 )
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from .dynamics import ConstantState, LinearField, MLPField
+from .dynamics import ConstantState, LatentSDE, LinearField, MLPField
 from .encoders import AttentionEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
@@ -36,6 +36,7 @@ __all__ = [
     "GradientBoosting",
     "LastValue",
     "LatentODE",
+    "LatentSDE",
     "LinearField",
     "MLPField",
     "MixtureDecoder",

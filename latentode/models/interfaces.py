@@ -133,6 +133,13 @@ class Dynamics(Part):
         z_BQD = self(z0_BD, torch.zeros_like(z0_BD[:, 0]), t_BQ, context_BE)
         return z_BQD.flatten(0, 1).index_select(0, place_T)
 
+    def paths(self) -> Iterator[int]:
+        """Go through the paths that a forecast is made of: what is carried while one is in hand belongs to it.
+
+        A certain path is one; of a stochastic equation a forecast takes several, and `distributions.mix` makes them one.
+        """
+        yield 0
+
     def at_progress(self, fraction: float) -> None:
         """Hear, before every epoch, which fraction of the planned training is behind; a field may be solved loosely at first."""
 

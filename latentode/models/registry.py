@@ -13,7 +13,7 @@ from typing import Any
 from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from latentode.models.dynamics import ConstantState, LinearField, MLPField
+from latentode.models.dynamics import ConstantState, LatentSDE, LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
@@ -30,6 +30,7 @@ CLASSES: dict[str, type[Part]] = {
         AttentionEncoder,
         ODERNNEncoder,
         ConstantState,
+        LatentSDE,
         LinearField,
         MLPField,
         GaussianDecoder,

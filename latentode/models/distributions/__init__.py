@@ -2,8 +2,8 @@
 
 from .affine import about, affine
 from .anchored_mixture import AnchoredMixture
-from .pool import pool, pool_family
+from .pool import mix, pool, pool_family
 from .quantile_function import QuantileFunction
 from .student_t import FiniteStudentT
 
-__all__ = ["AnchoredMixture", "FiniteStudentT", "QuantileFunction", "about", "affine", "pool", "pool_family"]
+__all__ = ["AnchoredMixture", "FiniteStudentT", "QuantileFunction", "about", "affine", "mix", "pool", "pool_family"]

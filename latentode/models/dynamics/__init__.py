@@ -3,5 +3,6 @@
 from .constant import ConstantState
 from .linear import LinearField
 from .mlp import MLPField
+from .sde import LatentSDE
 
-__all__ = ["ConstantState", "LinearField", "MLPField"]
+__all__ = ["ConstantState", "LatentSDE", "LinearField", "MLPField"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentode.models import ConstantState, LinearField, MLPField
+from latentode.models import ConstantState, LatentSDE, LinearField, MLPField
 from latentode.models.interfaces import Dynamics, pad
 from tests.data.tables import make_table
 
@@ -17,6 +17,7 @@ MEMBERS = {
     "dense": lambda: LinearField("dense"),
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
+    "sde": LatentSDE,
 }
 
 
@@ -33,7 +34,7 @@ def test_single_states_are_those_of_padded_rows(name):
     torch.manual_seed(0)
     field = MEMBERS[name]()
     field.setup(make_table().schema, D, E)
-    field = field.double()
+    field = field.double().eval()
     single = field.carry(*ask())
     assert single.shape == (7, D)
     assert torch.allclose(single, Dynamics.carry(field, *ask()), rtol=0, atol=1e-7 if name == "mlp" else 1e-12)
