@@ -11,7 +11,7 @@ from .baselines import (
     Seasonal,
 )
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from .dynamics import ConstantState, LatentSDE, LinearField, MLPField
+from .dynamics import ConstantState, LatentSDE, LinearField, MLPField, MultipleShooting
 from .encoders import AttentionEncoder, ODERNNEncoder
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
@@ -40,6 +40,7 @@ __all__ = [
     "LinearField",
     "MLPField",
     "MixtureDecoder",
+    "MultipleShooting",
     "ODERNNEncoder",
     "Part",
     "Posterior",

@@ -13,7 +13,7 @@ from typing import Any
 from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from latentode.models.dynamics import ConstantState, LatentSDE, LinearField, MLPField
+from latentode.models.dynamics import ConstantState, LatentSDE, LinearField, MLPField, MultipleShooting
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
@@ -33,6 +33,7 @@ CLASSES: dict[str, type[Part]] = {
         LatentSDE,
         LinearField,
         MLPField,
+        MultipleShooting,
         GaussianDecoder,
         MixtureDecoder,
         QuantileDecoder,

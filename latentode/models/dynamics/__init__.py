@@ -4,5 +4,6 @@ from .constant import ConstantState
 from .linear import LinearField
 from .mlp import MLPField
 from .sde import LatentSDE
+from .shooting import MultipleShooting
 
-__all__ = ["ConstantState", "LatentSDE", "LinearField", "MLPField"]
+__all__ = ["ConstantState", "LatentSDE", "LinearField", "MLPField", "MultipleShooting"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentode.models import ConstantState, LatentSDE, LinearField, MLPField
+from latentode.models import ConstantState, LatentSDE, LinearField, MLPField, MultipleShooting
 from latentode.models.interfaces import Dynamics, pad
 from tests.data.tables import make_table
 
@@ -18,6 +18,7 @@ MEMBERS = {
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
     "sde": LatentSDE,
+    "shooting": lambda: MultipleShooting(MLPField(method="rk4", step_size=0.25)),
 }
 
 
