@@ -44,6 +44,7 @@ PARTS = {
     "dense": {"dynamics": lambda: LinearField("dense")},
     "sde": {"dynamics": LatentSDE},
     "sde heun": {"dynamics": lambda: LatentSDE(method="heun", step_size=0.25, n_paths=2)},
+    "sde in closed form": {"dynamics": lambda: LatentSDE(is_simulated=False)},
     "shooting": {"dynamics": lambda: MultipleShooting(MLPField(), 3)},
     "sde in segments": {"dynamics": lambda: MultipleShooting(LatentSDE(), 2)},
     "tokens alone": {"encoder": lambda: AttentionEncoder(n_layers=0, reads_summary=False)},

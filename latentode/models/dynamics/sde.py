@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from latentode.data.schema import Schema
 from latentode.errors import InputError
+from latentode.models.dynamics.marginals import LinearPosterior, fluctuation
 from latentode.models.interfaces import Dynamics
 from latentode.ode import SCHEMES, Noise, StochasticPath, solve_sde
 
 SEED = 2020  # of the noise that forecasts share
 LEAST, MOST = 0.02, 1.0  # diffusion, in units of the state per square root of a horizon
 UNTRAINED = 0.1
+N_TIMES = 8  # per sample, at which posterior and equation are compared
 
 
 class LatentSDE(Dynamics):
@@ -29,6 +31,13 @@ class LatentSDE(Dynamics):
     Component `d` of `g` depends on component `d` of the state only, and lies between bounds, so that the divergence stays finite. As in
     `MLPField` nothing sees the time.
 
+    - `is_simulated=True`: training goes along one path of the posterior, and so do forecasts.
+    - `is_simulated=False` (Course and Nair 2023): the equation is the prior itself, its drift `f(z, context)`, which forecasts follow. In
+      training the states are drawn from a posterior whose law at any time is known in closed form (`LinearPosterior`), and the integral
+      above, of its drift less `f`, is averaged over `N_TIMES` random times per sample: nothing is solved, and no gradient goes through
+      a solver. The diffusion is then one number per component. The loss holds posterior and equation together by the divergence
+      alone: give it weight, such as `LatentODE(kl_weight=0.1)`.
+
     In training every sample has noise of its own. A forecast takes `n_paths` paths along the same Wiener processes for every sample, in
     pairs of opposite sign: it is the same whatever else is asked, and smooth in what the model reads. Their forecasts are made one by
     `distributions.mix`. A query inside a step is read by a Brownian bridge (`StochasticPath.at`).
@@ -38,13 +47,20 @@ class LatentSDE(Dynamics):
         method: a name in `latentode.ode.SCHEMES`; with "heun" the equation is Stratonovich's, else Ito's.
         step_size: length of every step, in horizons.
         n_paths: an even number, of paths in a forecast; 1: the path without noise.
+        is_simulated: whether training solves the equation.
 
     Raises:
         InputError: a setting is out of its range.
     """
 
     def __init__(
-        self, hidden_size: int = 64, *, method: str = "milstein", step_size: float = 0.125, n_paths: int = 8
+        self,
+        hidden_size: int = 64,
+        *,
+        method: str = "milstein",
+        step_size: float = 0.125,
+        n_paths: int = 8,
+        is_simulated: bool = True,
     ) -> None:
         super().__init__()
         if method not in SCHEMES:
@@ -57,6 +73,7 @@ class LatentSDE(Dynamics):
         self.method = method
         self.step_size = step_size
         self.n_paths = n_paths
+        self.is_simulated = is_simulated
         self._path = 0
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
@@ -64,11 +81,14 @@ class LatentSDE(Dynamics):
         self.from_state = nn.Linear(latent_size, self.hidden_size)
         self.from_context = nn.Linear(context_size, self.hidden_size, bias=False)
         self.to_slope = _small(self.hidden_size, latent_size)
-        self.prior_from_state = nn.Linear(latent_size, self.hidden_size)
-        self.prior_to_slope = _small(self.hidden_size, latent_size)
+        if self.is_simulated:
+            self.prior_from_state = nn.Linear(latent_size, self.hidden_size)
+            self.prior_to_slope = _small(self.hidden_size, latent_size)
+            self.diffusion_slope = nn.Parameter(torch.zeros(latent_size))
+        else:
+            self.posterior = LinearPosterior(latent_size, context_size, self.hidden_size)
         level = (math.log(UNTRAINED) - math.log(LEAST)) / (math.log(MOST) - math.log(LEAST))
         self.diffusion_level = nn.Parameter(torch.full((latent_size,), math.log(level / (1 - level))))
-        self.diffusion_slope = nn.Parameter(torch.zeros(latent_size))
 
     def drift(self, z: Tensor, drive: Tensor) -> Tensor:
         """Give the posterior's drift `(..., D)`; `drive` `(..., H)` is the context's share of the first layer."""
@@ -80,7 +100,8 @@ class LatentSDE(Dynamics):
 
     def diffusion(self, z: Tensor) -> Tensor:
         """Give the diffusion `(..., D)`, between `LEAST` and `MOST` on a scale of logarithms."""
-        share = torch.sigmoid(torch.addcmul(self.diffusion_level, self.diffusion_slope, z))
+        level = self.diffusion_level.expand_as(z)
+        share = torch.sigmoid(torch.addcmul(level, self.diffusion_slope, z) if self.is_simulated else level)
         return torch.exp(math.log(LEAST) + (math.log(MOST) - math.log(LEAST)) * share)
 
     def paths(self) -> Iterator[int]:
@@ -97,13 +118,40 @@ class LatentSDE(Dynamics):
         """Give the states `(B, Q, D)`."""
         n_samples, n_queries = t_BQ.shape
         sample_T = torch.arange(n_samples, device=t_BQ.device).repeat_interleave(n_queries)
-        path = self._solve(z0_BD, t0_B, t_BQ[:, -1], context_BE)
-        return path.at(sample_T, t_BQ.flatten()).view(n_samples, n_queries, -1)
+        return self._read(z0_BD, t0_B, context_BE, sample_T, t_BQ.flatten(), t_BQ[:, -1]).view(n_samples, n_queries, -1)
 
     def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
         """Solve every sample up to the last query of all, and read the queries off the paths, `(T, D)`."""
         last_B = torch.zeros_like(z0_BD[:, 0], dtype=t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
-        return self._solve(z0_BD, torch.zeros_like(last_B), last_B, context_BE).at(sample_T, t_T)
+        return self._read(z0_BD, torch.zeros_like(last_B), context_BE, sample_T, t_T, last_B)
+
+    def _read(
+        self, z0_BD: Tensor, t0_B: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor, last_B: Tensor
+    ) -> Tensor:
+        if self.training and not self.is_simulated:
+            return self._draw(z0_BD, context_BE, sample_T, t_T - t0_B.index_select(0, sample_T), last_B - t0_B)
+        return self._solve(z0_BD, t0_B, last_B, context_BE).at(sample_T, t_T)
+
+    def _draw(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, after_T: Tensor, span_B: Tensor) -> Tensor:
+        """Draw the states of the queries from the posterior's law in closed form `(T, D)`; note the divergence from the equation."""
+        posterior, diffusion_BD = self.posterior, self.diffusion(z0_BD)
+        drive_BH, rate_BD = posterior.drive(z0_BD, context_BE), posterior.rate(context_BE)
+        # One number per component and sample, at all of its queries: each has its law, and equal times have equal states.
+        normal_BD = torch.randn_like(z0_BD)
+        start_TD, drive_TH, rate_TD, noise_TD = (
+            x.index_select(0, sample_T) for x in (z0_BD, drive_BH, rate_BD, diffusion_BD * normal_BD)
+        )
+        z_TD = posterior.mean(start_TD, drive_TH, after_T) + noise_TD * fluctuation(rate_TD, after_T)
+        # One time in each of `N_TIMES` equal parts of the span: the mean is that of uniform times, and its variance smaller.
+        part_N1 = torch.arange(N_TIMES, device=span_B.device)[:, None]
+        after_NB = (part_N1 + torch.rand_like(span_B.expand(N_TIMES, -1))) / N_TIMES * span_B
+        away_NBD = diffusion_BD * fluctuation(rate_BD, after_NB) * torch.randn_like(z0_BD.expand(N_TIMES, -1, -1))
+        z_NBD = posterior.mean(z0_BD, drive_BH, after_NB) + away_NBD
+        drift_NBD = posterior.slope(drive_BH, after_NB) - rate_BD * away_NBD
+        gap_NBD = (drift_NBD - self.drift(z_NBD, self.from_context(context_BE))) / diffusion_BD
+        self.nfe = torch.zeros_like(span_B)
+        self.divergence = 0.5 * gap_NBD.square().sum(-1).mean(0) * span_B.abs()
+        return z_TD
 
     def _solve(self, z0_BD: Tensor, t0_B: Tensor, last_B: Tensor, context_BE: Tensor) -> StochasticPath:
         drive_BH = self.from_context(context_BE)
@@ -120,7 +168,7 @@ class LatentSDE(Dynamics):
             method=self.method,
         )
         self.nfe = torch.full_like(last_B, n_steps * (2 if self.method == "heun" else 1)).detach()
-        self.divergence = self._divergence(path, span_B) if self.training else None
+        self.divergence = self._divergence(path, span_B) if self.training and self.is_simulated else None
         return path
 
     def _shared_noise(self, n_steps: int, z0_BD: Tensor) -> Noise:

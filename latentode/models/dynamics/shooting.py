@@ -19,7 +19,7 @@ class MultipleShooting(Dynamics):
     Over many swings the error of a path is a rugged function of its field, and gradients through it vanish or explode. So in training a
     horizon is cut into `n_segments` of one length, each of which starts from a state of its own: a query is answered from the start of
     its segment, and the loss gains `weight / 2` times the squared gap between where one segment ends and the next one starts, averaged
-    over the state and summed over the segments up to a sample's last query: the continuity prior of Iakovlev et al. (their section 3).
+    over the state and over the joints up to a sample's last query: the continuity prior of Iakovlev et al.
     It is weak at first and grows as training goes on (Turan and Jaschke's penalty). All segments are solved beside each other, which
     takes as many solver steps in sequence as the longest of them.
 

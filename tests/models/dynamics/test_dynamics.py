@@ -18,6 +18,7 @@ MEMBERS = {
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
     "sde": LatentSDE,
+    "sde, not simulated": lambda: LatentSDE(is_simulated=False),
     "shooting": lambda: MultipleShooting(MLPField(method="rk4", step_size=0.25)),
 }
 
