@@ -11,7 +11,8 @@ from torch import nn
 
 from latentode.errors import InputError
 from latentode.models import LatentSDE, MLPField
-from latentode.ode import Noise
+from latentode.models.dynamics.marginals import LinearPosterior, fluctuation
+from latentode.ode import Noise, solve_sde
 from tests.data.tables import make_table
 
 B, D, E = 3, 4, 5
@@ -178,3 +179,76 @@ def test_many_paths_have_the_moments_of_the_equation():
 def test_wrong_settings_are_refused(settings, match):
     with pytest.raises(InputError, match=match):
         LatentSDE(**settings)
+
+
+def make_posterior(size=2):
+    torch.manual_seed(0)
+    posterior = LinearPosterior(size, E, 16).double()
+    with torch.no_grad():
+        for p in posterior.parameters():
+            p.add_(0.3 * torch.randn(p.shape, dtype=DOUBLE))
+    return posterior
+
+
+def test_the_mean_of_the_posterior_starts_at_the_state_and_has_its_slope():
+    posterior = make_posterior(D)
+    z0, context = ask()
+    drive, after = posterior.drive(z0, context), torch.tensor([0.0, 0.4, 1.1], dtype=DOUBLE)
+    assert torch.equal(posterior.mean(z0, drive, 0 * after), z0)
+    step = 1e-5
+    quotient = (posterior.mean(z0, drive, after + step) - posterior.mean(z0, drive, after - step)) / (2 * step)
+    assert torch.allclose(posterior.slope(drive, after), quotient, atol=1e-8)
+
+
+def follow_posterior(posterior, z0, context, g, n_steps):
+    """Solve the posterior's equation; give its path."""
+    drive, rate = posterior.drive(z0, context), posterior.rate(context)
+
+    def drift(t, z):
+        return posterior.slope(drive, t) - rate * (z - posterior.mean(z0, drive, t))
+
+    zero = torch.zeros(len(z0), dtype=DOUBLE)
+    return solve_sde(drift, lambda t, z: g, z0, Noise.draw(n_steps, z0), t0=zero, dt=zero + 1 / n_steps, method="heun")
+
+
+@pytest.mark.statistical
+def test_the_law_of_the_posterior_is_that_of_its_equation():
+    n, posterior = 4_000, make_posterior()
+    z0, context = (x.expand(n, -1) for x in ask(1, 2))
+    g = torch.full_like(z0, 0.7)
+    after = torch.full((n,), 0.8, dtype=DOUBLE)
+    with torch.no_grad():
+        z = follow_posterior(posterior, z0, context, g, 50).at(torch.arange(n), after)
+        mean = posterior.mean(z0, posterior.drive(z0, context), after)[0]
+        deviation = 0.7 * fluctuation(posterior.rate(context), after)[0]
+    assert torch.allclose(z.mean(0), mean, atol=4 * float(deviation.max()) / n**0.5 + 1e-3)
+    assert torch.allclose(z.std(0), deviation, rtol=0.05)
+
+
+@pytest.mark.statistical
+def test_without_a_simulation_the_divergence_is_that_along_simulated_paths():
+    n, n_steps, field = 2_000, 100, make(2, is_simulated=False)
+    z0, context = (x.expand(n, -1) for x in ask(1, 2))
+    with torch.no_grad():
+        field(z0, 0 * z0[:, 0], torch.ones(n, 1, dtype=DOUBLE), context)
+        g = field.diffusion(z0)
+        path = follow_posterior(field.posterior, z0, context, g, n_steps)
+        gap = (path.drift - field.drift(path.y[:-1], field.from_context(context))) / g
+        simulated = 0.5 * gap.square().sum(-1).mean(0)
+    assert float(field.divergence.mean()) == pytest.approx(float(simulated.mean()), rel=0.05)
+
+
+def test_without_a_simulation_nothing_is_solved_in_training():
+    field = make(is_simulated=False).train()
+    z0, context = ask()
+    sample, t = torch.tensor([0, 1, 1, 2]), torch.tensor([0.4, 0.1, 0.1, 0.9], dtype=DOUBLE)
+    z = field.carry(z0, context, sample, t)
+    assert field.nfe.max() == 0
+    assert torch.equal(z[1], z[2])
+    torch.manual_seed(5)
+    here = field(z0, 0 * z0[:, 0], t[:3, None], context)
+    torch.manual_seed(5)
+    assert torch.allclose(field(z0, 0 * z0[:, 0] + 7, t[:3, None] + 7, context), here)
+    field.eval().carry(z0, context, sample, t)
+    assert field.nfe.max() > 0
+    assert field.divergence is None
