@@ -5,12 +5,15 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
+import torch
+
+from latentode.data.batch import Batch
 from latentode.errors import InputError
 from latentode.models.cross_fit import Base
 from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
-from latentode.models.interfaces import Decoder, Dynamics, Encoder
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, LatentStates
 from latentode.models.latent_path import LatentPath
 from latentode.models.residual import ResidualModel
 
@@ -30,6 +33,7 @@ class LatentODE(ResidualModel):
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective, and of a stochastic path's in both.
+        kl_warmup: share of the planned training over which that weight rises from 0, see `objectives.annealing`; 0: it never is less.
 
     Raises:
         InputError: a setting is out of its range, or the objective needs a likelihood that the decoder does not have.
@@ -47,6 +51,7 @@ class LatentODE(ResidualModel):
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
+        kl_warmup: float = 0.0,
         balance: float = 0.5,
         thinning: float = 0.0,
         n_members: int = 1,
@@ -54,6 +59,8 @@ class LatentODE(ResidualModel):
     ) -> None:
         if objective not in OBJECTIVES:
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
+        if not 0 <= kl_warmup <= 1:
+            raise InputError(f"kl_warmup is {kl_warmup}; give a share of training from 0 to 1.")
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         path = LatentPath(
             encoder or AttentionEncoder(),
@@ -64,6 +71,7 @@ class LatentODE(ResidualModel):
             objective=objective,
             beta=beta,
             kl_weight=kl_weight,
+            kl_warmup=kl_warmup,
         )
         if objective == "elbo" and not path.decoder.has_likelihood:
             raise InputError(
@@ -78,6 +86,19 @@ class LatentODE(ResidualModel):
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
+        self.kl_warmup = kl_warmup
+
+    @torch.no_grad()
+    def latent(self, batch: Batch) -> LatentStates:
+        """Give the latent state of the first member at every target, from the mean of the posterior."""
+        adjusted = self.season.adjust(batch)[0]
+        posterior = self.path.encode(adjusted)
+        is_per_channel = posterior.mean.ndim == 3
+        context = posterior.channel_context
+        if not is_per_channel:
+            context = posterior.series_context[:, None].expand(-1, batch.n_channels, -1)
+        state = self.path.carry(posterior.mean, posterior, adjusted)
+        return LatentStates(state, context, is_per_channel, self.dynamics.velocity)
 
     @property
     def path(self) -> LatentPath:

@@ -1,9 +1,21 @@
-"""How the latent state moves: one file per member, one line here."""
+"""How the latent state moves: one file per member, one line and one name here."""
 
+from .augmented import AugmentedField
 from .constant import ConstantState
+from .flow import NeuralFlow
 from .linear import LinearField
 from .mlp import MLPField
 from .sde import LatentSDE
+from .second_order import SecondOrderField
 from .shooting import MultipleShooting
 
-__all__ = ["ConstantState", "LatentSDE", "LinearField", "MLPField", "MultipleShooting"]
+__all__ = [
+    "AugmentedField",
+    "ConstantState",
+    "LatentSDE",
+    "LinearField",
+    "MLPField",
+    "MultipleShooting",
+    "NeuralFlow",
+    "SecondOrderField",
+]

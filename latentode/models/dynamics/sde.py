@@ -120,10 +120,10 @@ class LatentSDE(Dynamics):
         sample_T = torch.arange(n_samples, device=t_BQ.device).repeat_interleave(n_queries)
         return self._read(z0_BD, t0_B, context_BE, sample_T, t_BQ.flatten(), t_BQ[:, -1]).view(n_samples, n_queries, -1)
 
-    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
-        """Solve every sample up to the last query of all, and read the queries off the paths, `(T, D)`."""
-        last_B = torch.zeros_like(z0_BD[:, 0], dtype=t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
-        return self._read(z0_BD, torch.zeros_like(last_B), context_BE, sample_T, t_T, last_B)
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Give the state of one sample for each query, `(T, D)`; every path goes on to the last query of all."""
+        last_B = t0_B.to(t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
+        return self._read(z0_BD, t0_B, context_BE, sample_T, t_T, last_B)
 
     def _read(
         self, z0_BD: Tensor, t0_B: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor, last_B: Tensor
