@@ -15,7 +15,7 @@ from torch import Tensor
 from latentode.data.tables import Table
 from latentode.data.times import format_times
 from latentode.errors import DataError, InputError
-from latentode.forecasting.predict import Ask, ask_about
+from latentode.forecasting.predict import Ask, Asked, ask_about
 from latentode.models.fitted import FittedModel
 
 if TYPE_CHECKING:

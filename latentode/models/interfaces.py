@@ -26,6 +26,7 @@ from latentode.errors import InputError
 from latentode.models.distributions import about
 from latentode.models.objectives import beta_square
 
+
 STEP = 0.01  # horizons, of the difference quotient that tells how fast a state moves
 
 

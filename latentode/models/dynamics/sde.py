@@ -40,7 +40,8 @@ class LatentSDE(Dynamics):
 
     In training every sample has noise of its own. A forecast takes `n_paths` paths along the same Wiener processes for every sample, in
     pairs of opposite sign: it is the same whatever else is asked, and smooth in what the model reads. Their forecasts are made one by
-    `distributions.mix`. A query inside a step is read by a Brownian bridge (`StochasticPath.at`).
+    `distributions.mix`. Who asks for a state without going through `paths` gets the course without noise, `dz = f dt`. A query inside a
+    step is read by a Brownian bridge (`StochasticPath.at`).
 
     Args:
         hidden_size: width of the hidden layers of both drifts.
@@ -74,7 +75,7 @@ class LatentSDE(Dynamics):
         self.step_size = step_size
         self.n_paths = n_paths
         self.is_simulated = is_simulated
-        self._path = 0
+        self._path: int | None = None
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make both drifts, which start small, and the diffusion, which starts at a tenth of a unit per square root of a horizon."""
@@ -109,10 +110,12 @@ class LatentSDE(Dynamics):
         if self.training:
             yield 0
             return
-        for i in range(self.n_paths):
-            self._path = i
-            yield i
-        self._path = 0
+        try:
+            for i in range(self.n_paths):
+                self._path = i
+                yield i
+        finally:
+            self._path = None
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`."""
@@ -158,9 +161,11 @@ class LatentSDE(Dynamics):
         span_B = last_B - t0_B
         dt_B = torch.where(span_B < 0, -self.step_size, self.step_size).to(span_B)
         n_steps = max(math.ceil(float(span_B.detach().abs().max()) / self.step_size - 1e-6), 1)
+        is_certain = not self.training and (self.n_paths == 1 or self._path is None)
         path = solve_sde(
             lambda t_B, z_BD: self.drift(z_BD, drive_BH),
-            lambda t_B, z_BD: self.diffusion(z_BD),
+            # Not along a silent Wiener process, which Milstein's scheme would follow with a drift of its own.
+            lambda t_B, z_BD: torch.zeros_like(z_BD) if is_certain else self.diffusion(z_BD),
             z0_BD,
             Noise.draw(n_steps, z0_BD) if self.training else self._shared_noise(n_steps, z0_BD),
             t0=t0_B,
@@ -173,9 +178,7 @@ class LatentSDE(Dynamics):
 
     def _shared_noise(self, n_steps: int, z0_BD: Tensor) -> Noise:
         """Give the noise of the path in hand `(K, 1, D)`: the first steps are the same however many there are."""
-        if self.n_paths == 1:
-            return Noise(*z0_BD.new_zeros(2, n_steps, 1, z0_BD.shape[-1]))
-        pair, sign = divmod(self._path, 2)
+        pair, sign = divmod(self._path or 0, 2)
         generator = torch.Generator().manual_seed(SEED + pair)
         normals = [torch.randn(2, 1, z0_BD.shape[-1], generator=generator) for _ in range(n_steps)]
         return Noise(*(torch.stack(normals, 1) * (1 - 2 * sign)).to(z0_BD))

@@ -84,6 +84,10 @@ class MultipleShooting(Dynamics):
         """Go through the paths of the dynamics."""
         return self.dynamics.paths()
 
+    def velocity(self, z_BD: Tensor, context_BE: Tensor) -> Tensor:
+        """Give how fast states move, `(B, D)`, as the dynamics does."""
+        return self.dynamics.velocity(z_BD, context_BE)
+
     @property
     def is_cut(self) -> bool:
         """Whether segments start on their own now."""

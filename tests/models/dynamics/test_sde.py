@@ -121,6 +121,18 @@ def test_the_path_without_noise_is_that_of_the_field():
     assert torch.allclose(field(z0, t0, t, context), certain(z0, t0, t, context), atol=1e-3)
 
 
+def test_who_asks_for_a_state_or_its_velocity_gets_the_course_without_noise():
+    field = make().eval()
+    z0, context = ask()
+    t = torch.tensor([[0.4, 0.9]] * B, dtype=DOUBLE)
+    noisy = [field(z0, 0 * z0[:, 0], t, context) for _ in field.paths()]
+    z = field(z0, 0 * z0[:, 0], t, context)
+    field.n_paths = 1
+    assert torch.equal(z, field(z0, 0 * z0[:, 0], t, context))
+    assert not torch.equal(z, noisy[-1])
+    assert torch.allclose(field.velocity(z0, context), field.drift(z0, field.from_context(context)))
+
+
 def test_paths_of_a_forecast_come_in_pairs_that_do_not_depend_on_what_else_is_asked():
     field = make(n_paths=4).eval()
     with torch.no_grad():
