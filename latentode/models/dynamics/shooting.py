@@ -67,6 +67,8 @@ class MultipleShooting(Dynamics):
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the parameters of the dynamics, and the network of the starts, which begins at the state at the origin."""
         self.dynamics.setup(schema, latent_size, context_size)
+        if self.n_segments == 1:
+            return
         self.from_state = nn.Linear(latent_size, self.hidden_size)
         self.from_context = nn.Linear(context_size, self.hidden_size, bias=False)
         # A vector per segment: of a single series the starts are as free as if they were parameters.
@@ -149,4 +151,9 @@ class MultipleShooting(Dynamics):
             if told is not None and sample_P is not None:
                 told = told.new_zeros(n_samples).index_add(0, sample_P, told)
             setattr(self, name, told)
+        if self.training and not self.is_cut and self.n_segments > 1:
+            # The network of the starts rests; a gradient of zero keeps processes that train together together.
+            network = (self.from_state, self.from_context, self.place, self.to_start)
+            rest = 0 * torch.stack([p.sum() for part in network for p in part.parameters()]).sum()
+            self.penalty = rest[None] if self.penalty is None else self.penalty + rest
         return z

@@ -10,7 +10,7 @@ import torchsde
 from torch import nn
 
 from latentode.errors import InputError
-from latentode.models import LatentSDE, MLPField
+from latentode.models import AugmentedField, LatentSDE, MLPField, MultipleShooting
 from latentode.models.dynamics.marginals import LinearPosterior, fluctuation
 from latentode.ode import Noise, solve_sde
 from tests.data.tables import make_table
@@ -164,6 +164,17 @@ def test_training_goes_along_one_path_that_is_drawn_anew():
     assert not torch.equal(one, two)
     field.eval().carry(z0, context, torch.arange(B), t)
     assert field.divergence is None
+
+
+@pytest.mark.parametrize("around", [lambda x: AugmentedField(2, dynamics=x), lambda x: MultipleShooting(x, 2)])
+def test_what_stands_around_the_equation_goes_along_its_paths(around):
+    field = around(LatentSDE(n_paths=4))
+    field.setup(make_table().schema, D, E)
+    z0, context = (x.float() for x in ask())
+    t = torch.full((B,), 0.4)
+    paths = [field.eval().carry(z0, context, torch.arange(B), t) for _ in field.paths()]
+    assert len(paths) == 4
+    assert not torch.equal(paths[0], paths[1])
 
 
 @pytest.mark.statistical
