@@ -168,11 +168,11 @@ def test_training_goes_along_one_path_that_is_drawn_anew():
 
 @pytest.mark.parametrize("around", [lambda x: AugmentedField(2, dynamics=x), lambda x: MultipleShooting(x, 2)])
 def test_what_stands_around_the_equation_goes_along_its_paths(around):
-    field = around(LatentSDE(n_paths=4))
+    field = around(LatentSDE(n_paths=4)).eval()
     field.setup(make_table().schema, D, E)
     z0, context = (x.float() for x in ask())
     t = torch.full((B,), 0.4)
-    paths = [field.eval().carry(z0, context, torch.arange(B), t) for _ in field.paths()]
+    paths = [field.carry(z0, context, torch.arange(B), t) for _ in field.paths()]
     assert len(paths) == 4
     assert not torch.equal(paths[0], paths[1])
 
