@@ -71,8 +71,8 @@ class MultipleShooting(Dynamics):
             return
         self.from_state = nn.Linear(latent_size, self.hidden_size)
         self.from_context = nn.Linear(context_size, self.hidden_size, bias=False)
-        # A vector per segment: of a single series the starts are as free as if they were parameters.
-        self.place = nn.Embedding(self.n_segments, self.hidden_size)
+        # A vector for each start but the first: of a single series the starts are as free as if they were parameters.
+        self.place = nn.Embedding(self.n_segments - 1, self.hidden_size)
         self.to_start = nn.Linear(self.hidden_size, latent_size)
         nn.init.zeros_(self.to_start.weight)
         nn.init.zeros_(self.to_start.bias)
@@ -112,7 +112,7 @@ class MultipleShooting(Dynamics):
     def starts(self, z0_BD: Tensor, context_BE: Tensor) -> Tensor:
         """Give the state `(B, K, D)` that each segment starts from, the first one from the state at the origin."""
         drive_B1H = (self.from_state(z0_BD) + self.from_context(context_BE))[:, None]
-        move_BKD = self.to_start(torch.tanh(drive_B1H + self.place.weight[1:]))
+        move_BKD = self.to_start(torch.tanh(drive_B1H + self.place.weight))
         return torch.cat([z0_BD[:, None], z0_BD[:, None] + move_BKD], 1)
 
     def _shoot(self, z0_BD: Tensor, t0_B: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
