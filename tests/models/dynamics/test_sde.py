@@ -253,6 +253,9 @@ def test_without_a_simulation_the_divergence_is_that_along_simulated_paths():
     n, n_steps, field = 2_000, 100, make(2, is_simulated=False)
     z0, context = (x.expand(n, -1) for x in ask(1, 2))
     with torch.no_grad():
+        # Much noise and a strong pull back, so that the fluctuation has its share of the divergence.
+        field.diffusion_level.fill_(3.0)
+        field.posterior.to_rate.bias.fill_(2.0)
         field(z0, 0 * z0[:, 0], torch.ones(n, 1, dtype=DOUBLE), context)
         g = field.diffusion(z0)
         path = follow_posterior(field.posterior, z0, context, g, n_steps)
