@@ -147,6 +147,13 @@ class Dynamics(Part):
         z_BQD = self(z0_BD, t0_B, t_BQ, context_BE)
         return z_BQD.flatten(0, 1).index_select(0, place_T)
 
+    def paths(self) -> Iterator[int]:
+        """Go through the paths that a forecast is made of: what is carried while one is in hand belongs to it.
+
+        A certain path is one; of a stochastic equation a forecast takes several, and `distributions.mix` makes them one.
+        """
+        yield 0
+
     def velocity(self, z_BD: Tensor, context_BE: Tensor) -> Tensor:
         """Give how fast states move, `(B, D)` per horizon, at the origin.
 

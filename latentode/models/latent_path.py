@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
+from latentode.models.distributions import mix
 from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, Path, Posterior
 from latentode.models.objectives import annealing, elbo, kl_to_standard_normal, weighted_mean
@@ -98,8 +99,12 @@ class LatentPath(Path):
         return z_BMD.view(*batch.target_row.shape, -1)
 
     def decode(self, z0: Tensor, posterior: Posterior, batch: Batch, frame: Frame) -> Distribution:
-        """Carry states to the targets and decode them."""
-        return self.decoder(self.carry(z0, posterior, batch), batch, posterior.channel_context, frame)
+        """Carry states to the targets, by one path or several, and decode them."""
+        said = [
+            self.decoder(self.carry(z0, posterior, batch), batch, posterior.channel_context, frame)
+            for _ in self.dynamics.paths()
+        ]
+        return mix(said)
 
     def forward(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast the residual of every target `(B, M)` from the mean of the posterior."""

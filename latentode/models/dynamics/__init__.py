@@ -5,6 +5,17 @@ from .constant import ConstantState
 from .flow import NeuralFlow
 from .linear import LinearField
 from .mlp import MLPField
+from .sde import LatentSDE
 from .second_order import SecondOrderField
+from .shooting import MultipleShooting
 
-__all__ = ["AugmentedField", "ConstantState", "LinearField", "MLPField", "NeuralFlow", "SecondOrderField"]
+__all__ = [
+    "AugmentedField",
+    "ConstantState",
+    "LatentSDE",
+    "LinearField",
+    "MLPField",
+    "MultipleShooting",
+    "NeuralFlow",
+    "SecondOrderField",
+]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentode.models import AugmentedField, ConstantState, LinearField, MLPField, NeuralFlow, SecondOrderField
+from latentode.models import (
+    AugmentedField,
+    ConstantState,
+    LatentSDE,
+    LinearField,
+    MLPField,
+    MultipleShooting,
+    NeuralFlow,
+    SecondOrderField,
+)
 from latentode.models.interfaces import Dynamics, pad
 from tests.data.tables import make_table
 
@@ -17,6 +26,9 @@ MEMBERS = {
     "dense": lambda: LinearField("dense"),
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
+    "sde": LatentSDE,
+    "sde, not simulated": lambda: LatentSDE(is_simulated=False),
+    "shooting": lambda: MultipleShooting(MLPField(method="rk4", step_size=0.25)),
     "augmented": lambda: AugmentedField(3, dynamics=MLPField(rtol=1e-9, atol=1e-9)),
     "learned start": lambda: AugmentedField(3, dynamics=LinearField(), learned_start=True),
     "second order": lambda: SecondOrderField(rtol=1e-9, atol=1e-9),
@@ -40,7 +52,7 @@ def test_single_states_are_those_of_padded_rows(name):
     torch.manual_seed(0)
     field = MEMBERS[name]()
     field.setup(make_table().schema, D, E)
-    field = field.double()
+    field = field.double().eval()
     single = field.carry(*ask())
     assert single.shape == (7, D)
     assert torch.allclose(single, Dynamics.carry(field, *ask()), rtol=0, atol=1e-7 if name in SOLVED else 1e-12)
