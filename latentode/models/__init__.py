@@ -13,8 +13,10 @@ from .baselines import (
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from .dynamics import ConstantState, LinearField, MLPField
 from .encoders import AttentionEncoder, ODERNNEncoder
+from .equations import Bounded, Compartments, Equation, LotkaVolterra, Positive, Real
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
+from .mechanistic import Mechanistic
 from .registry import BASELINES, MODELS
 from .stack import Stack
 
@@ -23,11 +25,14 @@ __all__ = [
     "MODELS",
     "AttentionEncoder",
     "Blend",
+    "Bounded",
+    "Compartments",
     "Constant",
     "ConstantState",
     "Decoder",
     "Dynamics",
     "Encoder",
+    "Equation",
     "ExponentialSmoothing",
     "ForecastModel",
     "Frame",
@@ -37,12 +42,16 @@ __all__ = [
     "LastValue",
     "LatentODE",
     "LinearField",
+    "LotkaVolterra",
     "MLPField",
+    "Mechanistic",
     "MixtureDecoder",
     "ODERNNEncoder",
     "Part",
+    "Positive",
     "Posterior",
     "QuantileDecoder",
+    "Real",
     "Ridge",
     "Seasonal",
     "Stack",

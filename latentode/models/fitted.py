@@ -80,6 +80,7 @@ class FittedModel:
         baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
         for module in _members(network, baselines):
             module.setup(table.schema)
+        network.see_scaling(scaler)
         targets = None if target_channels is None else tuple(target_channels)
         return cls(
             network, baselines, table.schema, scaler, settings, spans, table.digest(), seed, target_channels=targets

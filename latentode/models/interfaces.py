@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from latentode.data.batch import Batch
+from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema
 from latentode.models.distributions import about
 from latentode.models.objectives import beta_square
@@ -214,6 +215,9 @@ class ForecastModel(Part):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
+
+    def see_scaling(self, scaler: Scaler) -> None:
+        """Hear, once after `setup` and before anything is fitted, how values and times were scaled; it is kept in the run by whom it concerns."""
 
     def error_unit(self) -> Tensor | None:
         """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.

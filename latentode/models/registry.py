@@ -15,8 +15,10 @@ from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
 from latentode.models.dynamics import ConstantState, LinearField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
+from latentode.models.equations import Compartments, LotkaVolterra
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
+from latentode.models.mechanistic import Mechanistic
 from latentode.models.stack import Stack
 
 MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, "stack": Stack, **BASELINE_MODELS}
@@ -36,6 +38,9 @@ CLASSES: dict[str, type[Part]] = {
         MixtureDecoder,
         QuantileDecoder,
         StudentTDecoder,
+        Mechanistic,
+        Compartments,
+        LotkaVolterra,
     )
 }
 

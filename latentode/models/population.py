@@ -1,0 +1,244 @@
+"""Finds what series have in common: `fit_population`; the method is told in `mixed_effects.py`, whose legend holds here too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from latentode.models.equations.curves import Curves, Record
+from latentode.models.mixed_effects import (
+    MIN_NOISE,
+    Levenberg,
+    Linear,
+    Modes,
+    OwnGivenShared,
+    Population,
+    first_of,
+)
+
+N_SCOUTS, N_STARTS = 32, 6  # series on which a first guess is sought, and points it is sought from
+N_RETRIES = 4  # points from which a series is sought whose first guess is known
+SHARES = (0.15, 0.4, 1.0)  # of a curve's time
+ROUGH_NOISE = 0.3  # of a channel, before anything is known: a smooth objective
+N_ROUNDS, N_EM = 15, 25  # of linear models, and of their variances
+MIN_SPREAD = 1e-4  # least deviation between series
+FULL_FROM = 5  # series per number of each from which on their correlations are estimated
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What is known before any data were seen.
+
+    Attributes:
+        start: all free numbers, `(P,)`.
+        reach: how far each may well be off, `(P,)`.
+        n_own: how many of them, the last ones, each series has its own.
+        weights: which of them, bool `(P,)`, are weights whose reach is found from data.
+    """
+
+    start: Tensor
+    reach: Tensor
+    n_own: int
+    weights: Tensor
+
+    def population(self, n_channels: int) -> Population:
+        """Give the population that these guesses say."""
+        noise = self.start.new_full((n_channels,), ROUGH_NOISE)
+        spread = torch.diag(self.reach[len(self.reach) - self.n_own :].square())
+        return Population(self.start, spread, noise, torch.diag(self.reach.square()))
+
+
+def fit_population(curves: Curves, record: Record, guess: Guess, n_channels: int) -> tuple[Population, Modes]:
+    """Estimate the population of a record's series.
+
+    Args:
+        curves: of the equation.
+        record: of `R` series.
+        guess: where to begin.
+        n_channels: `C`.
+
+    Returns:
+        The population, and the modes of all series under it, with slopes along all numbers.
+    """
+    population = _scout(curves, record, guess, n_channels)
+    modes = find_modes(curves, record, population)
+    everything = list(range(len(guess.start)))
+    # A shared number may have been guessed ten times as badly as is said; it is there to keep what no value tells finite.
+    prior = torch.where(guess.weights, guess.reach, 10 * guess.reach) ** -2
+    for round in range(N_ROUNDS):
+        value, slope = curves(modes.free, record, everything)
+        is_found = modes.cost.isfinite()
+        held = record if bool(is_found.all()) else replace(record, seen=record.seen & is_found[:, None])
+        linear = Linear.of(held, value.nan_to_num(), slope.nan_to_num(), modes.free, n_channels)
+        before = population
+        population, solved, prior = _estimate(linear, population, guess, prior)
+        departure = solved.departure(population.centre)
+        proposed = population.centre.repeat(len(record), 1)
+        proposed[:, population.own] += departure
+        population, modes = _move(curves, record, before, population, modes, proposed)
+        if round < 3 and guess.n_own:
+            modes = _retry(curves, record, population, modes)
+        if _has_settled(before, population):
+            break
+    value, slope = curves(modes.free, record, everything)
+    return population, replace(modes, value=value.nan_to_num(), slope=slope.nan_to_num())
+
+
+def find_modes(curves: Curves, record: Record, population: Population) -> Modes:
+    """Give the modes of series of which nothing is known but the population."""
+    levenberg = _levenberg(curves.rough(), population)
+    centre = population.centre.repeat(N_RETRIES, len(record), 1)
+    if population.n_own:
+        draws = _draws(N_RETRIES, population.n_own).to(centre)
+        factor = torch.linalg.cholesky(population.spread)
+        centre[..., population.own] += (draws @ factor.T)[:, None]
+    else:
+        centre = centre[:1]
+    found = first_of(record, levenberg, centre, SHARES[1:], 12)
+    exact = _levenberg(curves, population)
+    return exact.search(exact.start(found.free, record), record, 8)
+
+
+def _levenberg(curves: Curves, population: Population) -> Levenberg:
+    own = population.own
+    return Levenberg(
+        curves, own, population.centre[own], torch.linalg.inv(population.spread), population.noise
+    )
+
+
+def _draws(n: int, size: int) -> Tensor:
+    """Give `n` standard normal draws, the first at 0, always the same: what is found must not depend on chance."""
+    draws = torch.randn(n, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws[0] = 0.0
+    return draws
+
+
+def _scout(curves: Curves, record: Record, guess: Guess, n_channels: int) -> Population:
+    """Take some series, each with all numbers its own, and give their median, how they differ, and what they leave."""
+    row = torch.linspace(0, len(record) - 1, min(N_SCOUTS, len(record)), device=guess.start.device).long()
+    record = record.take(row)
+    moved = (~guess.weights).nonzero()[:, 0].tolist()
+    mean, reach = guess.start[moved], guess.reach[moved]
+    population = guess.population(n_channels)
+    levenberg = Levenberg(curves.rough(), moved, mean, torch.diag(reach**-2), population.noise)
+    starts = guess.start.repeat(N_STARTS, len(record), 1)
+    starts[..., moved] += (_draws(N_STARTS, len(moved)).to(mean) * reach)[:, None]
+    modes = first_of(record, levenberg, starts, SHARES, 12)
+    # Twice: what is left tells the noise, under which the search ends nearer.
+    for _ in range(2):
+        is_good = _fits(record, modes)
+        noise = _noise_of(record, modes, is_good, n_channels)
+        levenberg = replace(levenberg, noise=noise)
+        modes = levenberg.search(levenberg.start(modes.free, record), record, 12)
+    good = modes.free[_fits(record, modes)]
+    centre = good.median(0).values
+    away = 1.4826 * (good - centre).abs().median(0).values
+    spread = away[len(away) - guess.n_own :] if guess.n_own else away[:0]
+    most = guess.reach[len(away) - guess.n_own :] if guess.n_own else away[:0]
+    # Of a handful of series the deviations say little: as far as was guessed.
+    spread = torch.minimum(spread.clamp(min=0.05), most) if len(good) >= FULL_FROM else most
+    return Population(centre, torch.diag(spread.square()), noise, torch.diag(guess.reach.square()))
+
+
+def _fits(record: Record, modes: Modes) -> Tensor:
+    """Tell the series that are met about as well as most."""
+    misfit = modes.cost / record.seen.sum(1).clamp(min=1)
+    return misfit <= 4 * misfit.median()
+
+
+def _noise_of(record: Record, modes: Modes, is_good: Tensor, n_channels: int) -> Tensor:
+    error = (record.value - modes.value).square()
+    seen = record.seen & is_good[:, None]
+    noise = [
+        error[seen & (record.channel == channel)].mean().sqrt()
+        if bool((seen & (record.channel == channel)).any())
+        else error.new_tensor(1.0)
+        for channel in range(n_channels)
+    ]
+    return torch.stack(noise).clamp(min=MIN_NOISE)
+
+
+def _estimate(
+    linear: Linear, population: Population, guess: Guess, prior: Tensor
+) -> tuple[Population, OwnGivenShared, Tensor]:
+    """Estimate the linear mixed model: the centre in closed form, the variances by expectation and maximisation."""
+    first = len(population.centre) - population.n_own
+    n_series = len(linear.xx)
+    count = linear.count.sum(0)
+    for _ in range(N_EM):
+        solved = linear.own_given_shared(population, prior)
+        centre = solved.covariance @ (solved.total + prior * guess.start)
+        departure = solved.departure(centre)
+        spread = population.spread
+        if population.n_own:
+            ties = solved.own @ solved.across
+            open_ = solved.own + ties @ solved.covariance @ ties.transpose(1, 2)
+            spread = (departure[:, :, None] * departure[:, None, :] + open_).mean(0)
+            if n_series < FULL_FROM * population.n_own:
+                spread = torch.diag(spread.diagonal())
+            spread = spread + MIN_SPREAD**2 * torch.eye(len(spread), dtype=spread.dtype, device=spread.device)
+        free = centre.repeat(n_series, 1)
+        free[:, first:] += departure
+        left = linear.ww - 2 * torch.einsum("rcp,rp->rc", linear.xw, free)
+        left = left + torch.einsum("rp,rcpq,rq->rc", free, linear.xx, free)
+        left = left + torch.einsum("rcpq,rqp->rc", linear.xx, solved.uncertainty())
+        noise = (left.sum(0) / count.clamp(min=1)).clamp(min=MIN_NOISE**2).sqrt()
+        noise = torch.where(count > 0, noise, population.noise)
+        if bool(guess.weights.any()):
+            # The evidence of a normal prior of the weights (MacKay 1992, equation 3.16).
+            size = (centre - guess.start).square() + solved.covariance.diagonal()
+            prior = torch.where(guess.weights, 1 / size[guess.weights].mean().clamp(min=1e-6), prior)
+        population = Population(centre, spread, noise, solved.covariance)
+    solved = linear.own_given_shared(population, prior)
+    centre = solved.covariance @ (solved.total + prior * guess.start)
+    return replace(population, centre=centre, covariance=solved.covariance), solved, prior
+
+
+def _move(
+    curves: Curves, record: Record, before: Population, after: Population, modes: Modes, proposed: Tensor
+) -> tuple[Population, Modes]:
+    """Go to what a linear model proposes, or part of the way where the curves bend too much."""
+    step = proposed - modes.free
+    for share in (1.0, 0.5, 0.25, 0.125):
+        centre = torch.lerp(before.centre, after.centre, share)
+        population = replace(after, centre=centre)
+        levenberg = _levenberg(curves, population)
+        stayed = modes.free.clone()
+        stayed[:, : len(centre) - after.n_own] = centre[: len(centre) - after.n_own]
+        tried = levenberg.start(stayed + _own_part(step, after.n_own) * share, record)
+        if after.n_own:
+            kept = levenberg.start(stayed, record)
+            row = (kept.cost < tried.cost).nonzero()[:, 0]
+            tried = tried.put(row, kept.take(row))
+        else:
+            kept = levenberg.start(modes.free, record)
+        if after.n_own == len(centre) or bool(tried.cost.sum() <= _levenberg(curves, population).start(modes.free, record).cost.sum() + 1e-6 * len(record)):
+            break
+    return population, levenberg.search(tried, record, 4)
+
+
+def _own_part(step: Tensor, n_own: int) -> Tensor:
+    own = torch.zeros_like(step)
+    if n_own:
+        own[:, -n_own:] = step[:, -n_own:]
+    return own
+
+
+def _retry(curves: Curves, record: Record, population: Population, modes: Modes) -> Modes:
+    """Seek those series anew that are met much worse than the noise says."""
+    row = (modes.cost > record.seen.sum(1)).nonzero()[:, 0]
+    if len(row) == 0:
+        return modes
+    again = find_modes(curves, record.take(row), population)
+    is_better = again.cost < modes.cost[row]
+    return modes.put(row[is_better], again.take(is_better.nonzero()[:, 0]))
+
+
+def _has_settled(before: Population, after: Population) -> bool:
+    error = after.covariance.diagonal().sqrt()
+    moved = ((after.centre - before.centre).abs() / error).max()
+    noise = (after.noise / before.noise - 1).abs().max()
+    spread = (after.spread.diagonal() / before.spread.diagonal() - 1).abs().max() if after.n_own else noise
+    return bool((moved < 0.05) & (noise < 0.01) & (spread < 0.02))
