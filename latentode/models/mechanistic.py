@@ -32,7 +32,7 @@ class Estimate:
     """An unknown number as it was estimated.
 
     Attributes:
-        name: of the state at the start or of the constant.
+        name: of the constant; of a state, for its value at the start.
         value: the estimate, in the user's units; of one that every series has its own, the typical series'.
         low, high: ends of the interval.
     """
@@ -204,9 +204,8 @@ class Mechanistic(CalibratedModel):
         return Normal(own.mean, own.stddev * self.calibration.width_at(batch), validate_args=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Give the mean squared error over the targets; nothing here is learned from it."""
-        seen = batch.target_observed
-        return (self._own(batch).mean - batch.target_value)[seen].square().mean()
+        """Give the squared error that the fit left on training values, over these targets: no curve is sought anew for what nobody learns."""
+        return self.noise[batch.target_channel][batch.target_observed].square().mean()
 
     @torch.no_grad()
     def _own(self, batch: Batch) -> Normal:

@@ -11,15 +11,13 @@ Legend as in `equations/curves.py`; `F` shared numbers, `U` numbers of each seri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latentode.models.equations.curves import Record
-
-Predict = Callable[[Tensor, Record, Sequence[int]], tuple[Tensor, Tensor]]
+from latentode.models.equations.curves import Curves, Record
 
 MIN_NOISE = 1e-3  # in training deviations of a channel: values that are told exactly would leave none
 DAMPING = (1e-2, 1e-9, 1e9)  # of the first step, least and most
@@ -72,6 +70,11 @@ class Modes:
         """Give those of the series at these positions."""
         return Modes(self.free[row], self.cost[row], self.value[row], self.slope[row])
 
+    def better(self, other: Modes) -> Modes:
+        """Give of each series the mode with the lower objective, of equals this one."""
+        row = (other.cost < self.cost).nonzero()[:, 0]
+        return self.put(row, other.take(row))
+
     def put(self, row: Tensor, other: Modes) -> Modes:
         """Give these with the series at positions `row` replaced."""
         pairs = ((self.free, other.free), (self.cost, other.cost), (self.value, other.value), (self.slope, other.slope))
@@ -83,14 +86,14 @@ class Levenberg:
     """Damped Gauss-Newton steps for each series on its own (Levenberg 1944; Marquardt 1963).
 
     Attributes:
-        predict: gives the curves.
+        curves: of the equation.
         moved: which of the free numbers are sought; the others stay where they start.
         mean: prior mean of these, `(G,)`.
         precision: inverse of their prior covariance, `(G, G)`.
         noise: deviation of the values, `(C,)`.
     """
 
-    predict: Predict
+    curves: Curves
     moved: Sequence[int]
     mean: Tensor
     precision: Tensor
@@ -98,7 +101,7 @@ class Levenberg:
 
     def start(self, free: Tensor, record: Record) -> Modes:
         """Give the objective where the search starts."""
-        value, slope = self.predict(free, record, self.moved)
+        value, slope = self.curves(free, record, self.moved)
         away = free[:, list(self.moved)] - self.mean
         misfit = torch.where(record.seen, (record.value - value) / self.noise[record.channel], 0.0)
         cost = 0.5 * misfit.square().sum(1) + 0.5 * torch.einsum("ri,ij,rj->r", away, self.precision, away)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +23,8 @@ N_SCOUTS, N_STARTS = 32, 6  # series on which a first guess is sought, and point
 N_RETRIES = 4  # points from which a series is sought whose first guess is known
 SHARES = (0.15, 0.4, 1.0)  # of a curve's time
 ROUGH_NOISE = 0.3  # of a channel, before anything is known: a smooth objective
+N_SECOND_LOOKS = 3  # rounds in which series that are met badly are sought anew
+SHORTER = (1.0, 0.5, 0.25, 0.125)  # of a proposed step
 N_ROUNDS, N_EM = 15, 25  # of linear models, and of their variances
 MIN_SPREAD = 1e-4  # least deviation between series
 FULL_FROM = 5  # series per number of each from which on their correlations are estimated
@@ -67,18 +70,20 @@ def fit_population(curves: Curves, record: Record, guess: Guess, n_channels: int
     everything = list(range(len(guess.start)))
     # A shared number may have been guessed ten times as badly as is said; it is there to keep what no value tells finite.
     prior = torch.where(guess.weights, guess.reach, 10 * guess.reach) ** -2
-    for round in range(N_ROUNDS):
+    for i in range(N_ROUNDS):
         value, slope = curves(modes.free, record, everything)
-        is_found = modes.cost.isfinite()
-        held = record if bool(is_found.all()) else replace(record, seen=record.seen & is_found[:, None])
+        held = replace(record, seen=record.seen & modes.cost.isfinite()[:, None])
         linear = Linear.of(held, value.nan_to_num(), slope.nan_to_num(), modes.free, n_channels)
         before = population
         population, solved, prior = _estimate(linear, population, guess, prior)
-        departure = solved.departure(population.centre)
-        proposed = population.centre.repeat(len(record), 1)
-        proposed[:, population.own] += departure
-        population, modes = _move(curves, record, before, population, modes, proposed)
-        if round < 3 and guess.n_own:
+
+        def penalty(centre: Tensor, prior: Tensor = prior) -> Tensor:
+            return 0.5 * (prior * (centre - guess.start).square()).sum()
+
+        population, modes = _move(
+            curves, record, before, population, modes, solved.departure(population.centre), penalty
+        )
+        if i < N_SECOND_LOOKS and guess.n_own:
             modes = _retry(curves, record, population, modes)
         if _has_settled(before, population):
             break
@@ -197,33 +202,42 @@ def _estimate(
 
 
 def _move(
-    curves: Curves, record: Record, before: Population, after: Population, modes: Modes, proposed: Tensor
+    curves: Curves,
+    record: Record,
+    before: Population,
+    after: Population,
+    modes: Modes,
+    departure: Tensor,
+    penalty: Callable[[Tensor], Tensor],
 ) -> tuple[Population, Modes]:
-    """Go to what a linear model proposes, or part of the way where the curves bend too much."""
-    step = proposed - modes.free
-    for share in (1.0, 0.5, 0.25, 0.125):
-        centre = torch.lerp(before.centre, after.centre, share)
-        population = replace(after, centre=centre)
+    """Go to what a linear model proposes, or part of the way where the curves bend too much.
+
+    Args:
+        curves, record: whose modes are sought.
+        before, after: the population that `modes` were found under, and the proposed one.
+        modes: to go from.
+        departure: proposed departure of each series from the centre, `(R, U)`.
+        penalty: half squared deviations of a centre from what was guessed.
+    """
+    n_shared = len(after.centre) - after.n_own
+    stayed = _levenberg(curves, replace(after, centre=before.centre)).start(modes.free, record)
+    most = stayed.cost.sum() + penalty(before.centre)
+    for share in SHORTER:
+        population = replace(after, centre=torch.lerp(before.centre, after.centre, share))
         levenberg = _levenberg(curves, population)
-        stayed = modes.free.clone()
-        stayed[:, : len(centre) - after.n_own] = centre[: len(centre) - after.n_own]
-        tried = levenberg.start(stayed + _own_part(step, after.n_own) * share, record)
+        kept = modes.free.clone()
+        kept[:, :n_shared] = population.centre[:n_shared]
+        moved = kept.clone()
+        moved[:, n_shared:] += share * (after.centre[n_shared:] + departure - kept[:, n_shared:])
+        tried = levenberg.start(moved, record)
         if after.n_own:
-            kept = levenberg.start(stayed, record)
-            row = (kept.cost < tried.cost).nonzero()[:, 0]
-            tried = tried.put(row, kept.take(row))
-        else:
-            kept = levenberg.start(modes.free, record)
-        if after.n_own == len(centre) or bool(tried.cost.sum() <= _levenberg(curves, population).start(modes.free, record).cost.sum() + 1e-6 * len(record)):
-            break
-    return population, levenberg.search(tried, record, 4)
-
-
-def _own_part(step: Tensor, n_own: int) -> Tensor:
-    own = torch.zeros_like(step)
-    if n_own:
-        own[:, -n_own:] = step[:, -n_own:]
-    return own
+            # A series whose own curve bends too much stays where it was.
+            tried = tried.better(levenberg.start(kept, record))
+        # Without shared numbers there is nothing that one series could spoil for the others.
+        if n_shared == 0 or bool(tried.cost.sum() + penalty(population.centre) <= most):
+            return population, levenberg.search(tried, record, 4)
+    population = replace(after, centre=before.centre)
+    return population, _levenberg(curves, population).search(stayed, record, 4)
 
 
 def _retry(curves: Curves, record: Record, population: Population, modes: Modes) -> Modes:
@@ -231,9 +245,7 @@ def _retry(curves: Curves, record: Record, population: Population, modes: Modes)
     row = (modes.cost > record.seen.sum(1)).nonzero()[:, 0]
     if len(row) == 0:
         return modes
-    again = find_modes(curves, record.take(row), population)
-    is_better = again.cost < modes.cost[row]
-    return modes.put(row[is_better], again.take(is_better.nonzero()[:, 0]))
+    return modes.put(row, modes.take(row).better(find_modes(curves, record.take(row), population)))
 
 
 def _has_settled(before: Population, after: Population) -> bool:
