@@ -11,7 +11,7 @@ from .baselines import (
     Seasonal,
 )
 from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from .dynamics import ConstantState, LinearField, MLPField
+from .dynamics import ConstantState, LinearField, MechanisticField, MLPField
 from .encoders import AttentionEncoder, ODERNNEncoder
 from .equations import Bounded, Compartments, Equation, LotkaVolterra, Positive, Real
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
@@ -45,6 +45,7 @@ __all__ = [
     "LotkaVolterra",
     "MLPField",
     "Mechanistic",
+    "MechanisticField",
     "MixtureDecoder",
     "ODERNNEncoder",
     "Part",

@@ -79,6 +79,12 @@ class Part(nn.Module, ABC):
         """Give the constructor's arguments as they were passed."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
+    def see_scaling(self, scaler: Scaler) -> None:
+        """Hear, once after `setup` and before anything is fitted, how values and times were scaled.
+
+        Whom it concerns keeps it in buffers, and so in the run.
+        """
+
 
 class Encoder(Part):
     """Reads a history into a posterior over the state at the origin."""
@@ -215,9 +221,6 @@ class ForecastModel(Part):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
-
-    def see_scaling(self, scaler: Scaler) -> None:
-        """Hear, once after `setup` and before anything is fitted, how values and times were scaled; it is kept in the run by whom it concerns."""
 
     def error_unit(self) -> Tensor | None:
         """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.

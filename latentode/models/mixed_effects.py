@@ -196,48 +196,51 @@ class Linear:
             parts.append((x.transpose(1, 2) @ x, (x * w[..., None]).sum(1), w.square().sum(1), inside.sum(1)))
         return cls(*(torch.stack(column, 1) for column in zip(*parts, strict=True)))
 
-    def own_given_shared(self, population: Population, prior: Tensor) -> OwnGivenShared:
-        """Give what this says of the numbers of each series, given those that are shared and those given."""
+    def given(self, population: Population) -> Conditional:
+        """Give what this says of the numbers of each series given the centre, and of the centre, under the population's variances."""
         weight = population.noise**-2
         information = torch.einsum("rcij,c->rij", self.xx, weight)
         pull = torch.einsum("rci,c->ri", self.xw, weight)
         first = len(population.centre) - population.n_own
-        precision = torch.linalg.inv(population.spread)
-        own = torch.linalg.inv(information[:, first:, first:] + precision)
+        own = torch.linalg.inv(information[:, first:, first:] + torch.linalg.inv(population.spread))
         across = information[:, first:]
-        shared = information - across.transpose(1, 2) @ own @ across
-        shared_pull = pull - torch.einsum("rui,ruv,rv->ri", across, own, pull[:, first:])
-        covariance = torch.linalg.inv(shared.sum(0) + torch.diag(prior))
-        return OwnGivenShared(own, across, pull[:, first:], shared_pull.sum(0), covariance)
+        left = information - across.transpose(1, 2) @ own @ across
+        left_pull = pull - torch.einsum("rui,ruv,rv->ri", across, own, pull[:, first:])
+        return Conditional(own, across, pull[:, first:], left.sum(0), left_pull.sum(0))
 
 
 @dataclass(frozen=True)
-class OwnGivenShared:
+class Conditional:
     """A linear mixed model solved under given variances.
 
     Attributes:
-        own: covariance of the numbers of each series given `centre`, `(R, U, U)`.
+        own: covariance of the numbers of each series given the centre, `(R, U, U)`.
         across: information that ties them to all numbers, `(R, U, P)`.
         pull: towards what their values say, `(R, U)`.
-        total: of what all series say of the centre, `(P,)`.
-        covariance: of the centre, `(P, P)`.
+        information: of all series on the centre, `(P, P)`.
+        total: towards what they say of it, `(P,)`.
     """
 
     own: Tensor
     across: Tensor
     pull: Tensor
+    information: Tensor
     total: Tensor
-    covariance: Tensor
 
     def departure(self, centre: Tensor) -> Tensor:
         """Give the expected departure of each series from the centre, `(R, U)`."""
         return torch.einsum("ruv,rv->ru", self.own, self.pull - self.across @ centre)
 
-    def uncertainty(self) -> Tensor:
+    def departure_covariance(self, covariance: Tensor) -> Tensor:
+        """Give its covariance, `(R, U, U)`, where that of the centre is `(P, P)`."""
+        ties = self.own @ self.across
+        return self.own + ties @ covariance @ ties.transpose(1, 2)
+
+    def uncertainty(self, covariance: Tensor) -> Tensor:
         """Give the covariance of all numbers of each series, `(R, P, P)`: its own, and what is left open of the centre."""
         n_own, n_all = self.across.shape[1:]
         moves = torch.eye(n_all, dtype=self.own.dtype, device=self.own.device).repeat(len(self.own), 1, 1)
         moves[:, n_all - n_own :] -= self.own @ self.across
-        whole = moves @ self.covariance @ moves.transpose(1, 2)
+        whole = moves @ covariance @ moves.transpose(1, 2)
         whole[:, n_all - n_own :, n_all - n_own :] += self.own
         return whole

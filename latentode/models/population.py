@@ -11,10 +11,10 @@ from torch import Tensor
 from latentode.models.equations.curves import Curves, Record
 from latentode.models.mixed_effects import (
     MIN_NOISE,
+    Conditional,
     Levenberg,
     Linear,
     Modes,
-    OwnGivenShared,
     Population,
     first_of,
 )
@@ -25,7 +25,7 @@ SHARES = (0.15, 0.4, 1.0)  # of a curve's time
 ROUGH_NOISE = 0.3  # of a channel, before anything is known: a smooth objective
 N_SECOND_LOOKS = 3  # rounds in which series that are met badly are sought anew
 SHORTER = (1.0, 0.5, 0.25, 0.125)  # of a proposed step
-N_ROUNDS, N_EM = 15, 25  # of linear models, and of their variances
+N_ROUNDS, N_EM = 15, 50  # of linear models, and of their variances
 MIN_SPREAD = 1e-4  # least deviation between series
 FULL_FROM = 5  # series per number of each from which on their correlations are estimated
 
@@ -167,38 +167,51 @@ def _noise_of(record: Record, modes: Modes, is_good: Tensor, n_channels: int) ->
 
 def _estimate(
     linear: Linear, population: Population, guess: Guess, prior: Tensor
-) -> tuple[Population, OwnGivenShared, Tensor]:
-    """Estimate the linear mixed model: the centre in closed form, the variances by expectation and maximisation."""
-    first = len(population.centre) - population.n_own
-    n_series = len(linear.xx)
-    count = linear.count.sum(0)
+) -> tuple[Population, Conditional, Tensor]:
+    """Estimate the linear mixed model: the centre in closed form, the variances by expectation and maximisation.
+
+    Args:
+        linear: the model.
+        population: where to begin.
+        guess: what was known before.
+        prior: its precision, `(P,)`.
+
+    Returns:
+        The population, what the model says under it, and the precision as it was found of weights.
+    """
+    n_series, count = len(linear.xx), linear.count.sum(0)
     for _ in range(N_EM):
-        solved = linear.own_given_shared(population, prior)
-        centre = solved.covariance @ (solved.total + prior * guess.start)
-        departure = solved.departure(centre)
+        population, solved = _centred(linear, population, guess, prior)
+        departure = solved.departure(population.centre)
         spread = population.spread
         if population.n_own:
-            ties = solved.own @ solved.across
-            open_ = solved.own + ties @ solved.covariance @ ties.transpose(1, 2)
+            open_ = solved.departure_covariance(population.covariance)
             spread = (departure[:, :, None] * departure[:, None, :] + open_).mean(0)
             if n_series < FULL_FROM * population.n_own:
                 spread = torch.diag(spread.diagonal())
             spread = spread + MIN_SPREAD**2 * torch.eye(len(spread), dtype=spread.dtype, device=spread.device)
-        free = centre.repeat(n_series, 1)
-        free[:, first:] += departure
+        free = population.centre.repeat(n_series, 1)
+        free[:, population.own] += departure
         left = linear.ww - 2 * torch.einsum("rcp,rp->rc", linear.xw, free)
         left = left + torch.einsum("rp,rcpq,rq->rc", free, linear.xx, free)
-        left = left + torch.einsum("rcpq,rqp->rc", linear.xx, solved.uncertainty())
+        left = left + torch.einsum("rcpq,rqp->rc", linear.xx, solved.uncertainty(population.covariance))
         noise = (left.sum(0) / count.clamp(min=1)).clamp(min=MIN_NOISE**2).sqrt()
-        noise = torch.where(count > 0, noise, population.noise)
         if bool(guess.weights.any()):
             # The evidence of a normal prior of the weights (MacKay 1992, equation 3.16).
-            size = (centre - guess.start).square() + solved.covariance.diagonal()
+            size = (population.centre - guess.start).square() + population.covariance.diagonal()
             prior = torch.where(guess.weights, 1 / size[guess.weights].mean().clamp(min=1e-6), prior)
-        population = Population(centre, spread, noise, solved.covariance)
-    solved = linear.own_given_shared(population, prior)
-    centre = solved.covariance @ (solved.total + prior * guess.start)
-    return replace(population, centre=centre, covariance=solved.covariance), solved, prior
+        population = replace(population, spread=spread, noise=torch.where(count > 0, noise, population.noise))
+    return *_centred(linear, population, guess, prior), prior
+
+
+def _centred(
+    linear: Linear, population: Population, guess: Guess, prior: Tensor
+) -> tuple[Population, Conditional]:
+    """Estimate the centre under the population's variances: generalised least squares with the guess as a prior."""
+    solved = linear.given(population)
+    covariance = torch.linalg.inv(solved.information + torch.diag(prior))
+    centre = covariance @ (solved.total + prior * guess.start)
+    return replace(population, centre=centre, covariance=covariance), solved
 
 
 def _move(

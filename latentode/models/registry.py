@@ -13,7 +13,7 @@ from typing import Any
 from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from latentode.models.dynamics import ConstantState, LinearField, MLPField
+from latentode.models.dynamics import ConstantState, LinearField, MechanisticField, MLPField
 from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.equations import Compartments, LotkaVolterra
 from latentode.models.interfaces import ForecastModel, Part
@@ -34,6 +34,7 @@ CLASSES: dict[str, type[Part]] = {
         ConstantState,
         LinearField,
         MLPField,
+        MechanisticField,
         GaussianDecoder,
         MixtureDecoder,
         QuantileDecoder,

@@ -2,6 +2,7 @@
 
 from .constant import ConstantState
 from .linear import LinearField
+from .mechanistic import MechanisticField
 from .mlp import MLPField
 
-__all__ = ["ConstantState", "LinearField", "MLPField"]
+__all__ = ["ConstantState", "LinearField", "MLPField", "MechanisticField"]

@@ -26,7 +26,7 @@ from latentode.ode import PIDController, solve
 
 AT_ONCE = 1 << 24  # numbers with derivatives that are held together
 MAX_STEPS = 4_000  # of a solve; numbers under which a curve takes more are no candidates
-ROUGH, ROUGH_STEPS = 1e-4, 500  # tolerance and most steps where a search begins
+ROUGH, ROUGH_STEPS = 1e-4, 300  # tolerance and most steps where a search begins
 
 
 @dataclass(frozen=True)
@@ -331,6 +331,8 @@ def carry(f: Callable[[Sequence[Tensor]], Sequence[Tensor]], x: Tensor) -> Tenso
     Returns:
         `(m, 1 + G, L)`.
     """
+    if len(x) == 0:
+        return x
     if x.shape[1] == 1:
         return _still(f(x[:, 0].unbind()), 1)
     value, along = x[:, :1], x[:, 1:]

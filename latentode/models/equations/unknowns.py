@@ -41,6 +41,10 @@ class Unknown(ABC):
     def natural(self, free: Tensor) -> Tensor:
         """Bring free numbers to what the equation sees, element-wise."""
 
+    @abstractmethod
+    def natural_slope(self, free: Tensor) -> Tensor:
+        """Give the derivative of `natural`, element-wise."""
+
 
 @dataclass(frozen=True)
 class Positive(Unknown):
@@ -70,6 +74,10 @@ class Positive(Unknown):
         return math.log(self.factor)
 
     def natural(self, free: Tensor) -> Tensor:
+        """Give the exponential."""
+        return free.exp()
+
+    def natural_slope(self, free: Tensor) -> Tensor:
         """Give the exponential."""
         return free.exp()
 
@@ -105,6 +113,10 @@ class Real(Unknown):
         """Give `start + size * free`."""
         return self.start + self.size * free
 
+    def natural_slope(self, free: Tensor) -> Tensor:
+        """Give `size`."""
+        return torch.full_like(free, self.size)
+
 
 @dataclass(frozen=True)
 class Bounded(Unknown):
@@ -137,3 +149,8 @@ class Bounded(Unknown):
     def natural(self, free: Tensor) -> Tensor:
         """Give `low + (high - low) / (1 + exp(-free))`."""
         return self.low + (self.high - self.low) * torch.sigmoid(free)
+
+    def natural_slope(self, free: Tensor) -> Tensor:
+        """Give the logistic density times `high - low`."""
+        share = torch.sigmoid(free)
+        return (self.high - self.low) * share * (1 - share)
