@@ -25,6 +25,8 @@ from latentode.models.population import Guess, find_modes, fit_population
 from latentode.ode import SOLVERS
 
 MAX_SERIES = 512  # on which the population is estimated
+VAGUE = 10.0  # a number may have been guessed so many times as badly as is said
+CORRECTION_SIZE = 0.3  # of the last weights of a correction, before data say how large they are
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class Mechanistic(CalibratedModel):
                 f"name it in static_columns."
             )
         self.schema = schema
-        self._per_unit = 1 if schema.time_kind == "number" else parse_duration(self.time_unit, "datetime", name="time_unit")
+        self._per_unit = (
+            1 if schema.time_kind == "number" else parse_duration(self.time_unit, "datetime", name="time_unit")
+        )
         n_channels = len(schema.channels)
         double = {"dtype": torch.float64}
         self.register_buffer("channel_centre", torch.zeros(n_channels, **double))
@@ -160,13 +164,18 @@ class Mechanistic(CalibratedModel):
     def _guess(self) -> Guess:
         curves = self.curves
         n_free = curves.n_shared + curves.n_own
-        start, reach = torch.zeros(n_free, dtype=torch.float64), torch.ones(n_free, dtype=torch.float64)
-        is_weight = torch.ones(n_free, dtype=torch.bool)
+        start, reach, prior = (torch.zeros(n_free, dtype=torch.float64) for _ in range(3))
+        is_named, is_sized = (torch.zeros(n_free, dtype=torch.bool) for _ in range(2))
         for place, one in zip(curves.place(), curves.named.values(), strict=True):
-            start[place], reach[place], is_weight[place] = one.free_start, one.spread, False
+            start[place], reach[place], prior[place] = one.free_start, one.spread, VAGUE * one.spread
+            is_named[place] = True
         if curves.correction is not None:
-            start[is_weight] = curves.correction.start()
-        return Guess(start, reach, curves.n_own, is_weight)
+            weight = (~is_named).nonzero()[:, 0]
+            start[weight] = curves.correction.start()
+            is_last = start[weight] == 0
+            prior[weight] = torch.where(is_last, CORRECTION_SIZE, 1.0).double()
+            is_sized[weight] = is_last
+        return Guess(start, reach, prior, curves.n_own, is_named, is_sized)
 
     @torch.no_grad()
     def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:

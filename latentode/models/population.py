@@ -24,8 +24,9 @@ N_RETRIES = 4  # points from which a series is sought whose first guess is known
 SHARES = (0.15, 0.4, 1.0)  # of a curve's time
 ROUGH_NOISE = 0.3  # of a channel, before anything is known: a smooth objective
 N_SECOND_LOOKS = 3  # rounds in which series that are met badly are sought anew
-SHORTER = (1.0, 0.5, 0.25, 0.125)  # of a proposed step
-N_ROUNDS, N_EM = 15, 50  # of linear models, and of their variances
+SHORTER = (1.0, 0.5, 0.2, 0.05)  # of a proposed step
+N_ROUNDS, N_EM = 30, 50  # of linear models, and of their variances
+MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1.0  # of a correction's last layer, where the prior's deviation is found
 MIN_SPREAD = 1e-4  # least deviation between series
 FULL_FROM = 5  # series per number of each from which on their correlations are estimated
 
@@ -36,15 +37,19 @@ class Guess:
 
     Attributes:
         start: all free numbers, `(P,)`.
-        reach: how far each may well be off, `(P,)`.
+        reach: how far each may well be off, `(P,)`: from where the search looks.
+        prior: deviation of the normal prior of each, `(P,)`, that keeps finite what no value tells.
         n_own: how many of them, the last ones, each series has its own.
-        weights: which of them, bool `(P,)`, are weights whose reach is found from data.
+        is_named: which are numbers of the equation, bool `(P,)`; the others are weights of its correction.
+        is_sized: of which weights the prior's deviation is found from data, bool `(P,)`.
     """
 
     start: Tensor
     reach: Tensor
+    prior: Tensor
     n_own: int
-    weights: Tensor
+    is_named: Tensor
+    is_sized: Tensor
 
     def population(self, n_channels: int) -> Population:
         """Give the population that these guesses say."""
@@ -68,8 +73,7 @@ def fit_population(curves: Curves, record: Record, guess: Guess, n_channels: int
     population = _scout(curves, record, guess, n_channels)
     modes = find_modes(curves, record, population)
     everything = list(range(len(guess.start)))
-    # A shared number may have been guessed ten times as badly as is said; it is there to keep what no value tells finite.
-    prior = torch.where(guess.weights, guess.reach, 10 * guess.reach) ** -2
+    prior = guess.prior**-2
     for i in range(N_ROUNDS):
         value, slope = curves(modes.free, record, everything)
         held = replace(record, seen=record.seen & modes.cost.isfinite()[:, None])
@@ -108,9 +112,7 @@ def find_modes(curves: Curves, record: Record, population: Population) -> Modes:
 
 def _levenberg(curves: Curves, population: Population) -> Levenberg:
     own = population.own
-    return Levenberg(
-        curves, own, population.centre[own], torch.linalg.inv(population.spread), population.noise
-    )
+    return Levenberg(curves, own, population.centre[own], torch.linalg.inv(population.spread), population.noise)
 
 
 def _draws(n: int, size: int) -> Tensor:
@@ -124,7 +126,7 @@ def _scout(curves: Curves, record: Record, guess: Guess, n_channels: int) -> Pop
     """Take some series, each with all numbers its own, and give their median, how they differ, and what they leave."""
     row = torch.linspace(0, len(record) - 1, min(N_SCOUTS, len(record)), device=guess.start.device).long()
     record = record.take(row)
-    moved = (~guess.weights).nonzero()[:, 0].tolist()
+    moved = guess.is_named.nonzero()[:, 0].tolist()
     mean, reach = guess.start[moved], guess.reach[moved]
     population = guess.population(n_channels)
     levenberg = Levenberg(curves.rough(), moved, mean, torch.diag(reach**-2), population.noise)
@@ -159,7 +161,7 @@ def _noise_of(record: Record, modes: Modes, is_good: Tensor, n_channels: int) ->
     noise = [
         error[seen & (record.channel == channel)].mean().sqrt()
         if bool((seen & (record.channel == channel)).any())
-        else error.new_tensor(1.0)
+        else error.new_tensor(MIN_NOISE)
         for channel in range(n_channels)
     ]
     return torch.stack(noise).clamp(min=MIN_NOISE)
@@ -196,17 +198,16 @@ def _estimate(
         left = left + torch.einsum("rp,rcpq,rq->rc", free, linear.xx, free)
         left = left + torch.einsum("rcpq,rqp->rc", linear.xx, solved.uncertainty(population.covariance))
         noise = (left.sum(0) / count.clamp(min=1)).clamp(min=MIN_NOISE**2).sqrt()
-        if bool(guess.weights.any()):
+        if bool(guess.is_sized.any()):
             # The evidence of a normal prior of the weights (MacKay 1992, equation 3.16).
             size = (population.centre - guess.start).square() + population.covariance.diagonal()
-            prior = torch.where(guess.weights, 1 / size[guess.weights].mean().clamp(min=1e-6), prior)
+            size = size[guess.is_sized].mean().clamp(MIN_WEIGHT**2, MAX_WEIGHT**2)
+            prior = torch.where(guess.is_sized, 1 / size, prior)
         population = replace(population, spread=spread, noise=torch.where(count > 0, noise, population.noise))
     return *_centred(linear, population, guess, prior), prior
 
 
-def _centred(
-    linear: Linear, population: Population, guess: Guess, prior: Tensor
-) -> tuple[Population, Conditional]:
+def _centred(linear: Linear, population: Population, guess: Guess, prior: Tensor) -> tuple[Population, Conditional]:
     """Estimate the centre under the population's variances: generalised least squares with the guess as a prior."""
     solved = linear.given(population)
     covariance = torch.linalg.inv(solved.information + torch.diag(prior))
@@ -233,13 +234,15 @@ def _move(
         penalty: half squared deviations of a centre from what was guessed.
     """
     n_shared = len(after.centre) - after.n_own
-    stayed = _levenberg(curves, replace(after, centre=before.centre)).start(modes.free, record)
-    most = stayed.cost.sum() + penalty(before.centre)
+    # Of two proposed variances a linear model may make too little; those before tell whether the curves came nearer.
+    judged = replace(before, noise=torch.maximum(before.noise, after.noise))
+    now = _levenberg(curves, judged).start(modes.free, record)
+    most = now.cost.sum() + penalty(before.centre)
     for share in SHORTER:
-        population = replace(after, centre=torch.lerp(before.centre, after.centre, share))
-        levenberg = _levenberg(curves, population)
+        centre = torch.lerp(before.centre, after.centre, share)
+        levenberg = _levenberg(curves, replace(judged, centre=centre))
         kept = modes.free.clone()
-        kept[:, :n_shared] = population.centre[:n_shared]
+        kept[:, :n_shared] = centre[:n_shared]
         moved = kept.clone()
         moved[:, n_shared:] += share * (after.centre[n_shared:] + departure - kept[:, n_shared:])
         tried = levenberg.start(moved, record)
@@ -247,10 +250,15 @@ def _move(
             # A series whose own curve bends too much stays where it was.
             tried = tried.better(levenberg.start(kept, record))
         # Without shared numbers there is nothing that one series could spoil for the others.
-        if n_shared == 0 or bool(tried.cost.sum() + penalty(population.centre) <= most):
-            return population, levenberg.search(tried, record, 4)
-    population = replace(after, centre=before.centre)
-    return population, _levenberg(curves, population).search(stayed, record, 4)
+        if n_shared == 0 or bool(tried.cost.sum() + penalty(centre) <= most):
+            break
+    else:
+        centre, tried = before.centre, now
+    is_good = tried.cost.isfinite()
+    left = _noise_of(record, tried, is_good, len(after.noise))
+    population = replace(after, centre=centre, noise=torch.maximum(after.noise, left))
+    levenberg = _levenberg(curves, population)
+    return population, levenberg.search(levenberg.start(tried.free, record), record, 4)
 
 
 def _retry(curves: Curves, record: Record, population: Population, modes: Modes) -> Modes:

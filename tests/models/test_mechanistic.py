@@ -211,7 +211,7 @@ def test_what_is_left_out_is_found_by_the_correction():
         own = Case(frame, Mechanistic(Linear(), correction=width), middle=0.6, horizon=1.4)
         seen = own.batch.target_observed
         errors.append((own.model.raw(own.batch).mean - own.batch.target_value)[seen].square().mean())
-    assert errors[1] < 0.3 * errors[0]
+    assert errors[1] < 0.05 * errors[0]
 
 
 def test_wrong_use_is_told():
@@ -245,12 +245,12 @@ def test_an_equation_inside_a_latent_ode_learns(prepared):
     model.prepare([prepared.batch])
     model.loss(prepared.batch).backward()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    before = float(model.loss(prepared.batch))
+    before = float(model.loss(prepared.batch).detach())
     for _ in range(8):
         optimiser.zero_grad()
         model.loss(prepared.batch).backward()
         optimiser.step()
-    assert float(model.loss(prepared.batch)) < before
+    assert float(model.loss(prepared.batch).detach()) < before
     assert field.shift.grad.abs().max() > 0
 
 
@@ -264,7 +264,8 @@ def test_a_field_on_the_free_line_is_the_equation():
     field = field.double()
     z0 = 0.5 * torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t = torch.tensor([[0.5, 1.0], [0.2, 2.0]], dtype=torch.float64)
-    found = field(z0, torch.zeros(2, dtype=torch.float64), t, torch.zeros(2, 5, dtype=torch.float64))
+    with torch.no_grad():
+        found = field(z0, torch.zeros(2, dtype=torch.float64), t, torch.zeros(2, 5, dtype=torch.float64))
 
     def plain(t, y):
         return torch.stack([(1 - y[:, 1]) * y[:, 0], (y[:, 0] - 1) * y[:, 1]], 1)

@@ -18,7 +18,8 @@ from tests.models.equations.test_curves import DOUBLE, curves, record
 def guess_of(model):
     named = list(model.named.values())
     start, reach = (torch.tensor([getattr(one, name) for one in named], **DOUBLE) for name in ("free_start", "spread"))
-    return Guess(start, reach, model.n_own, torch.zeros(len(named), dtype=torch.bool))
+    is_named = torch.ones(len(named), dtype=torch.bool)
+    return Guess(start, reach, 10 * reach, model.n_own, is_named, ~is_named)
 
 
 def observed(asked, value):
@@ -58,7 +59,9 @@ def test_lines_are_estimated_by_restricted_maximum_likelihood():
         factor = np.array([[x[0], 0.0], [x[1], x[2]]])
         return restricted_likelihood(time, value, factor @ factor.T, np.exp(x[3]))[0]
 
-    best = minimize(objective, [0.8, 0.2, 0.4, np.log(0.3)], method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-5})
+    best = minimize(
+        objective, [0.8, 0.2, 0.4, np.log(0.3)], method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-5}
+    )
     assert reached < best.fun + 0.05
     # The guess counts as much as a value of a deviation of ten.
     assert population.centre.numpy() == pytest.approx(centre, abs=1e-2)
@@ -94,7 +97,9 @@ def test_a_search_ends_where_the_objective_is_lowest():
 def test_a_series_that_no_curve_meets_keeps_its_start():
     asked = observed(record(np.tile([0.5, 1.0], (2, 1))), [[0.3, np.nan], [0.3, 0.2]])
     model = curves(Decay())
-    levenberg = Levenberg(model, [0, 1], torch.zeros(2, **DOUBLE), torch.eye(2, **DOUBLE), torch.tensor([0.1], **DOUBLE))
+    levenberg = Levenberg(
+        model, [0, 1], torch.zeros(2, **DOUBLE), torch.eye(2, **DOUBLE), torch.tensor([0.1], **DOUBLE)
+    )
     found = levenberg.search(levenberg.start(torch.zeros(2, 2, **DOUBLE), asked), asked, 5)
     assert torch.equal(found.free[0], torch.zeros(2, **DOUBLE))
     assert found.cost[0] == torch.inf

@@ -68,9 +68,7 @@ class MechanisticField(Dynamics):
         if self.equation.covariates:
             raise InputError("a MechanisticField knows no covariates; take a Mechanistic model, which does.")
         self._states = {name: as_unknown(one) for name, one in states.items()}
-        self._constants = {
-            name: one for name, one in self.equation.constants.items() if isinstance(one, Unknown)
-        }
+        self._constants = {name: one for name, one in self.equation.constants.items() if isinstance(one, Unknown)}
         self._own = [i for i, one in enumerate(self._constants.values()) if one.per_series]
         if self._own:
             self.to_constants = nn.Linear(context_size, len(self._own), bias=False)

@@ -206,9 +206,7 @@ class Curves:
 
         def slope(t: Tensor, flat: Tensor, origin: Tensor, held: Tensor) -> Tensor:
             # Inside the loop finished series may have left: what belongs to a series comes as an argument.
-            rates = self._slope(
-                origin + t, flat.T.reshape(*shape, -1), held.permute(1, 2, 0), weights
-            )
+            rates = self._slope(origin + t, flat.T.reshape(*shape, -1), held.permute(1, 2, 0), weights)
             return rates.flatten(0, 1).T
 
         low = record.start
@@ -276,9 +274,7 @@ class Curves:
         def observed(values: Sequence[Tensor]) -> list[Tensor]:
             y = SimpleNamespace(**dict(zip(names, values, strict=False)))
             _, constants = self._split(values[len(names) :])
-            given = {
-                name: x for name, x in self.equation.observe(t, y, constants).items() if name in self.channels
-            }
+            given = {name: x for name, x in self.equation.observe(t, y, constants).items() if name in self.channels}
             outputs[:] = given
             return list(given.values())
 

@@ -67,4 +67,3 @@ class Equation(Part):
     def observe(self, t: Tensor, y: SimpleNamespace, p: SimpleNamespace) -> Mapping[str, Tensor]:
         """Give what is observed, by the name of its channel: the states themselves, where not overridden."""
         return vars(y)
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentode.models import ConstantState, LinearField, MLPField
+from latentode.models import ConstantState, LinearField, LotkaVolterra, MechanisticField, MLPField
 from latentode.models.interfaces import Dynamics, pad
 from tests.data.tables import make_table
 
@@ -15,6 +15,7 @@ MEMBERS = {
     "linear": LinearField,
     "modulated": lambda: LinearField(modulated=True),
     "dense": lambda: LinearField("dense"),
+    "mechanistic": lambda: MechanisticField(LotkaVolterra(), hidden_size=4, rtol=1e-9, atol=1e-9),
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
 }
@@ -36,7 +37,9 @@ def test_single_states_are_those_of_padded_rows(name):
     field = field.double()
     single = field.carry(*ask())
     assert single.shape == (7, D)
-    assert torch.allclose(single, Dynamics.carry(field, *ask()), rtol=0, atol=1e-7 if name == "mlp" else 1e-12)
+    assert torch.allclose(
+        single, Dynamics.carry(field, *ask()), rtol=0, atol=1e-7 if name in ("mlp", "mechanistic") else 1e-12
+    )
 
 
 def test_a_constant_state_stays():

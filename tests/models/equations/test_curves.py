@@ -22,7 +22,9 @@ def record(time, *, channel=None, start=0.0, origin=0.0):
     rows = torch.ones(len(time), **DOUBLE)
     channel = torch.zeros_like(time, dtype=torch.int64) if channel is None else channel
     seen = torch.ones_like(time, dtype=torch.bool)
-    return Record(time, torch.zeros_like(time), channel, seen, origin * rows, start * rows, time.new_zeros(len(time), 0))
+    return Record(
+        time, torch.zeros_like(time), channel, seen, origin * rows, start * rows, time.new_zeros(len(time), 0)
+    )
 
 
 def curves(equation, channels=("x",), *, centre=0.0, size=1.0, is_log=False, **kwargs):
@@ -42,9 +44,9 @@ def hunt(n=3):
 def test_doses_give_the_concentrations_of_the_closed_form(method):
     rates = np.array([1.4, 0.09, 30.0])
     time = np.array([0.0, 0.5, 3.0, 23.9, 24.0, 25.0, 47.0, 49.5, 60.0, 71.0])
-    found, _ = curves(
-        Compartments(320.0, [0.0, 24.0, 48.0]), ["concentration"], method=method, rtol=1e-6
-    )(torch.from_numpy(np.log(rates))[None], record(time - 36.0, start=-36.0, origin=36.0), [])
+    found, _ = curves(Compartments(320.0, [0.0, 24.0, 48.0]), ["concentration"], method=method, rtol=1e-6)(
+        torch.from_numpy(np.log(rates))[None], record(time - 36.0, start=-36.0, origin=36.0), []
+    )
     expected = pharmacokinetics.concentration(*(np.full(len(time), x) for x in rates), time)
     assert found[0].numpy() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
