@@ -113,13 +113,12 @@ class Mechanistic(CalibratedModel):
             1 if schema.time_kind == "number" else parse_duration(self.time_unit, "datetime", name="time_unit")
         )
         n_channels = len(schema.channels)
-        double = {"dtype": torch.float64}
-        self.register_buffer("channel_centre", torch.zeros(n_channels, **double))
-        self.register_buffer("channel_size", torch.ones(n_channels, **double))
+        self.register_buffer("channel_centre", torch.zeros(n_channels, dtype=torch.float64))
+        self.register_buffer("channel_size", torch.ones(n_channels, dtype=torch.float64))
         self.register_buffer("channel_is_log", torch.zeros(n_channels, dtype=torch.int64))
-        self.register_buffer("static_centre", torch.zeros(len(schema.static_numbers), **double))
-        self.register_buffer("static_size", torch.ones(len(schema.static_numbers), **double))
-        self.register_buffer("horizon", torch.ones((), **double))
+        self.register_buffer("static_centre", torch.zeros(len(schema.static_numbers), dtype=torch.float64))
+        self.register_buffer("static_size", torch.ones(len(schema.static_numbers), dtype=torch.float64))
+        self.register_buffer("horizon", torch.ones((), dtype=torch.float64))
         guess = self._guess().population(n_channels)
         for name in ("centre", "spread", "noise", "covariance"):
             self.register_buffer(name, getattr(guess, name))
@@ -213,7 +212,7 @@ class Mechanistic(CalibratedModel):
         return Normal(own.mean, own.stddev * self.calibration.width_at(batch), validate_args=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Give the squared error that the fit left on training values, over these targets: no curve is sought anew for what nobody learns."""
+        """Give the squared error that the fit left on training values, for these targets; no curve is sought anew where nothing is learned."""
         return self.noise[batch.target_channel][batch.target_observed].square().mean()
 
     def _own(self, batch: Batch) -> Normal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -80,10 +81,7 @@ def fit_population(curves: Curves, record: Record, guess: Guess, n_channels: int
         linear = Linear.of(held, value.nan_to_num(), slope.nan_to_num(), modes.free, n_channels)
         before = population
         population, solved, prior = _estimate(linear, population, guess, prior)
-
-        def penalty(centre: Tensor, prior: Tensor = prior) -> Tensor:
-            return 0.5 * (prior * (centre - guess.start).square()).sum()
-
+        penalty = partial(_penalty, start=guess.start, prior=prior)
         population, modes = _move(
             curves, record, before, population, modes, solved.departure(population.centre), penalty
         )
@@ -213,6 +211,11 @@ def _centred(linear: Linear, population: Population, guess: Guess, prior: Tensor
     covariance = torch.linalg.inv(solved.information + torch.diag(prior))
     centre = covariance @ (solved.total + prior * guess.start)
     return replace(population, centre=centre, covariance=covariance), solved
+
+
+def _penalty(centre: Tensor, *, start: Tensor, prior: Tensor) -> Tensor:
+    """Give half the squared deviations of a centre from what was guessed."""
+    return 0.5 * (prior * (centre - start).square()).sum()
 
 
 def _move(

@@ -13,7 +13,7 @@ from latentode.data.batch import WindowReader
 from latentode.data.datasets import lotka_volterra, pharmacokinetics
 from latentode.data.scaling import Scaler
 from latentode.data.settings import DataSettings
-from latentode.data.simulation import Options, simulate
+from latentode.data.simulation import simulate
 from latentode.data.tables import read_table
 from latentode.data.windows import Spans, Windows, make_split
 from latentode.errors import InputError, RunError
@@ -176,7 +176,7 @@ def test_covariates_are_read_in_the_users_units():
     frame = pd.DataFrame({"series_id": np.repeat(np.arange(10), 9), "time": time.ravel(), "x": x.ravel()})
     frame["weight"] = np.repeat(weight, 9)
     own = Case(frame, Mechanistic(Washout()), static_columns=["weight"])
-    low, middle, high = values(own.model.estimates())["clearance"]
+    _, middle, _ = values(own.model.estimates())["clearance"]
     assert middle == pytest.approx(30.0, rel=1e-2)
     without = read_table(frame.drop(columns="weight"))
     with pytest.raises(InputError, match="covariate 'weight'"):

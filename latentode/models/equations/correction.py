@@ -1,6 +1,6 @@
 r"""What an equation leaves out: a small network on the state, added to the slope.
 
-:math:`\dot y = f(t, y, p) + \frac{s}{T} W_2 \tanh(W_1 \frac{y - m}{s} + b_1)`, with `m` and `s` typical of the states and `T` a horizon: the
+:math:`\dot y = f(t, y, p) + \frac{s}{T} W_2 \tanh(W_1 \frac{y - m}{s} + b_1)`, `m` and `s` typical of the states, `T` a horizon: the
 universal differential equation of Rackauckas et al. (2020, equation 2). Its weights are shared numbers like any other, normal around
 where they start; :math:`W_2` starts at 0, so that an unfitted correction is none.
 """

@@ -61,7 +61,7 @@ class Equation(Part):
         """
 
     def jump(self, t: float, y: SimpleNamespace, p: SimpleNamespace) -> Mapping[str, Tensor]:
-        """Give the states that change at one of `jump_times`, as they are just after it; a value observed at that very time is of before."""
+        """Give the states that change at one of `jump_times`, as they are just after it; a value observed then is of before."""
         return {}
 
     def observe(self, t: Tensor, y: SimpleNamespace, p: SimpleNamespace) -> Mapping[str, Tensor]:

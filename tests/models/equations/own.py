@@ -1,5 +1,7 @@
 """Equations of a user, in a module of its own."""
 
+# ruff: noqa: RUF012  (written as a user would, without annotations)
+
 from __future__ import annotations
 
 import torch
