@@ -113,7 +113,8 @@ def time_forecasts(module: ForecastingDataModule, names: list[str], channels: Se
     )
     windows = examples.test.take(np.argsort(reader.count_tokens(examples.test), kind="stable")[-2048:])
     after = np.linspace(0.02, 1.0, 50) * examples.scaler.time_scale
-    parts = chunks(np.full(len(windows), len(after)), len(channels), MAX_QUERIES_CPU)
+    n_targets = np.full(len(windows), len(after) * len(channels))
+    parts = chunks(n_targets, reader.count_tokens(windows), MAX_QUERIES_CPU)
     found = {}
     for name in names:
         model = make(name, module, [next(iter(module.epoch(0)))])[0].eval()

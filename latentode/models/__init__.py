@@ -1,5 +1,6 @@
 """Models: a history in, a predictive distribution at any time out. Plain torch modules, trained by `latentode.training`."""
 
+from . import decoders, dynamics, encoders, equations
 from .baselines import (
     Blend,
     Constant,
@@ -10,25 +11,26 @@ from .baselines import (
     Ridge,
     Seasonal,
 )
-from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from .dynamics import ConstantState, LinearField, MechanisticField, MLPField
-from .encoders import AttentionEncoder, ODERNNEncoder
-from .equations import Bounded, Compartments, Equation, LotkaVolterra, Positive, Real
+from .decoders import *  # noqa: F403 (each folder says what it offers)
+from .dynamics import *  # noqa: F403
+from .encoders import *  # noqa: F403
+from .equations import *  # noqa: F403
+from .equations.equation import Equation
+from .equations.unknowns import Bounded, Positive, Real
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
 from .mechanistic import Mechanistic
+from .ode_rnn import ODERNN
 from .registry import BASELINES, MODELS
 from .stack import Stack
 
 __all__ = [
     "BASELINES",
     "MODELS",
-    "AttentionEncoder",
+    "ODERNN",
     "Blend",
     "Bounded",
-    "Compartments",
     "Constant",
-    "ConstantState",
     "Decoder",
     "Dynamics",
     "Encoder",
@@ -36,25 +38,20 @@ __all__ = [
     "ExponentialSmoothing",
     "ForecastModel",
     "Frame",
-    "GaussianDecoder",
     "GaussianProcess",
     "GradientBoosting",
     "LastValue",
     "LatentODE",
-    "LinearField",
-    "LotkaVolterra",
-    "MLPField",
     "Mechanistic",
-    "MechanisticField",
-    "MixtureDecoder",
-    "ODERNNEncoder",
     "Part",
     "Positive",
     "Posterior",
-    "QuantileDecoder",
     "Real",
     "Ridge",
     "Seasonal",
     "Stack",
-    "StudentTDecoder",
 ]
+__all__ += decoders.__all__
+__all__ += dynamics.__all__
+__all__ += encoders.__all__
+__all__ += equations.__all__

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,25 +23,30 @@ from torch.distributions import Distribution, Normal
 from latentode.data.batch import Batch
 from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema
+from latentode.errors import InputError
 from latentode.models.distributions import about
 from latentode.models.objectives import beta_square
+
+STEP = 0.01  # horizons, of the difference quotient that tells how fast a state moves
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the encoder knows at the origin: a Gaussian over the latent state and what does not evolve.
+    """What the encoder knows of a series: a Gaussian over the latent state at one time, and what does not evolve.
 
     Attributes:
         mean: `(B, D)`, one state for all channels of a series, or `(B, C, D)`, one for each.
         std: the same shape, positive.
         series_context: `(B, E)`, read by the dynamics of one state.
         channel_context: `(B, C, E)`, read by the dynamics of a state per channel and by the decoder.
+        t0: where the state stands, `(B,)`, at or before every target; None: at the origin, time 0.
     """
 
     mean: Tensor
     std: Tensor
     series_context: Tensor
     channel_context: Tensor
+    t0: Tensor | None = None
 
     def rsample(self) -> Tensor:
         """Draw a state, shape of `mean`; gradients flow to `mean` and `std` (Kingma and Welling 2014, section 2.4)."""
@@ -104,9 +109,15 @@ class Dynamics(Part):
     Attributes:
         nfe: evaluations of the field that the last call cost each sample, `(B,)` or 0-d, detached and on the device, so that nobody waits
             for it; None where nothing is solved.
+        penalty: what the last call in training adds to the loss, per sample `(B,)`, with gradient: the loss takes its mean. None where
+            nothing is added.
+        divergence: of a stochastic equation, the divergence of the last path's law from the prior's, nats per sample `(B,)`, with gradient.
+            None where the path is certain once its start is.
     """
 
     nfe: Tensor | None = None
+    penalty: Tensor | None = None
+    divergence: Tensor | None = None
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
@@ -130,9 +141,24 @@ class Dynamics(Part):
             sample_T: which sample each query asks for, int64; every sample is asked for.
             t_T: when, above 0, ascending in each sample.
         """
+        return self.carry_from(torch.zeros_like(z0_BD[:, 0]), z0_BD, context_BE, sample_T, t_T)
+
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Carry states as `carry` does, from times of their own `(B,)`, at or before what is asked of each."""
         t_BQ, place_T = pad(sample_T, t_T, len(z0_BD))
-        z_BQD = self(z0_BD, torch.zeros_like(z0_BD[:, 0]), t_BQ, context_BE)
+        z_BQD = self(z0_BD, t0_B, t_BQ, context_BE)
         return z_BQD.flatten(0, 1).index_select(0, place_T)
+
+    def velocity(self, z_BD: Tensor, context_BE: Tensor) -> Tensor:
+        """Give how fast states move, `(B, D)` per horizon, at the origin.
+
+        By a difference quotient of second order over a hundredth of a horizon, so that it holds for a solved field, a closed form and
+        a flow alike.
+        """
+        start = torch.zeros_like(z_BD[:, 0])
+        t_BQ = STEP * z_BD.new_tensor([0.5, 1.0]).expand(len(z_BD), -1)
+        half, whole = self(z_BD, start, t_BQ, context_BE).unbind(1)
+        return (4 * half - 3 * z_BD - whole) / STEP
 
     def at_progress(self, fraction: float) -> None:
         """Hear, before every epoch, which fraction of the planned training is behind; a field may be solved loosely at first."""
@@ -198,7 +224,65 @@ class Decoder(Part):
 
     def shape_score(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
         """Give a proper score of the whole distribution, element-wise `(B, M)`: the negative log-likelihood."""
-        return -forecast.log_prob(target_BM)
+        return -self.log_likelihood(forecast, target_BM)
+
+    def log_likelihood(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
+        """Give the log-density of all targets together as a sum over them, element-wise `(B, M)`: each one's own, where none are joined."""
+        return forecast.log_prob(target_BM)
+
+
+class Path(nn.Module, ABC):
+    """One way from a history to the residual of a forecast: what a `ResidualModel` has one or more of."""
+
+    @abstractmethod
+    def setup(self, schema: Schema) -> None:
+        """Make the parameters; the untrained mean is 0."""
+
+    def watch(self, training: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass training windows on, before training, and take from them what is not learned by gradients."""
+        yield from training
+
+    @abstractmethod
+    def forward(self, batch: Batch, frame: Frame) -> Distribution:
+        """Forecast the residual of every target: a distribution with batch shape `(B, M)`."""
+
+    def at_progress(self, fraction: float) -> None:
+        """Hear, before every epoch, which fraction of the planned training is behind; its parts hear it by themselves."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
+        """Give the scalar that training lowers.
+
+        Args:
+            batch: of training windows, their seasons taken out.
+            frame: of the targets.
+            weight_BM: how much each target counts, 1 on average over the observed ones.
+        """
+
+
+@dataclass(frozen=True)
+class LatentStates:
+    """The latent states of a batch, and how states move.
+
+    Attributes:
+        state: at every target, `(B, M, D)`; where a series has one state for all channels, the targets of one time have the same.
+        context: what does not move, of each series and channel, `(B, C, E)`.
+        is_per_channel: whether every channel has a state of its own.
+        velocity: gives how fast states `(G, D)` with contexts `(G, E)` move, per horizon, `(G, D)`.
+    """
+
+    state: Tensor
+    context: Tensor
+    is_per_channel: bool
+    velocity: Callable[[Tensor, Tensor], Tensor]
+
+
+class Dependence(Protocol):
+    """How normal scores of the targets of a window hang together."""
+
+    def draw(self, batch: Batch, n_samples: int) -> Tensor:
+        """Draw normal scores of every target, float64 `(S, B, M)`."""
+        ...
 
 
 class ForecastModel(Part):
@@ -221,6 +305,35 @@ class ForecastModel(Part):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
+
+    def smooth(self, batch: Batch) -> Distribution:
+        """Give every target of a batch whose queries lie among its tokens, `(B, M)`, from the values on either side.
+
+        Raises:
+            InputError: the model cannot, or validation did not tell it how.
+        """
+        raise InputError(
+            f"{type(self).__name__} forecasts only: it cannot say what lies inside a history; ask for times after the origin, or fit a "
+            "model that adds to a base, such as latent_ode."
+        )
+
+    def latent(self, batch: Batch) -> LatentStates:
+        """Give the latent state at every target.
+
+        Raises:
+            InputError: the model has none.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no latent state that moves in time; fit a model that has one, such as latent_ode."
+        )
+
+    def dependence(self, *, is_smoothed: bool = False) -> Dependence | None:
+        """Give how what is said of the targets of one series hangs together; None where nobody knows.
+
+        Args:
+            is_smoothed: of values inside a history, or of forecasts.
+        """
+        return None
 
     def error_unit(self) -> Tensor | None:
         """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.

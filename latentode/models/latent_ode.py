@@ -5,62 +5,23 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
-from itertools import chain
-
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from latentode.data.batch import Batch
-from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.baselines.linear import Moments, base_features, collect, least_squares, moments_of
-from latentode.models.baselines.shrunk import sum_moments
-from latentode.models.conformal import CalibratedModel, Calibration
-from latentode.models.cross_fit import Base, CrossFitted, check_base
+from latentode.models.cross_fit import Base
 from latentode.models.decoders import GaussianDecoder, QuantileDecoder
-from latentode.models.distributions import about, affine, pool
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
-from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, LatentStates
 from latentode.models.latent_path import LatentPath
-from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
-from latentode.models.season import Season
-from latentode.models.stack import Stack
-from latentode.models.thinning import thin
-from latentode.models.validation import MIN_UNIT, block_of, choose_companion, choose_on_validation
+from latentode.models.residual import ResidualModel
 
-# Of more, a stack takes long to fit (30 s on the 7,190 windows of PhysioNet 2012), and the network is ahead of a ridge without it.
-FEW_WINDOWS = 4_000
-MIN_THINNED = 500  # training targets of a channel; of one with fewer no value is hidden in training
 OBJECTIVES = ("nll", "elbo")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A batch as base and network read it.
-
-    Attributes:
-        batch: without the seasons.
-        features: what the base weighs at every target, `(B, M, F)`: last value, history mean and, where there is one, what a baseline says.
-        season: what left the targets, `(B, M)`.
-    """
-
-    batch: Batch
-    features: Tensor
-    season: Tensor
-
-
-class LatentODE(CalibratedModel):
+class LatentODE(ResidualModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
-
-    The base is a blend, per channel, of last value, history mean and training mean, fitted by least squares before training, of a series
-    whose seasons by the calendar were taken out (`Season`), or another baseline, see `cross_fit.py`. The unit is the deviation of what it
-    leaves. The untrained network's residual is 0, so an untrained model *is* its base, and validation decides per channel how much of the
-    residual is kept. Of few windows a `Stack` is fitted beside it, and stands where validation has no evidence for the network.
 
     Args:
         encoder: reads the history; None: `AttentionEncoder()`.
@@ -68,24 +29,15 @@ class LatentODE(CalibratedModel):
         decoder: gives the distribution; None: `QuantileDecoder()`, for the objective "elbo" `GaussianDecoder()`.
         latent_size: size of the state that moves.
         context_size: size of what does not move.
-        base: "blend", another baseline (its short name, or one with settings of its own), or None for the latent path alone.
+        base, balance, thinning, n_members, has_companion: see `ResidualModel`.
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
-        kl_weight: weight of the divergence in the "elbo" objective.
-        balance: how far channels count alike in the loss, however many values they have: 0, every value does; 1, every channel.
-        thinning: in training, most of the share of a history's values that are hidden, see `thinning.py`; 0: none ever are.
-        n_members: latent paths, each with an encoder, a dynamics and a decoder of its own, which differ by their first weights and their
-            dropout; the forecast is what they say together (`distributions.pool`). Time and memory grow with them.
-        has_companion: whether a model on the blend has a `Stack` beside it; of more than `FEW_WINDOWS` training windows, and where there is
-            no validation to choose by, it is left out, and a run says so.
-    """
+        kl_weight: weight of the divergence in the "elbo" objective, and of a stochastic path's in both.
+        kl_warmup: share of the planned training over which that weight rises from 0, see `objectives.annealing`; 0: it never is less.
 
-    base_weight: Tensor
-    unit: Tensor
-    residual_weight: Tensor
-    loss_weight: Tensor
-    companion_share: Tensor
-    n_targets: Tensor
+    Raises:
+        InputError: a setting is out of its range, or the objective needs a likelihood that the decoder does not have.
+    """
 
     def __init__(
         self,
@@ -99,230 +51,73 @@ class LatentODE(CalibratedModel):
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
+        kl_warmup: float = 0.0,
         balance: float = 0.5,
         thinning: float = 0.0,
         n_members: int = 1,
         has_companion: bool = True,
     ) -> None:
-        super().__init__()
         if objective not in OBJECTIVES:
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
-        if not 0 <= balance <= 1:
+        if not 0 <= kl_warmup <= 1:
+            raise InputError(f"kl_warmup is {kl_warmup}; give a share of training from 0 to 1.")
+        default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
+        path = LatentPath(
+            encoder or AttentionEncoder(),
+            dynamics or MLPField(),
+            decoder or default_decoder(),
+            latent_size=latent_size,
+            context_size=context_size,
+            objective=objective,
+            beta=beta,
+            kl_weight=kl_weight,
+            kl_warmup=kl_warmup,
+        )
+        if objective == "elbo" and not path.decoder.has_likelihood:
             raise InputError(
-                f"balance is {balance}; give a number from 0 (every value counts the same) to 1 (every channel)."
+                f"{type(path.decoder).__name__} has no likelihood that teaches its mean, which the objective 'elbo' needs; "
+                "take GaussianDecoder, StudentTDecoder or MixtureDecoder."
             )
-        if not 0 <= thinning < 1:
-            raise InputError(f"thinning is {thinning}; give a share from 0 up to, but not including, 1.")
-        if n_members < 1:
-            raise InputError(f"n_members is {n_members}; a model has one member at least.")
+        super().__init__(
+            path, base=base, balance=balance, thinning=thinning, n_members=n_members, has_companion=has_companion
+        )
         self.latent_size = latent_size
         self.context_size = context_size
-        # In a tuple, since what is only a setting must not be one of the model's own modules.
-        self._base = (check_base(base),)
-        self.baseline: CrossFitted | None = None
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
-        self.balance = balance
-        self.thinning = thinning
-        self.n_members = n_members
-        self.has_companion = has_companion and base == "blend"
-        self.companion: Stack | None = None
-        default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
-        given = (encoder or AttentionEncoder(), dynamics or MLPField(), decoder or default_decoder())
-        if objective == "elbo" and not given[2].has_likelihood:
-            raise InputError(
-                f"{type(given[2]).__name__} has no likelihood that teaches its mean, which the objective 'elbo' needs; "
-                "take GaussianDecoder, StudentTDecoder or MixtureDecoder."
-            )
-        # Copies without parameters: these are made, and drawn, in `setup`. The first path has the very parts that were given.
-        paths = [given, *(deepcopy(given) for _ in range(n_members - 1))]
-        self.paths = nn.ModuleList(LatentPath(*parts) for parts in paths)
+        self.kl_warmup = kl_warmup
+
+    @torch.no_grad()
+    def latent(self, batch: Batch) -> LatentStates:
+        """Give the latent state of the first member at every target, from the mean of the posterior."""
+        adjusted = self.season.adjust(batch)[0]
+        posterior = self.path.encode(adjusted)
+        is_per_channel = posterior.mean.ndim == 3
+        context = posterior.channel_context
+        if not is_per_channel:
+            context = posterior.series_context[:, None].expand(-1, batch.n_channels, -1)
+        state = self.path.carry(posterior.mean, posterior, adjusted)
+        return LatentStates(state, context, is_per_channel, self.dynamics.velocity)
 
     @property
-    def base(self) -> Base:
-        """What the residual is counted from, as it was given."""
-        return self._base[0]
+    def path(self) -> LatentPath:
+        """The latent path of the first member."""
+        first = self.paths[0]
+        assert isinstance(first, LatentPath)
+        return first
 
     @property
     def encoder(self) -> Encoder:
         """The encoder of the first member."""
-        return next(self._paths()).encoder
+        return self.path.encoder
 
     @property
     def dynamics(self) -> Dynamics:
         """The dynamics of the first member."""
-        return next(self._paths()).dynamics
+        return self.path.dynamics
 
     @property
     def decoder(self) -> Decoder:
         """The decoder of the first member."""
-        return next(self._paths()).decoder
-
-    def setup(self, schema: Schema) -> None:
-        """Make the parts' parameters and the buffers of the base."""
-        for path in self._paths():
-            path.setup(schema, self.latent_size, self.context_size)
-        n_channels = len(schema.channels)
-        if self.base not in (None, "blend"):
-            self.baseline = CrossFitted(self.base)
-            self.baseline.setup(schema)
-        # Of last value and history mean, and behind them, where there is one, of another baseline.
-        first = [0.0, 0.0] if self.base is None else [1.0, 0.0] if self.baseline is None else [0.0, 0.0, 1.0]
-        self.register_buffer("base_weight", torch.tensor(first).repeat(n_channels, 1))
-        self.register_buffer("unit", torch.ones(n_channels))
-        self.register_buffer("residual_weight", torch.ones(n_channels))
-        self.register_buffer("loss_weight", torch.ones(n_channels))
-        # Of training alone, for which `prepare` fills it.
-        self.register_buffer("n_targets", torch.zeros(n_channels), persistent=False)
-        if self.has_companion:
-            self.companion = Stack()
-            self.companion.setup(schema)
-            self.register_buffer("companion_share", torch.zeros(n_channels))
-        self.season = Season(schema.calendar if self.base is not None else (), n_channels)
-        self.calibration = Calibration(n_channels)
-
-    def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
-        """Fit companion and base on the training windows; take the deviation of what the base leaves, out of fold, as the unit."""
-        if self.companion is not None:
-            training, are_few = _count(training, FEW_WINDOWS)
-            if are_few and validation:
-                self.companion.prepare(training)
-            else:
-                self.has_companion, self.companion = False, None
-                del self.companion_share
-        if self.baseline is not None:
-            training = list(training)
-            self.baseline.prepare(training, validation)
-        adjusted = self.season.fit(training)
-        for path in self._paths():
-            adjusted = path.decoder.watch(adjusted)
-        moments = self._moments(training, adjusted)
-        known = moments.count > 0
-        if self.base == "blend":
-            self.base_weight.copy_(torch.where(known[:, None], least_squares(moments), self.base_weight.double()))
-        left = moments.squared_error(self.base_weight.double()).sqrt().clamp(min=MIN_UNIT)
-        self.unit.copy_(torch.where(known, left, 1.0))
-        # Between counting every value and counting every channel the same: rare channels teach, but do not drown the rest.
-        weight = moments.count.clamp(min=50) ** -self.balance
-        weight = weight * moments.count.sum() / (weight * moments.count).sum().clamp(min=1e-9)
-        # A channel without a training target was taught nothing: what a network says of it is noise, so that it stays with its base.
-        self.loss_weight.copy_(torch.where(known, weight, 0.0))
-        self.residual_weight.copy_(known)
-        self.n_targets.copy_(moments.count)
-
-    def _moments(self, training: Iterable[Batch], adjusted: Iterable[Batch]) -> Moments:
-        if self.baseline is None:
-            # Of a stream the windows come by once.
-            return collect(adjusted)
-        # Side by side with the adjusted ones, which are drawn only so that decoders see them pass.
-        readings = (self.read(batch, out_of_fold=True) for batch, _ in zip(training, adjusted, strict=True))
-        return sum_moments(moments_of(reading.features, reading.batch) for reading in readings)
-
-    def error_unit(self) -> Tensor:
-        """Give the deviation of what the base leaves in training."""
-        return self.unit
-
-    def choose(self, validation: Sequence[Batch]) -> None:
-        """Let validation decide, per channel, on the base, on the weight of the residual, on the companion's share and on the width."""
-        if self.baseline is not None:
-            self.baseline.choose(validation)
-        choice = choose_on_validation(self, validation)
-        self.base_weight.copy_(choice.base_weight)
-        self.residual_weight.copy_(torch.where(self.loss_weight > 0, choice.residual_weight, 0.0))
-        error = choice.error
-        if self.companion is not None:
-            self.companion.choose(validation)
-            said = [(batch, self.companion.raw(batch).mean) for batch in validation]
-            other = torch.cat([(batch.target_value - mean)[batch.target_observed] for batch, mean in said]).to(error)
-            block = torch.cat([block_of(batch)[batch.target_observed] for batch in validation])
-            self.companion_share.copy_(choose_companion(error, other, choice.channel, block, len(self.unit)))
-            error = torch.lerp(error, other, self.companion_share[choice.channel].to(error))
-        self.calibration.fit_width(error / choice.std, choice.channel, choice.lead)
-
-    def remarks(self) -> list[str]:
-        """Say in how many channels the companion forecasts in the network's place."""
-        if self.companion is None:
-            return []
-        taught = self.loss_weight > 0
-        alone = int((self.companion_share[taught] == 1).sum())
-        if alone == 0:
-            return []
-        return [
-            f"In {alone} of {int(taught.sum())} channels validation had no evidence that the network forecasts better than a ridge "
-            "regression with a seasonal profile, which forecasts there; the network gives the widths "
-            "(LatentODE(has_companion=False): it alone)."
-        ]
-
-    def raw(self, batch: Batch) -> Distribution:
-        """Forecast every target `(B, M)`, in training deviations around the training mean."""
-        reading = self.read(batch)
-        frame, channel = self.frame(reading), batch.target_channel
-        residual = self.residual(reading.batch, frame)
-        place = frame.base + reading.season
-        mean = self.residual_weight[channel] * residual.mean
-        if self.companion is not None and bool(self.companion_share.any()):
-            other = (self.companion.raw(batch).mean - place) / frame.unit
-            mean = torch.lerp(mean, other, self.companion_share[channel])
-        # Weight and share are on the mean alone: the distribution about it keeps its shape.
-        return affine(about(residual, mean, self.calibration.width_at(batch)), place, frame.unit)
-
-    def residual(self, batch: Batch, frame: Frame) -> Distribution:
-        """Forecast what the base leaves of every target `(B, M)` in units of `unit`, all members together, without the season."""
-        return pool([path(batch, frame) for path in self._paths()])
-
-    def read(self, batch: Batch, *, out_of_fold: bool = False) -> Reading:
-        """Take the seasons out of a batch, and give what the base weighs at every target.
-
-        Args:
-            batch: of windows.
-            out_of_fold: whether the baseline must not have been fitted on the window's part of training.
-        """
-        adjusted, season = self.season.adjust(batch)
-        features = base_features(adjusted)
-        if self.baseline is not None:
-            # Of the series as it is: a baseline has its own way with seasons.
-            said = self.baseline.out_of_fold(batch) if out_of_fold else self.baseline(batch)
-            features = torch.cat([features, (said - season)[..., None]], -1)
-        return Reading(adjusted, features, season)
-
-    def frame(self, reading: Reading) -> Frame:
-        """Give base and unit of every target."""
-        channel = reading.batch.target_channel
-        return Frame((reading.features * self.base_weight[channel]).sum(-1), self.unit[channel])
-
-    def _paths(self) -> Iterator[LatentPath]:
-        return (path for path in self.paths if isinstance(path, LatentPath))
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        thinned = thin(batch, self.thinning if self.training else 0.0, self.n_targets < MIN_THINNED)
-        reading = self.read(thinned, out_of_fold=True)
-        frame = self.frame(reading)
-        losses = [self._loss_of(path, reading.batch, frame) for path in self._paths()]
-        return torch.stack(losses).mean()
-
-    def _loss_of(self, path: LatentPath, batch: Batch, frame: Frame) -> Tensor:
-        target, weight = frame.residual(batch.target_value), self.loss_weight[batch.target_channel]
-        if self.objective == "nll":
-            score = path.decoder.score(path(batch, frame), target, self.beta)
-            return weighted_mean(score, weight, batch.target_observed)
-        posterior = path.encode(batch)
-        residual = path.decode(posterior.rsample(), posterior, batch, frame)
-        density = residual.log_prob(target) * weight
-        log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
-        kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
-        bound = elbo(log_likelihood, kl, self.kl_weight)
-        # Per target, so that the step size does not depend on how many values a window happens to hold.
-        return -bound * len(batch) / batch.target_observed.sum().clamp(min=1)
-
-
-def _count(batches: Iterable[Batch], at_most: int) -> tuple[Iterable[Batch], bool]:
-    """Say whether there are at most so many windows; give the batches back, of which no more were drawn than that takes."""
-    kept, n, source = [], 0, iter(batches)
-    for batch in source:
-        kept.append(batch)
-        n += len(batch)
-        if n > at_most:
-            return chain(kept, source), False
-    return kept, True
+        return self.path.decoder

@@ -15,7 +15,7 @@ from latentode.data.durations import parse_duration
 from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema
 from latentode.errors import InputError
-from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.conformal import Calibration, UntrainedModel
 from latentode.models.equations.correction import Correction
 from latentode.models.equations.curves import Curves, Record, Scale, typical_sizes
 from latentode.models.equations.equation import Equation
@@ -45,7 +45,7 @@ class Estimate:
     high: Tensor
 
 
-class Mechanistic(CalibratedModel):
+class Mechanistic(UntrainedModel):
     """Forecasts by a differential equation whose unknown numbers it finds: shared ones, and those that every series has its own.
 
     Fitting is by Gauss-Newton steps through the solver and a mixed model of all series (`mixed_effects.py`), not by gradient descent. A
@@ -62,8 +62,6 @@ class Mechanistic(CalibratedModel):
     Raises:
         InputError: there is no such method, or `correction` is negative.
     """
-
-    is_trained = False
 
     centre: Tensor
     spread: Tensor
@@ -211,8 +209,12 @@ class Mechanistic(CalibratedModel):
         own = self._own(batch)
         return Normal(own.mean, own.stddev * self.calibration.width_at(batch), validate_args=False)
 
+    def smooth(self, batch: Batch) -> Normal:
+        """Give every target among the tokens `(B, M)`: the curve passes there, too."""
+        return self._own(batch)
+
     def loss(self, batch: Batch) -> Tensor:
-        """Give the squared error that the fit left on training values, for these targets; no curve is sought anew where nothing is learned."""
+        """Give the squared error that the fit left on training values: where nothing is learned no curve is sought anew."""
         return self.noise[batch.target_channel][batch.target_observed].square().mean()
 
     def _own(self, batch: Batch) -> Normal:

@@ -18,12 +18,12 @@ from latentode.data.schema import Schema
 from latentode.models.baselines import Ridge, Seasonal
 from latentode.models.baselines.linear import MIN_STD, moments_of
 from latentode.models.baselines.shrunk import choose_share, sum_moments
-from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.conformal import Calibration, UntrainedModel
 from latentode.models.lead import lead_bin
 from latentode.models.season import Season
 
 
-class Stack(CalibratedModel):
+class Stack(UntrainedModel):
     r"""Forecasts :math:`s f + (1 - s) g` with a ridge regression :math:`f`, a seasonal profile :math:`g` and a share per channel.
 
     The regression reads the series without what the calendar explains (`Season`); the profile finds its own periods. Validation chooses
@@ -32,8 +32,6 @@ class Stack(CalibratedModel):
     Attributes:
         share: of the regression, per channel `(C,)`, in [0, 1].
     """
-
-    is_trained = False
 
     share: Tensor
 
@@ -83,9 +81,3 @@ class Stack(CalibratedModel):
         """Forecast every target `(B, M)`."""
         mean = self._mean(torch.stack(self._both(batch), -1), batch)
         return Normal(mean, self.calibration.width_at(batch).clamp(min=MIN_STD), validate_args=False)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Give the mean squared error over the targets; nothing here is learned from it."""
-        with torch.no_grad():
-            error = self.raw(batch).mean - batch.target_value
-        return error[batch.target_observed].square().mean()

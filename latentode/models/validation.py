@@ -21,7 +21,7 @@ MIN_UNIT = 0.02  # training deviations; a channel that its base forecasts exactl
 EVIDENCE = 2.0  # standard errors by which another choice has to be better than that of training
 
 if TYPE_CHECKING:
-    from latentode.models.latent_ode import LatentODE
+    from latentode.models.residual import ResidualModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Choice:
     lead: Tensor
 
 
-def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choice:
+def choose_on_validation(model: ResidualModel, validation: Iterable[Batch]) -> Choice:
     """Choose, per channel, what has the least squared error on validation, and give the errors that it leaves.
 
     The features are what the base weighs and the residual, so the error of any choice is a quadratic form of one set of sums. Two bases
@@ -69,7 +69,7 @@ def choose_on_validation(model: LatentODE, validation: Iterable[Batch]) -> Choic
 
 
 def _choose_weights(
-    moments: Moments, model: LatentODE, features_PK: Tensor, value_P: Tensor, channel_P: Tensor
+    moments: Moments, model: ResidualModel, features_PK: Tensor, value_P: Tensor, channel_P: Tensor
 ) -> Tensor:
     """Give the weights `(C, F + 1)` of what the base weighs and of the residual."""
     bases = [model.base_weight.double()]

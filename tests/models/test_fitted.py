@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from latentode.errors import InputError, RunError
-from latentode.models import AttentionEncoder, LatentODE, LinearField, MLPField
+from latentode.models import AttentionEncoder, AugmentedField, LatentODE, LinearField, MLPField, NeuralFlow
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import MODELS, from_plain, make_model, to_plain
 from tests.models.conftest import perturb
@@ -40,14 +40,22 @@ def test_what_is_read_is_what_was_written(prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dynamics", [LinearField(modulated=True), LinearField("dense"), MLPField(method="rk4", step_size=0.5)], ids=repr
+    "dynamics",
+    [
+        LinearField(modulated=True),
+        LinearField("dense"),
+        MLPField(method="rk4", step_size=0.5),
+        AugmentedField(3, dynamics=LinearField(modulated=True), learned_start=True),
+        NeuralFlow("gru", n_layers=3),
+    ],
+    ids=lambda dynamics: type(dynamics).__name__,
 )
 def test_a_run_holds_its_dynamics(prepared, tmp_path, dynamics):
     fitted = fit(prepared, LatentODE(dynamics=dynamics, latent_size=5))
     fitted.save(tmp_path / "best.ckpt")
     again = FittedModel.load(tmp_path / "best.ckpt").network
     assert isinstance(again, LatentODE)
-    assert again.dynamics.settings() == dynamics.settings()
+    assert to_plain(again.dynamics) == to_plain(dynamics)
     assert torch.equal(fitted.network(prepared.batch).mean, again(prepared.batch).mean)
 
 

@@ -146,6 +146,24 @@ def test_a_series_without_history_is_forecast_by_the_population(case):
     assert (forecast.stddev[seen] > known.stddev[seen]).all()
 
 
+def test_what_lies_inside_a_history_is_on_the_curve(case):
+    fresh = case.reader.read(case.windows)
+    n, batch = fresh.token_time.shape[1], case.batch
+    inside = replace(
+        fresh,
+        query_time=batch.token_time,
+        query_observed=batch.token_observed,
+        target_row=torch.arange(n).expand(len(batch), n),
+        target_channel=batch.token_channel,
+        target_value=batch.token_value,
+        target_observed=batch.token_observed,
+        known=batch.token_known,
+    )
+    seen = batch.token_observed
+    error = (case.model.smooth(inside).mean - batch.token_value)[seen]
+    assert float(error.square().mean().sqrt()) < 1.3 * float(case.model.noise[0])
+
+
 def test_what_is_read_is_what_was_written_and_own_equations_are_named(case, tmp_path):
     path = tmp_path / "best.ckpt"
     case.fitted.save(path)

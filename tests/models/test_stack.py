@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from latentode.models import LatentODE, QuantileDecoder
-from latentode.models import latent_ode as module
+from latentode.models import residual as module
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import to_plain
 from latentode.models.stack import Stack

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import latentode.models.latent_ode as module
+import latentode.models.residual as module
 from latentode.data.batch import Batch
 from latentode.errors import InputError
 from latentode.models import AttentionEncoder, LatentODE, ODERNNEncoder

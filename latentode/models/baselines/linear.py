@@ -17,7 +17,7 @@ from torch.distributions import Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
-from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.conformal import Calibration, UntrainedModel
 from latentode.models.history import at_targets, summarise
 from latentode.models.lead import lead_bin
 
@@ -116,10 +116,8 @@ def grid_search(moments: Moments, n_steps: int = 20) -> Tensor:
     return grid[error.argmin(0)]
 
 
-class LinearBaseline(CalibratedModel):
+class LinearBaseline(UntrainedModel):
     """A forecast `w1 last + w2 history mean` with a Gaussian error whose width depends on channel and lead time."""
-
-    is_trained = False
 
     weight: Tensor
 
@@ -159,8 +157,3 @@ class LinearBaseline(CalibratedModel):
         """Forecast every target `(B, M)`."""
         std = self.calibration.width_at(batch).clamp(min=MIN_STD)
         return Normal(self._mean(batch), std, validate_args=False)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Give the mean squared error over the targets; nothing here is learned from it."""
-        seen = batch.target_observed
-        return (self._mean(batch) - batch.target_value)[seen].square().mean()

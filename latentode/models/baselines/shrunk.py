@@ -26,14 +26,12 @@ from latentode.models.baselines.linear import (
     least_squares,
     moments_of,
 )
-from latentode.models.conformal import PSEUDO_COUNT, CalibratedModel, Calibration
+from latentode.models.conformal import PSEUDO_COUNT, Calibration, UntrainedModel
 from latentode.models.lead import lead_bin
 
 
-class ShrunkBaseline(CalibratedModel):
+class ShrunkBaseline(UntrainedModel):
     """A forecast of its own, drawn to the blend per channel, with a Gaussian error whose width depends on channel and lead time."""
-
-    is_trained = False
 
     trained_weight: Tensor
     blend_weight: Tensor
@@ -106,12 +104,6 @@ class ShrunkBaseline(CalibratedModel):
         forecast = self.own(batch)
         std = self.calibration.width_at(batch) * forecast.stddev
         return Normal(self._mean(batch, forecast), std.clamp(min=MIN_STD), validate_args=False)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Give the mean squared error over the targets; nothing here is learned from it."""
-        with torch.no_grad():
-            error = self.raw(batch).mean - batch.target_value
-        return error[batch.target_observed].square().mean()
 
 
 def blend_of(batch: Batch, weight: Tensor) -> Tensor:

@@ -1,8 +1,19 @@
-"""How the latent state moves: one file per member, one line here."""
+"""How the latent state moves: one file per member, one line and one name here."""
 
+from .augmented import AugmentedField
 from .constant import ConstantState
+from .flow import NeuralFlow
 from .linear import LinearField
 from .mechanistic import MechanisticField
 from .mlp import MLPField
+from .second_order import SecondOrderField
 
-__all__ = ["ConstantState", "LinearField", "MLPField", "MechanisticField"]
+__all__ = [
+    "AugmentedField",
+    "ConstantState",
+    "LinearField",
+    "MLPField",
+    "MechanisticField",
+    "NeuralFlow",
+    "SecondOrderField",
+]

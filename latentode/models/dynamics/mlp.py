@@ -2,91 +2,22 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentode.data.schema import Schema
-from latentode.models.dynamics.tolerance import check_loosen, looseness
-from latentode.models.interfaces import Dynamics
-from latentode.ode import FixedStep, PIDController, Solution, solve
+from latentode.models.dynamics.solved import SolvedField
 
 
-class MLPField(Dynamics):
+class MLPField(SolvedField):
     """Solves `dz/dt = MLP(z, context)` with the in-house engine (Chen et al. 2018, equation 2).
 
-    The field does not see `t`: a forecast then depends on time differences only, so that shifting all stamps changes nothing.
-
-    Args:
-        hidden_size: width of the hidden layer.
-        method: a name in `latentode.ode.SOLVERS`.
-        rtol, atol: tolerances of the adaptive steps.
-        loosen: by how much looser they are at the start of training, see `tolerance.looseness`; outside training they are as stated.
-        max_steps: steps per sample after which a solve is given up with an error.
-        step_size: length of every step, in horizons, whatever the error; queries inside a step are read from its interpolant.
-            None: adaptive steps.
+    Args: as `SolvedField` states them.
     """
 
-    def __init__(
-        self,
-        hidden_size: int = 64,
-        *,
-        method: str = "tsit5",
-        rtol: float = 1e-3,
-        atol: float = 1e-4,
-        loosen: float = 10.0,
-        max_steps: int = 2_000,
-        step_size: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.method = method
-        self.rtol = rtol
-        self.atol = atol
-        self.loosen = check_loosen(loosen)
-        self.max_steps = max_steps
-        self.step_size = step_size
-        self._looseness = 1.0
-
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
-        """Make the field's layers; the last one starts small, so that an untrained state hardly moves."""
-        self.from_state = nn.Linear(latent_size, self.hidden_size)
-        self.from_context = nn.Linear(context_size, self.hidden_size, bias=False)
-        self.to_slope = nn.Linear(self.hidden_size, latent_size)
-        nn.init.normal_(self.to_slope.weight, std=0.1 / self.hidden_size**0.5)
-        nn.init.zeros_(self.to_slope.bias)
-
-    def at_progress(self, fraction: float) -> None:
-        """Tighten the tolerances of training."""
-        self._looseness = looseness(self.loosen, fraction)
+        """Make the field's layers; an untrained state hardly moves."""
+        self.make_layers(latent_size, context_size, latent_size)
 
     def field(self, t_B: Tensor, z_BD: Tensor, drive_BH: Tensor) -> Tensor:
-        """Give the slope `(B, D)`; `drive_BH` is the context's share of the first layer, which does not change along the way."""
-        hidden = torch.tanh(self.from_state(z_BD) + drive_BH)
-        return self.to_slope(hidden)
-
-    def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
-        """Give the states `(B, Q, D)`."""
-        return self._solve(z0_BD, t0_B, t_BQ, context_BE).ys
-
-    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
-        """Solve every sample up to its last query, and read its queries off the interpolants: no query costs more than that."""
-        last_B = torch.zeros_like(z0_BD[:, 0], dtype=t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
-        solution = self._solve(z0_BD, torch.zeros_like(last_B), last_B[:, None], context_BE, dense=True)
-        return solution.at(sample_T, t_T)
-
-    def _solve(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor, *, dense: bool = False) -> Solution:
-        factor = self._looseness if self.training else 1.0
-        adaptive = PIDController(rtol=factor * self.rtol, atol=factor * self.atol)
-        solution = solve(
-            self.field,
-            z0_BD,
-            t_BQ,
-            t0=t0_B,
-            args=(self.from_context(context_BE),),
-            method=self.method,
-            controller=adaptive if self.step_size is None else FixedStep(self.step_size),
-            max_steps=self.max_steps,
-            dense=dense,
-        )
-        self.nfe = solution.stats["nfe"].detach()
-        return solution
+        """Give the slope `(B, D)`."""
+        return self.network(z_BD, drive_BH)
