@@ -210,6 +210,7 @@ def test_an_equation_may_see_what_models_see():
     assert values(own.model.estimates())["rate"][1] == pytest.approx(2 * RATE, rel=0.1)
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_found_by_the_correction():
     rng = np.random.default_rng(0)
     time = np.tile(np.linspace(0, 2, 12), (16, 1))
