@@ -267,13 +267,19 @@ class Mechanistic(UntrainedModel):
         return _in_intervals(curves, modes.free[:, place], std, level)
 
     def remarks(self) -> list[str]:
-        """Say what was found."""
+        """Say what was found, and of which channels the equation says nothing."""
+        name, said = type(self.equation).__name__, list[str]()
         found = [
             f"{one.name} {float(one.value):.4g} ({float(one.low):.4g} to {float(one.high):.4g})"
             for one in self.estimates()
         ]
-        said = [f"{type(self.equation).__name__}, typical numbers and their 90 % intervals: {', '.join(found)}."]
-        return said if found else []
+        if found:
+            said.append(f"{name}, typical numbers and their 90 % intervals: {', '.join(found)}.")
+        observed = self.curves.outputs()
+        left_out = [channel for channel in self.schema.channels if channel not in observed]
+        if left_out:
+            said.append(f"{name} says nothing of {', '.join(left_out)}, forecast by the training mean.")
+        return said
 
     def _record(self, batch: Batch, *, with_targets: bool = False) -> Record:
         """Give what was seen of each series, its targets too if they are to be learned from."""

@@ -122,6 +122,7 @@ def test_a_shift_of_time_changes_nothing_where_the_equation_does_not_see_it(case
     assert moved.model.raw(moved.batch).mean[seen] == pytest.approx(case.model.raw(case.batch).mean[seen], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_rates_are_per_unit_of_the_tables_time(case):
     hours = Case(relaxing(unit=24.0)[0], Mechanistic(Relaxation()), middle=48.0, horizon=48.0)
     days, per_hour = (values(one.model.estimates())["rate"] for one in (case, hours))
@@ -184,6 +185,10 @@ def test_intervals_are_wider_for_a_higher_level(case):
 def test_remarks_tell_what_was_found(case):
     (said,) = case.model.remarks()
     assert said.startswith("Relaxation, typical numbers and their 90 % intervals: rate 0.")
+    frame, _ = relaxing(2)
+    model = Mechanistic(Relaxation())
+    model.setup(read_table(frame.assign(other=1.0)).schema)
+    assert model.remarks()[1] == "Relaxation says nothing of other, forecast by the training mean."
 
 
 def test_covariates_are_read_in_the_users_units():
