@@ -229,6 +229,14 @@ class Forecaster(BaseEstimator):
             device=self._torch_device(),
         )
 
+    def estimates(self, history: Source | None = None, *, level: float = 0.9) -> pd.DataFrame:
+        """Give the unknown numbers of a fitted equation, with intervals; see `latentode.forecasting.estimates.estimates`."""
+        from latentode.forecasting.estimates import estimates
+
+        fitted = self._get_fitted()
+        table = None if history is None else read_history(fitted, history)
+        return estimates(fitted, table, level=level, device=self._torch_device())
+
     def save(self, path: str | Path) -> Path:
         """Write the run folder.
 

@@ -12,6 +12,8 @@ from latentode.models import (
     LinearField,
     MLPField,
     MultipleShooting,
+    LotkaVolterra,
+    MechanisticField,
     NeuralFlow,
     SecondOrderField,
 )
@@ -24,6 +26,7 @@ MEMBERS = {
     "linear": LinearField,
     "modulated": lambda: LinearField(modulated=True),
     "dense": lambda: LinearField("dense"),
+    "mechanistic": lambda: MechanisticField(LotkaVolterra(), hidden_size=4, rtol=1e-9, atol=1e-9),
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
     "sde": LatentSDE,
@@ -36,7 +39,7 @@ MEMBERS = {
     "gru": lambda: NeuralFlow("gru"),
     "coupling": lambda: NeuralFlow("coupling"),
 }
-SOLVED = ("mlp", "augmented", "second order")  # adaptively, so that other queries may take other steps
+SOLVED = ("mlp", "mechanistic", "augmented", "second order")  # adaptively, so that other queries may take other steps
 
 
 def ask():
