@@ -43,6 +43,7 @@ PARTS = {
     "linear": {"dynamics": LinearField},
     "modulated": {"dynamics": lambda: LinearField(modulated=True)},
     "dense": {"dynamics": lambda: LinearField("dense")},
+    "paying": {"dynamics": lambda: MLPField(kinetic_energy=0.1, jacobian_norm=0.1)},
     "augmented": {"dynamics": lambda: AugmentedField(4, learned_start=True)},
     "second order": {"dynamics": SecondOrderField},
     "resnet flow": {"dynamics": NeuralFlow},
