@@ -1,5 +1,6 @@
 """Models: a history in, a predictive distribution at any time out. Plain torch modules, trained by `latentode.training`."""
 
+from . import decoders, dynamics, encoders
 from .baselines import (
     Blend,
     Constant,
@@ -10,44 +11,37 @@ from .baselines import (
     Ridge,
     Seasonal,
 )
-from .decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from .dynamics import AugmentedField, ConstantState, LinearField, MLPField, NeuralFlow, SecondOrderField
-from .encoders import AttentionEncoder, ODERNNEncoder
+from .decoders import *  # noqa: F403 (each folder says what it offers)
+from .dynamics import *  # noqa: F403
+from .encoders import *  # noqa: F403
 from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
 from .latent_ode import LatentODE
+from .ode_rnn import ODERNN
 from .registry import BASELINES, MODELS
 from .stack import Stack
 
 __all__ = [
     "BASELINES",
     "MODELS",
-    "AttentionEncoder",
-    "AugmentedField",
+    "ODERNN",
     "Blend",
     "Constant",
-    "ConstantState",
     "Decoder",
     "Dynamics",
     "Encoder",
     "ExponentialSmoothing",
     "ForecastModel",
     "Frame",
-    "GaussianDecoder",
     "GaussianProcess",
     "GradientBoosting",
     "LastValue",
     "LatentODE",
-    "LinearField",
-    "MLPField",
-    "MixtureDecoder",
-    "NeuralFlow",
-    "ODERNNEncoder",
     "Part",
     "Posterior",
-    "QuantileDecoder",
     "Ridge",
     "Seasonal",
-    "SecondOrderField",
     "Stack",
-    "StudentTDecoder",
 ]
+__all__ += decoders.__all__
+__all__ += dynamics.__all__
+__all__ += encoders.__all__

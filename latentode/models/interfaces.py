@@ -28,19 +28,21 @@ from latentode.models.objectives import beta_square
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the encoder knows at the origin: a Gaussian over the latent state and what does not evolve.
+    """What the encoder knows of a series: a Gaussian over the latent state at one time, and what does not evolve.
 
     Attributes:
         mean: `(B, D)`, one state for all channels of a series, or `(B, C, D)`, one for each.
         std: the same shape, positive.
         series_context: `(B, E)`, read by the dynamics of one state.
         channel_context: `(B, C, E)`, read by the dynamics of a state per channel and by the decoder.
+        t0: where the state stands, `(B,)`, at or before every target; None: at the origin, time 0.
     """
 
     mean: Tensor
     std: Tensor
     series_context: Tensor
     channel_context: Tensor
+    t0: Tensor | None = None
 
     def rsample(self) -> Tensor:
         """Draw a state, shape of `mean`; gradients flow to `mean` and `std` (Kingma and Welling 2014, section 2.4)."""
@@ -129,8 +131,12 @@ class Dynamics(Part):
             sample_T: which sample each query asks for, int64; every sample is asked for.
             t_T: when, above 0, ascending in each sample.
         """
+        return self.carry_from(torch.zeros_like(z0_BD[:, 0]), z0_BD, context_BE, sample_T, t_T)
+
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Carry states as `carry` does, from times of their own `(B,)`, at or before what is asked of each."""
         t_BQ, place_T = pad(sample_T, t_T, len(z0_BD))
-        z_BQD = self(z0_BD, torch.zeros_like(z0_BD[:, 0]), t_BQ, context_BE)
+        z_BQD = self(z0_BD, t0_B, t_BQ, context_BE)
         return z_BQD.flatten(0, 1).index_select(0, place_T)
 
     def at_progress(self, fraction: float) -> None:
@@ -214,6 +220,9 @@ class Path(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, frame: Frame) -> Distribution:
         """Forecast the residual of every target: a distribution with batch shape `(B, M)`."""
+
+    def at_progress(self, fraction: float) -> None:
+        """Hear, before every epoch, which fraction of the planned training is behind; its parts hear it by themselves."""
 
     @abstractmethod
     def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class LatentODE(ResidualModel):
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective, and of a stochastic path's in both.
+        kl_warmup: share of the planned training over which that weight rises from 0, see `objectives.annealing`; 0: it never is less.
 
     Raises:
         InputError: a setting is out of its range, or the objective needs a likelihood that the decoder does not have.
@@ -47,6 +48,7 @@ class LatentODE(ResidualModel):
         objective: str = "nll",
         beta: float = 1.0,
         kl_weight: float = 1e-2,
+        kl_warmup: float = 0.0,
         balance: float = 0.5,
         thinning: float = 0.0,
         n_members: int = 1,
@@ -54,6 +56,8 @@ class LatentODE(ResidualModel):
     ) -> None:
         if objective not in OBJECTIVES:
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
+        if not 0 <= kl_warmup <= 1:
+            raise InputError(f"kl_warmup is {kl_warmup}; give a share of training from 0 to 1.")
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         path = LatentPath(
             encoder or AttentionEncoder(),
@@ -64,6 +68,7 @@ class LatentODE(ResidualModel):
             objective=objective,
             beta=beta,
             kl_weight=kl_weight,
+            kl_warmup=kl_warmup,
         )
         if objective == "elbo" and not path.decoder.has_likelihood:
             raise InputError(
@@ -78,6 +83,7 @@ class LatentODE(ResidualModel):
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
+        self.kl_warmup = kl_warmup
 
     @property
     def path(self) -> LatentPath:

@@ -13,7 +13,7 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, Path, Posterior
-from latentode.models.objectives import elbo, kl_to_standard_normal, weighted_mean
+from latentode.models.objectives import annealing, elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.statics import StaticContext
 
 
@@ -22,7 +22,7 @@ class LatentPath(Path):
 
     Args:
         encoder, dynamics, decoder: without parameters yet.
-        latent_size, context_size, objective, beta, kl_weight: see `LatentODE`.
+        latent_size, context_size, objective, beta, kl_weight, kl_warmup: see `LatentODE`.
     """
 
     encoder: Encoder
@@ -41,6 +41,7 @@ class LatentPath(Path):
         objective: str,
         beta: float,
         kl_weight: float,
+        kl_warmup: float,
     ) -> None:
         super().__init__()
         self.encoder, self.dynamics, self.decoder = encoder, dynamics, decoder
@@ -49,6 +50,9 @@ class LatentPath(Path):
         self.objective = objective
         self.beta = beta
         self.kl_weight = kl_weight
+        self.kl_warmup = kl_warmup
+        # Whoever trains without saying how far it is gets the whole divergence.
+        self._annealed = 1.0
 
     def setup(self, schema: Schema) -> None:
         """Make the parameters."""
@@ -70,21 +74,26 @@ class LatentPath(Path):
         )
 
     def carry(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Tensor:
-        """Carry states at the origin, `(B, D)` or one per channel `(B, C, D)`, to the targets, `(B, M, D)`."""
+        """Carry states `(B, D)`, or one per channel `(B, C, D)`, from where the posterior has them to the targets, `(B, M, D)`."""
         if z0.ndim == 2:
-            z_BQD = self.dynamics(z0, torch.zeros_like(z0[:, 0]), batch.query_time, posterior.series_context)
+            t0_B = torch.zeros_like(z0[:, 0]) if posterior.t0 is None else posterior.t0
+            z_BQD = self.dynamics(z0, t0_B, batch.query_time, posterior.series_context)
             return pick(z_BQD, batch.target_row)
         queries = batch.channel_queries()
         z_BMD = z0.new_zeros(batch.target_row.numel(), z0.shape[-1])
         if len(queries.place):
             pair = queries.series * batch.n_channels + queries.channel
             z0_PD, context_PE = (x.flatten(0, 1).index_select(0, pair) for x in (z0, posterior.channel_context))
-            z_TD = self.dynamics.carry(z0_PD, context_PE, queries.pair, queries.time)
+            what = (z0_PD, context_PE, queries.pair, queries.time)
+            if posterior.t0 is None:
+                z_TD = self.dynamics.carry(*what)
+            else:
+                z_TD = self.dynamics.carry_from(posterior.t0.index_select(0, queries.series), *what)
             z_BMD = z_BMD.to(z_TD.dtype).index_copy(0, queries.place, z_TD)
         return z_BMD.view(*batch.target_row.shape, -1)
 
     def decode(self, z0: Tensor, posterior: Posterior, batch: Batch, frame: Frame) -> Distribution:
-        """Carry states at the origin to the targets and decode them."""
+        """Carry states to the targets and decode them."""
         return self.decoder(self.carry(z0, posterior, batch), batch, posterior.channel_context, frame)
 
     def forward(self, batch: Batch, frame: Frame) -> Distribution:
@@ -95,6 +104,10 @@ class LatentPath(Path):
     def watch(self, training: Iterable[Batch]) -> Iterator[Batch]:
         """Let the decoder see training windows pass."""
         return self.decoder.watch(training)
+
+    def at_progress(self, fraction: float) -> None:
+        """Raise the weight of the divergence."""
+        self._annealed = annealing(self.kl_warmup, fraction)
 
     def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
         """Give the objective, with what the dynamics adds to it."""
@@ -113,13 +126,17 @@ class LatentPath(Path):
         density = residual.log_prob(frame.residual(batch.target_value)) * weight_BM
         log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
-        bound = elbo(log_likelihood, kl, self.kl_weight)
+        bound = elbo(log_likelihood, kl, self._annealed * self.kl_weight)
         return _per_target(self._divergence(batch) - bound * len(batch), batch)
 
     def _divergence(self, batch: Batch) -> Tensor:
         """Give the weighted divergence of the last path from the prior, summed over the batch."""
         divergence = self.dynamics.divergence
-        return batch.target_value.new_zeros(()) if divergence is None else self.kl_weight * divergence.sum()
+        return (
+            batch.target_value.new_zeros(())
+            if divergence is None
+            else self._annealed * self.kl_weight * divergence.sum()
+        )
 
 
 def _per_target(total: Tensor, batch: Batch) -> Tensor:

@@ -46,9 +46,18 @@ def elbo(log_likelihood: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
     Args:
         log_likelihood: `(B,)`, of each series' targets given one posterior draw.
         kl: `(B,)`, divergence of the posterior from the prior.
-        kl_weight: weight of the divergence, raised from 0 to 1 in training by those who anneal it.
+        kl_weight: weight of the divergence, raised in training by those who anneal it, see `annealing`.
     """
     return (log_likelihood - kl_weight * kl).mean()
+
+
+def annealing(warmup: float, fraction: float) -> float:
+    """Give how much of the divergence's weight counts when a fraction of training is behind, from 0 up (Bowman et al. 2016, section 3.1).
+
+    The curve is the `1 - 0.99^epoch` of the code of Rubanova et al. (2019), which has 99 % after 458 epochs; here after the share `warmup`
+    of the planned training, however many epochs that is. 0: all of it from the start.
+    """
+    return 1.0 if warmup == 0 else 1 - 0.01 ** (fraction / warmup)
 
 
 def weighted_mean(value: Tensor, weight: Tensor, observed: Tensor) -> Tensor:

@@ -11,36 +11,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentode.errors import InputError, RunError, did_you_mean
+from latentode.models import decoders, dynamics, encoders
 from latentode.models.baselines import BASELINE_MODELS
-from latentode.models.decoders import GaussianDecoder, MixtureDecoder, QuantileDecoder, StudentTDecoder
-from latentode.models.dynamics import AugmentedField, ConstantState, LinearField, MLPField, NeuralFlow, SecondOrderField
-from latentode.models.encoders import AttentionEncoder, ODERNNEncoder
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
+from latentode.models.ode_rnn import ODERNN
 from latentode.models.stack import Stack
 
-MODELS: dict[str, type[ForecastModel]] = {"latent_ode": LatentODE, "stack": Stack, **BASELINE_MODELS}
+MODELS: dict[str, type[ForecastModel]] = {
+    "latent_ode": LatentODE,
+    "ode_rnn": ODERNN,
+    "stack": Stack,
+    **BASELINE_MODELS,
+}
 PACKAGE = "latentode.models"  # before the names of our classes in YAML
 BASELINES = ("constant", "last_value", "blend")
 
-CLASSES: dict[str, type[Part]] = {
-    cls.__name__: cls
-    for cls in (
-        *MODELS.values(),
-        AttentionEncoder,
-        ODERNNEncoder,
-        AugmentedField,
-        ConstantState,
-        LinearField,
-        MLPField,
-        NeuralFlow,
-        SecondOrderField,
-        GaussianDecoder,
-        MixtureDecoder,
-        QuantileDecoder,
-        StudentTDecoder,
-    )
-}
+# What a folder offers is built from files and checkpoints, too: whoever adds a part names it there, and nowhere else.
+PARTS: list[type[Part]] = [
+    getattr(folder, name) for folder in (encoders, dynamics, decoders) for name in folder.__all__
+]
+CLASSES: dict[str, type[Part]] = {cls.__name__: cls for cls in (*MODELS.values(), *PARTS)}
 
 
 def make_model(name: str) -> ForecastModel:

@@ -140,6 +140,39 @@ def rk_step(
     return y1, k1, sums.stacked()
 
 
+def explicit_step(field: Field, t0: Tensor, y0: Tensor, dt: Tensor, tableau: ButcherTableau) -> Tensor:
+    """Give the end of one explicit Runge-Kutta step and nothing beside it: what a recurrent network takes between two observations.
+
+    No slope at the end, no error estimate, nothing in place: a step costs a call of the field per stage that the end depends on, and
+    one operation per weight.
+
+    Args:
+        field: the vector field.
+        t0: start of each sample's step, `(B,)`.
+        y0: state at the start, `(B, D)`.
+        dt: signed step of each sample, `(B, 1)`; where it is 0 the state stays as it is.
+        tableau: the method.
+
+    Returns:
+        The state at the end, `(B, D)`.
+    """
+    slopes: list[Tensor] = []
+    for c, row in zip(tableau.c, tableau.a, strict=True):
+        if len(slopes) == len(tableau.b) - 1 and tableau.b[-1] == 0.0:
+            break  # of a method that is first-same-as-last the last stage is the slope at the end
+        t = t0 if c == 0.0 else t0 + c * dt[:, 0]
+        slopes.append(field(t, _add_slopes(y0, row, slopes, dt)))
+    return _add_slopes(y0, tableau.b, slopes, dt)
+
+
+def _add_slopes(y0: Tensor, weights: tuple[float, ...], slopes: Sequence[Tensor], dt: Tensor) -> Tensor:
+    y = y0
+    for weight, slope in zip(weights, slopes, strict=False):
+        if weight != 0.0:
+            y = torch.addcmul(y, slope, dt, value=weight)
+    return y
+
+
 def start_increments(n: int, y0: Tensor, k0: Tensor, dt: Tensor, room: Room) -> Increments:
     """Begin the collection of a step's `n` increments with `dt * k0`, in the form that suits who watches."""
     if torch.compiler.is_compiling():

@@ -12,6 +12,7 @@ from latentode.data.batch import Batch
 from latentode.errors import SolveError
 from latentode.models import Dynamics, ForecastModel
 from latentode.models.fitted import FittedModel
+from latentode.models.interfaces import Path
 from latentode.models.registry import make_model
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.metrics import ForecastError
@@ -85,20 +86,22 @@ class ForecastingTask(pl.LightningModule):
         return [self.rescue]
 
     def on_train_start(self) -> None:
-        """Tell the dynamics where training stands: it may go on from within an epoch, whose start is then past."""
+        """Tell paths and dynamics where training stands: it may go on from within an epoch, whose start is then past."""
         self._tell_progress()
 
     def on_train_epoch_start(self) -> None:
-        """Tell the dynamics where training stands."""
+        """Tell paths and dynamics where training stands."""
         self._tell_progress()
 
     def _tell_progress(self) -> None:
         planned = self.trainer.max_epochs or 0
         if planned < 1 and self.trainer.max_steps > 0:
             planned = self.trainer.max_steps / max(int(self.trainer.num_training_batches), 1)
-        for part in self.dynamics:
-            # A training without a planned end is solved as stated from the start.
-            part.at_progress(min(self.current_epoch / planned, 1.0) if planned > 0 else 1.0)
+        # A training without a planned end is solved as stated from the start.
+        fraction = min(self.current_epoch / planned, 1.0) if planned > 0 else 1.0
+        for part in self.network.modules():
+            if isinstance(part, Dynamics | Path):
+                part.at_progress(fraction)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Give the loss; a baseline, which has nothing to learn, gives None."""

@@ -7,7 +7,7 @@ import torch
 
 from latentode.errors import InputError
 from latentode.ode import TABLEAUS, ButcherTableau
-from latentode.ode.runge_kutta import FilledIncrements, RecordedIncrements, TracedIncrements, rk_step
+from latentode.ode.runge_kutta import FilledIncrements, RecordedIncrements, TracedIncrements, explicit_step, rk_step
 
 
 def step(name, field, t0, y0, h):
@@ -44,6 +44,24 @@ def test_a_step_gives_the_slope_at_its_end_and_calls_the_field_as_often_as_it_sa
     assert n_calls - 1 == TABLEAUS[name].calls_per_step
     torch.testing.assert_close(k1, torch.cos(torch.tensor([[0.4]], dtype=torch.float64)) * y1)
     assert len(increments) == TABLEAUS[name].n_stages + (not TABLEAUS[name].is_fsal)
+
+
+@pytest.mark.parametrize("name", TABLEAUS)
+def test_a_step_to_its_end_alone_ends_where_the_whole_step_does(name):
+    tableau, n_calls = TABLEAUS[name], 0
+    t0, y0 = torch.tensor([0.3, -1.0], dtype=torch.float64), torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    dt = torch.tensor([[0.5], [-0.2]], dtype=torch.float64)
+
+    def field(t, y):
+        nonlocal n_calls
+        n_calls += 1
+        return torch.cos(t)[:, None] * y + t[:, None]
+
+    y1 = explicit_step(field, t0, y0, dt, tableau)
+    assert n_calls == tableau.n_stages - (tableau.b[-1] == 0)
+    times = [t0 + c * dt[:, 0] for c in (*tableau.c, 1.0)]
+    torch.testing.assert_close(y1, rk_step(field, times, y0, field(t0, y0), dt, tableau)[0], rtol=1e-13, atol=1e-13)
+    assert torch.equal(explicit_step(field, t0, y0, torch.zeros_like(dt), tableau), y0)
 
 
 def test_only_bosh3_dopri5_and_tsit5_are_first_same_as_last():

@@ -1,4 +1,4 @@
-"""From a latent state to a predictive distribution: one file per member, one line here."""
+"""From a latent state to a predictive distribution: one file per member, one line and one name here."""
 
 from .gaussian import GaussianDecoder
 from .mixture import MixtureDecoder

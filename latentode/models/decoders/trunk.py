@@ -27,10 +27,18 @@ class Trunk(nn.Module):
         context_size: of the channel's context.
         hidden_size: width of the layers.
         dropout: share of hidden units dropped in training.
+        reads_summary: whether it is told the figures of the target's channel, see `_summary`.
     """
 
     def __init__(
-        self, schema: Schema, latent_size: int, context_size: int, *, hidden_size: int, dropout: float
+        self,
+        schema: Schema,
+        latent_size: int,
+        context_size: int,
+        *,
+        hidden_size: int,
+        dropout: float,
+        reads_summary: bool = True,
     ) -> None:
         super().__init__()
         self.from_context = nn.Linear(context_size, hidden_size)
@@ -38,7 +46,9 @@ class Trunk(nn.Module):
         # drawn on without the solver having to follow every swing of it.
         self.frequency = nn.Parameter(torch.exp(torch.linspace(math.log(0.5), math.log(40.0), N_FREQUENCIES)))
         # State, swings and summary in one product: most of what a target costs is the number of operations on it.
-        self.from_features = nn.Linear(latent_size + 2 * N_FREQUENCIES + N_SUMMARY, hidden_size)
+        self.reads_summary = reads_summary
+        n_summary = N_SUMMARY if reads_summary else 0
+        self.from_features = nn.Linear(latent_size + 2 * N_FREQUENCIES + n_summary, hidden_size)
         self.layers = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, hidden_size), nn.ReLU())
         # Made last, and only where there are such columns: the weights of the others are the same with and without.
         self.has_known = bool(schema.n_known)
@@ -51,7 +61,8 @@ class Trunk(nn.Module):
         time_BM = batch.lead_time()
         angle = time_BM[..., None] * self.frequency
         swings = torch.cat([angle.sin(), angle.cos()], -1) / (1 + (self.frequency / 15).square()).repeat(2)
-        hidden = self.from_features(torch.cat([z_BMD, swings, _summary(batch, time_BM)], -1)) + hidden_channel
+        summary = [_summary(batch, time_BM)] if self.reads_summary else []
+        hidden = self.from_features(torch.cat([z_BMD, swings, *summary], -1)) + hidden_channel
         if self.has_known:
             hidden = hidden + self.from_known(known_features(batch).clamp(-5, 5))
         return self.layers(hidden)
@@ -63,30 +74,33 @@ class TrunkDecoder(Decoder):
     Args:
         hidden_size: width of the two hidden layers.
         dropout: share of hidden units dropped in training.
+        reads_summary: whether it is told, beside the state, what the target's channel did last; without, all that it knows of the history
+            has passed through state and context.
     """
 
     # Whether the shape has a trunk of its own, and state and context learn by the mean alone. In trials on discrete, copied, skewed and
     # periodic values, what a mixture's likelihood taught the shared layers cost the mean a sixth of its squared error.
     is_shape_apart: ClassVar[bool] = True
 
-    def __init__(self, hidden_size: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, dropout: float, *, reads_summary: bool = True) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.dropout = dropout
+        self.reads_summary = reads_summary
 
     @abstractmethod
     def initial_shape(self) -> Tensor:
-        """Give the shape outputs of the untrained decoder `(O,)`, whatever the input: they make a deviation of 1."""
+        """Give the shape outputs of the untrained decoder `(O,)`, whatever the input: they make a deviation of 1. None where `O` is 0."""
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the layers; the last ones start at mean 0 and `initial_shape`."""
-        sizes = {"hidden_size": self.hidden_size, "dropout": self.dropout}
+        of_trunk = {"hidden_size": self.hidden_size, "dropout": self.dropout, "reads_summary": self.reads_summary}
         initial = self.initial_shape()
-        self.trunk = Trunk(schema, latent_size, context_size, **sizes)
+        self.trunk = Trunk(schema, latent_size, context_size, **of_trunk)
         self.output = _constant(self.hidden_size, torch.zeros(1))
         if self.is_shape_apart:
-            self.shape_trunk = Trunk(schema, latent_size, context_size, **sizes)
-        self.shape_output = _constant(self.hidden_size, initial)
+            self.shape_trunk = Trunk(schema, latent_size, context_size, **of_trunk)
+        self.shape_output = _constant(self.hidden_size, initial) if len(initial) else None
 
     def outputs(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor) -> tuple[Tensor, Tensor]:
         """Give mean `(B, M)` and shape outputs `(B, M, O)` of every target."""
@@ -94,7 +108,8 @@ class TrunkDecoder(Decoder):
         mean = self.output(hidden)[..., 0]
         if self.is_shape_apart:
             hidden = self.shape_trunk(z_BMD.detach(), batch, channel_context_BCE.detach())
-        return mean, self.shape_output(hidden)
+        shape = mean.new_empty((*mean.shape, 0)) if self.shape_output is None else self.shape_output(hidden)
+        return mean, shape
 
 
 def _constant(n_inputs: int, value: Tensor) -> nn.Linear:

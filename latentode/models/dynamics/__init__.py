@@ -1,4 +1,4 @@
-"""How the latent state moves: one file per member, one line here."""
+"""How the latent state moves: one file per member, one line and one name here."""
 
 from .augmented import AugmentedField
 from .constant import ConstantState

@@ -1,6 +1,7 @@
-"""From a history to a posterior over the latent state: one file per member, one line here."""
+"""From a history to a posterior over the latent state: one file per member, one line and one name here."""
 
 from .attention import AttentionEncoder
+from .gru import GRUEncoder
 from .ode_rnn import ODERNNEncoder
 
-__all__ = ["AttentionEncoder", "ODERNNEncoder"]
+__all__ = ["AttentionEncoder", "GRUEncoder", "ODERNNEncoder"]
