@@ -25,7 +25,8 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
 BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.28))
 PICTURES = (".png", ".pdf", ".svg")
 STROKES = ("-", "--", "-.")
-MAX_SERIES, MAX_CHANNELS, MAX_BARS = 3, 4, 40
+MAX_SERIES, MAX_CHANNELS, MAX_BARS, MAX_PATHS = 3, 4, 40, 4
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7")
 
 
 def plot_forecast(
@@ -119,8 +120,12 @@ def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
     """Show the last part of a long history: three times as much past as future, so that the forecast can be seen."""
     if len(forecast) == 0 or len(history) == 0:
         return
-    origin, end = history["time"].iloc[-1], forecast["time"].iloc[-1]
+    origin = history["time"].iloc[-1]
+    begin, end = forecast["time"].iloc[0], max(forecast["time"].iloc[-1], origin)
     first = max(history["time"].iloc[0], origin - 3 * (end - origin))
+    if begin <= origin:
+        # What lies inside the history is shown, with as much around it as there is after the origin.
+        first = max(history["time"].iloc[0], begin - (end - origin))
     margin = 0.03 * (end - first)
     axis.set_xlim(first - margin, end + margin)
     shown = [history.loc[history["time"] >= first, "value"], truth.get("value", pd.Series(dtype=float))]
@@ -312,6 +317,50 @@ def _line(name: str, i: int) -> dict[str, Any]:
         # Wide and beneath: where it coincides with a baseline both are seen.
         return {"color": BLUE, "lw": 3, "alpha": 0.8, "zorder": 1.5, "label": name}
     return {"color": GREY, "lw": 1, "ls": STROKES[i % 3], "alpha": 0.7, "label": name}
+
+
+def plot_latent(
+    paths: Sequence[np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    field: np.ndarray,
+    *,
+    names: Sequence[Any] = (),
+    share: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw a phase portrait: paths in a plane of the latent space, from a ring at their start, and the field along it.
+
+    Args:
+        paths: of each series, `(Q, 2)`.
+        x, y: coordinates of the grid, `(n,)` and `(m,)`.
+        field: how fast a state moves at each point, `(m, n, 2)`; the arrows say whither, and how fast by their shade.
+        names: of the series; with up to `MAX_PATHS` of them a legend is drawn.
+        share: of the paths' variance that lies in the plane.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(6.2, 5.4), layout="constrained")
+    axis = figure.subplots()
+    speed = np.hypot(field[..., 0], field[..., 1])
+    way = field / np.maximum(speed, 1e-12)[..., None]
+    arrows = axis.quiver(x, y, way[..., 0], way[..., 1], speed, cmap="Greys", angles="xy", pivot="mid", width=0.003)
+    # The slowest are still to be seen.
+    arrows.set_clim(-0.5 * float(speed.max()), float(speed.max()))
+    few = 0 < len(names) <= MAX_PATHS
+    for i, path in enumerate(paths):
+        colour = COLOURS[i % len(COLOURS)] if few else BLUE
+        axis.plot(
+            path[:, 0], path[:, 1], color=colour, lw=1.6 if few else 0.7, label=f"series {names[i]}" if few else None
+        )
+        axis.plot(*path[0], "o", color=colour, mfc="white", ms=5 if few else 2.5)
+    axis.set_xlabel("first direction", fontsize=9)
+    axis.set_ylabel("second direction", fontsize=9)
+    if share is not None:
+        axis.set_title(f"{share:.0%} of the paths' variance lies in this plane", fontsize=9, loc="left")
+    if few:
+        axis.legend(frameon=False, fontsize=8)
+    _finish(figure, title)
+    return figure
 
 
 def plot_leaderboard(records: Sequence[dict[str, Any]], *, metric: str = "mse", title: str | None = None) -> Figure:

@@ -47,8 +47,10 @@ class Forecast:
         levels: of the quantiles, `L` of them, ascending.
         quantiles: `(P, K, L)`.
         history: what was read.
-        draw: gives draws `(P, K, n)` from a number and a seed, by asking the model again.
+        draw: gives draws `(P, K, n)` from a number, a seed and whether they are joint, by asking the model again.
         notes: what was assumed or is unusual, one sentence each.
+        is_smoothed: which queries lie at or before the origin, so that they were answered from both sides, bool `(P,)`; None: none does.
+        has_trajectories: whether the model knows how what it says of a series hangs together over times and channels.
     """
 
     schema: Schema
@@ -60,8 +62,10 @@ class Forecast:
     levels: tuple[float, ...]
     quantiles: np.ndarray
     history: Table
-    draw: Callable[[int, int], np.ndarray]
+    draw: Callable[[int, int, bool], np.ndarray]
     notes: tuple[str, ...] = field(default=())
+    is_smoothed: np.ndarray | None = None
+    has_trajectories: bool = False
 
     def __repr__(self) -> str:
         n_series = len(np.unique(self.series))
@@ -72,34 +76,54 @@ class Forecast:
 
         Args:
             layout: "long": one row per query and channel, columns `series_id, time, channel, mean, std, q0.025, ...`; "wide": one row
-                per query, columns `<channel>_mean, <channel>_std, <channel>_q0.025, ...`.
+                per query, columns `<channel>_mean, <channel>_std, <channel>_q0.025, ...`. Where a query lies at or before the origin, a
+                column `kind`, "forecast" or "smoothed", stands before the figures.
         """
         if layout not in ("long", "wide"):
             raise InputError(f"layout is '{layout}'; choose long or wide.")
         keys = {"series_id": self.history.series_ids[self.series], "time": format_times(self.time, self.schema)}
+        kind = {}
+        if self.is_smoothed is not None and self.is_smoothed.any():
+            kind = {"kind": np.where(self.is_smoothed, "smoothed", "forecast").astype(object)}
         names = ["mean", "std", *(f"q{level:g}" for level in self.levels)]
         figures = np.concatenate([self.mean[..., None], self.std[..., None], self.quantiles], axis=-1)
         if layout == "wide":
             columns = [f"{channel}_{name}" for channel in self.channels for name in names]
             wide = pd.DataFrame(figures.reshape(len(self.time), len(columns)), columns=columns)
-            return pd.concat([pd.DataFrame(keys), wide], axis=1)
+            return pd.concat([pd.DataFrame(keys | kind), wide], axis=1)
         n_channels = len(self.channels)
         frame = pd.DataFrame({name: np.repeat(value, n_channels) for name, value in keys.items()})
         frame["channel"] = np.tile(np.asarray(self.channels, dtype=object), len(self.time))
+        for name, value in kind.items():
+            frame[name] = np.repeat(value, n_channels)
         return pd.concat([frame, pd.DataFrame(figures.reshape(-1, len(names)), columns=names)], axis=1)
 
-    def sample(self, n_samples: int, *, seed: int = 0) -> pd.DataFrame:
-        """Draw from the predictive distribution of each query and channel, independently.
+    def sample(self, n_samples: int, *, seed: int = 0, joint: bool | None = None) -> pd.DataFrame:
+        """Draw whole trajectories: the values of one draw belong together, over the times and the channels of a series.
+
+        Each value for itself is drawn from the distribution that the table states; forecasts and values inside the history are drawn
+        apart from each other.
+
+        Args:
+            n_samples: how many.
+            seed: the same gives the same draws.
+            joint: False draws every value for itself; None does so where validation held too few values to tell how those of one series
+                hang together (`has_trajectories`).
 
         Returns:
             One row per query, channel and draw: `series_id, time, channel, sample, value`.
 
         Raises:
-            InputError: `n_samples` is less than 1.
+            InputError: `n_samples` is less than 1, or trajectories are asked for and nobody knows them.
         """
         if n_samples < 1:
             raise InputError(f"n_samples is {n_samples}; give a whole number of at least 1.")
-        value = self.draw(n_samples, seed)
+        if joint and not self.has_trajectories:
+            raise InputError(
+                "validation held too few values to tell how forecasts of one series hang together; leave joint out, which draws every "
+                "value for itself, or hold out more and fit again."
+            )
+        value = self.draw(n_samples, seed, joint is not False)
         keys = self.to_frame()[["series_id", "time", "channel"]]
         frame = keys.loc[keys.index.repeat(n_samples)].reset_index(drop=True)
         frame["sample"] = np.tile(np.arange(n_samples), len(keys))

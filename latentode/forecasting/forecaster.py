@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from sklearn.base import BaseEstimator
@@ -25,6 +25,9 @@ from latentode.forecasting.runs import CHECKPOINT, FILES, load_run
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel
 from latentode.models.recipe import Recipe
+
+if TYPE_CHECKING:
+    from latentode.forecasting.latent import Latent
 
 Source = str | Path | pd.DataFrame | Table
 
@@ -170,9 +173,26 @@ class Forecaster(BaseEstimator):
         origin: Any = None,
         quantiles: Sequence[float] = QUANTILES,
     ) -> Forecast:
-        """Forecast every series of a history; see `latentode.forecasting.predict.predict`."""
+        """Forecast every series of a history, and say what lies inside it; see `latentode.forecasting.predict.predict`."""
         ask = Ask(at=at, every=every, horizon=horizon, queries=queries, origin=origin)
         return predict(self._get_fitted(), history, ask, quantiles=quantiles, device=self._torch_device())
+
+    def latent(
+        self,
+        history: Source,
+        *,
+        at: Any = None,
+        every: str | float | None = None,
+        horizon: str | float | None = None,
+        queries: str | Path | pd.DataFrame | None = None,
+        origin: Any = None,
+    ) -> Latent:
+        """Give the latent path of every series of a history; see `latentode.forecasting.latent.latent`."""
+        from latentode.forecasting.latent import latent
+
+        ask = Ask(at=at, every=every, horizon=horizon, queries=queries, origin=origin)
+        # On the processor: what it gives is arrays, and asks the field again for plots.
+        return latent(self._get_fitted(), history, ask)
 
     def score(self, table: Source, metrics: Sequence[str] | None = None) -> dict[str, Any]:
         """Score the model and the baselines; see `latentode.forecasting.evaluate.evaluate`."""

@@ -1,10 +1,9 @@
-"""Ask a fitted model for its forecast at any time after the origin."""
+"""Ask a fitted model for any time from the first observation on: a forecast after the origin, a smoothed value at or before it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from latentode.data.batch import Batch, WindowReader
 from latentode.data.schema import Schema, count, quote_names
 from latentode.data.tables import Queries, Table, read_queries, read_table
 from latentode.data.times import format_duration, format_times, parse_duration, parse_time_list, zone_note
-from latentode.data.windows import Windows, forecast_windows
+from latentode.data.windows import Windows, begin_history, forecast_windows
 from latentode.errors import DataError, InputError, SolveError
 from latentode.forecasting.forecast import QUANTILES, Forecast, check_levels
 from latentode.metrics.quantiles import quantile
@@ -100,7 +100,8 @@ def predict(
 ) -> Forecast:
     """Forecast every series of a history.
 
-    The origin is each series' own last observation, or `ask.origin` for all; later rows are then not read.
+    The origin is each series' own last observation, or `ask.origin` for all; later rows are then not read. A query at or before it is
+    answered from all of the history, on either side of the query: `Forecast.is_smoothed`.
 
     Args:
         fitted: the model.
@@ -112,22 +113,16 @@ def predict(
         device: where to compute.
 
     Raises:
-        DataError: a query lies at or before its origin, or names a series that the history does not hold.
-        InputError: none or several of `at`, `every` and `queries` are given, or one is not of its form.
+        DataError: a query lies before the first observation of its series, or names a series that the history does not hold.
+        InputError: none or several of `at`, `every` and `queries` are given, or one is not of its form; or a query lies inside the
+            history and the model only forecasts.
         SolveError: the forecast is not finite.
     """
     levels = check_levels(quantiles)
-    _check_known_asked(fitted, ask)
-    table = read_history(fitted, history)
-    notes = list(table.report.notes)
-    windows = _windows(fitted, table, ask, notes)
-    queries = _queries(fitted, table, windows, ask)
-    notes += queries.notes
-    _check_after_origin(table, windows, queries)
-    _note_far_queries(fitted, table, windows, queries, notes)
-    mean, std, found = _compute(fitted, table, windows, queries, levels, device)
+    asked, notes = ask_about(fitted, history, ask, device)
+    table, queries = asked.table, asked.queries
+    mean, std, found = asked.compute(levels)
     names = [table.schema.channels[i] for i in fitted.reader(table).target_channels]
-    draw = partial(_draw, fitted, table, windows, queries, device)
     left_out = [name for name in table.schema.target_channels if name not in names]
     if left_out:
         notes.append(
@@ -135,8 +130,39 @@ def predict(
             f"{'is' if len(left_out) == 1 else 'are'} not forecast: {quote_names(left_out)}."
         )
     return Forecast(
-        table.schema, queries.series, queries.time, tuple(names), mean, std, levels, found, table, draw, tuple(notes)
+        table.schema,
+        queries.series,
+        queries.time,
+        tuple(names),
+        mean,
+        std,
+        levels,
+        found,
+        table,
+        asked.draw,
+        tuple(notes),
+        asked.is_smoothed,
+        asked.has_trajectories,
     )
+
+
+def ask_about(
+    fitted: FittedModel, history: str | Path | pd.DataFrame | Table, ask: Ask, device: torch.device | str
+) -> tuple[Asked, list[str]]:
+    """Read the history and what is asked of it; give both, and what is to be said of them, one sentence each.
+
+    Raises:
+        DataError, InputError: see `predict`.
+    """
+    _check_known_asked(fitted, ask)
+    table = read_history(fitted, history)
+    notes = list(table.report.notes)
+    windows = _windows(fitted, table, ask, notes)
+    queries = _queries(fitted, table, windows, ask)
+    notes += queries.notes
+    is_smoothed = _inside_history(table, windows, queries)
+    _note_far_queries(fitted, table, windows, queries, notes)
+    return Asked(fitted, table, windows, queries, is_smoothed, device), notes
 
 
 def _check_known_asked(fitted: FittedModel, ask: Ask) -> None:
@@ -195,25 +221,24 @@ def _queries(fitted: FittedModel, table: Table, windows: Windows, ask: Ask) -> Q
     return Queries(np.repeat(every, n_steps), (windows.origin[:, None] + after).reshape(-1))
 
 
-def _check_after_origin(table: Table, windows: Windows, queries: Queries) -> None:
-    late = np.flatnonzero(queries.time <= windows.origin[queries.series])
-    if len(late) == 0:
-        return
-    first = late[0]
-    series = queries.series[first]
-    time, origin, start = (
-        format_times(np.asarray([at]), table.schema)[0]
-        for at in (queries.time[first], windows.origin[series], table.time[table.starts[series]])
-    )
-    name = f"series '{table.series_ids[series]}'" if table.schema.id_column else "the series"
-    if queries.time[first] < table.time[table.starts[series]]:
-        where = f"before the first observation of {name} ({start})"
-    else:
-        where = f"at or before the forecast origin of {name} ({origin})"
-    raise DataError(
-        f"{table.source}: the query at {time} lies {where}; {count(len(late), 'such query', 'such queries')}. "
-        "Ask for later times, or set an earlier origin with --origin (`origin`)."
-    )
+def _inside_history(table: Table, windows: Windows, queries: Queries) -> np.ndarray:
+    """Say which queries lie at or before their origin, bool `(P,)`.
+
+    Raises:
+        DataError: one lies before the first observation of its series, where nothing is known on one side.
+    """
+    start = table.time[table.starts[queries.series]]
+    early = np.flatnonzero(queries.time < start)
+    if len(early):
+        first = early[0]
+        series = queries.series[first]
+        time, begin = (format_times(np.asarray([at]), table.schema)[0] for at in (queries.time[first], start[first]))
+        name = f"series '{table.series_ids[series]}'" if table.schema.id_column else "the series"
+        raise DataError(
+            f"{table.source}: the query at {time} lies before the first observation of {name} ({begin}); "
+            f"{count(len(early), 'such query', 'such queries')}. Ask for later times."
+        )
+    return queries.time <= windows.origin[queries.series]
 
 
 def _note_far_queries(fitted: FittedModel, table: Table, windows: Windows, queries: Queries, notes: list[str]) -> None:
@@ -228,49 +253,105 @@ def _note_far_queries(fitted: FittedModel, table: Table, windows: Windows, queri
         )
 
 
-def _compute(
-    fitted: FittedModel,
-    table: Table,
-    windows: Windows,
-    queries: Queries,
-    levels: tuple[float, ...],
-    device: torch.device | str,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give mean, std `(P, K)` and quantiles `(P, K, L)` in the user's units."""
-    shape = (len(queries.time), len(fitted.reader(table).target_channels))
-    mean, std, quantiles = np.empty(shape), np.empty(shape), np.empty((*shape, len(levels)))
-    for part in _answers(fitted, table, windows, queries, device):
-        found = torch.stack([quantile(part.distribution, level) for level in levels], -1)
-        mean[part.here], std[part.here] = part.pick(part.distribution.mean), part.pick(part.distribution.stddev)
-        quantiles[part.here] = part.pick(found)
-    _check_finite(table, queries, mean, std, quantiles)
-    return mean, std, quantiles
+@dataclass(frozen=True)
+class Asked:
+    """Queries and all that answering them takes.
 
+    Attributes:
+        fitted, table, windows, queries, device: the model, the history, one window per series, what is asked, where to compute.
+        is_smoothed: which queries lie at or before their origin, bool `(P,)`.
+    """
 
-def _draw(
-    fitted: FittedModel,
-    table: Table,
-    windows: Windows,
-    queries: Queries,
-    device: torch.device | str,
-    n_samples: int,
-    seed: int,
-) -> np.ndarray:
-    """Draw from every forecast, `(P, K, n_samples)` in the user's units."""
-    shape = (len(queries.time), len(fitted.reader(table).target_channels), n_samples)
-    draws = np.empty(shape)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for part in _answers(fitted, table, windows, queries, device):
-            draws[part.here] = part.pick(part.distribution.sample((n_samples,)).movedim(0, -1))
-    return draws
+    fitted: FittedModel
+    table: Table
+    windows: Windows
+    queries: Queries
+    is_smoothed: np.ndarray
+    device: torch.device | str
+
+    def compute(self, levels: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give mean, std `(P, K)` and quantiles `(P, K, L)` in the user's units.
+
+        Raises:
+            SolveError: one of them is not finite.
+        """
+        shape = (len(self.queries.time), len(self.fitted.reader(self.table).target_channels))
+        mean, std, quantiles = np.empty(shape), np.empty(shape), np.empty((*shape, len(levels)))
+        for part in self._answers():
+            found = torch.stack([quantile(part.distribution, level) for level in levels], -1)
+            mean[part.here], std[part.here] = part.pick(part.distribution.mean), part.pick(part.distribution.stddev)
+            quantiles[part.here] = part.pick(found)
+        _check_finite(self.table, self.queries, mean, std, quantiles)
+        return mean, std, quantiles
+
+    def draw(self, n_samples: int, seed: int, is_joint: bool) -> np.ndarray:
+        """Draw from every answer, `(P, K, n_samples)` in the user's units.
+
+        Args:
+            n_samples: draws of each.
+            seed: of the draws.
+            is_joint: whether a draw of all answers of a series is one trajectory, where the model knows how they hang together.
+        """
+        shape = (len(self.queries.time), len(self.fitted.reader(self.table).target_channels), n_samples)
+        draws = np.empty(shape)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for part in self._answers():
+                copula = self.fitted.network.dependence(is_smoothed=part.is_smoothed) if is_joint else None
+                if copula is None:
+                    drawn = part.distribution.sample((n_samples,))
+                else:
+                    drawn = part.distribution.at_score(copula.draw(part.batch, n_samples))
+                draws[part.here] = part.pick(drawn.movedim(0, -1))
+        return draws
+
+    @property
+    def has_trajectories(self) -> bool:
+        """Whether the model knows how its answers hang together."""
+        kinds = np.unique(self.is_smoothed).tolist()
+        return all(self.fitted.network.dependence(is_smoothed=kind) is not None for kind in kinds)
+
+    @torch.no_grad()
+    def _answers(self) -> Iterator[_Answer]:
+        """Ask the model part by part: what is forecast, then what is smoothed."""
+        network = self.fitted.network.to(self.device).eval()
+        for is_smoothed in (False, True):
+            which = np.flatnonzero(self.is_smoothed == is_smoothed)
+            if len(which):
+                reader, windows = self.fitted.reader(self.table), self.windows
+                if is_smoothed:
+                    # All of the history tells what lies inside it; `smooth` lets the network read as much of it as in the fit.
+                    reader = self.fitted.reader(self.table, max_history=self.table.values.size)
+                    windows = replace(windows, history_from=begin_history(windows.origin, None, self.table))
+                for batch, part in self.parts(which, windows, reader):
+                    said = network.smooth(batch) if is_smoothed else network(batch)
+                    distribution = in_user_units(said, batch.target_channel, self.fitted.scaler)
+                    yield _Answer(distribution, batch, is_smoothed, *part, len(reader.target_channels))
+
+    def parts(
+        self, which: np.ndarray, windows: Windows, reader: WindowReader
+    ) -> Iterator[tuple[Batch, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+        """Give the queries `which` in batches, and of each batch `here`, `row` and `column` of `_Answer`."""
+        queries = self.queries
+        which = which[np.argsort(queries.series[which], kind="stable")]
+        series, n_asked = np.unique(queries.series[which], return_counts=True)
+        most = MAX_QUERIES_CPU if torch.device(self.device).type == "cpu" else MAX_QUERIES
+        n_tokens = reader.count_tokens(windows.take(series))
+        for part in chunks(n_asked * len(reader.target_channels), n_tokens, most):
+            here = which[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
+            row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
+            known = None if queries.known is None else queries.known[here]
+            batch, column = reader.read_queries(windows.take(series[part]), row, queries.time[here], known)
+            yield batch.to(self.device), (here, row, column)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """The forecasts of some queries: positions `here` in their list, found at `row` and `column` of the distribution `(B, Q K)`."""
+    """What is said of some queries: positions `here` in their list, found at `row` and `column` of the distribution `(B, Q K)`."""
 
     distribution: Mapped
+    batch: Batch
+    is_smoothed: bool
     here: np.ndarray
     row: np.ndarray
     column: np.ndarray
@@ -280,27 +361,6 @@ class _Answer:
         """Give a figure `(B, Q K, ...)` of the queries, `(P', K, ...)`."""
         shaped = figure.reshape(len(figure), -1, self.n_channels, *figure.shape[2:])
         return shaped.cpu().numpy()[self.row, self.column]
-
-
-@torch.no_grad()
-def _answers(
-    fitted: FittedModel, table: Table, windows: Windows, queries: Queries, device: torch.device | str
-) -> Iterator[_Answer]:
-    """Ask the model part by part."""
-    reader = fitted.reader(table)
-    network = fitted.network.to(device).eval()
-    n_channels = len(reader.target_channels)
-    order = np.argsort(queries.series, kind="stable")
-    asked, n_asked = np.unique(queries.series, return_counts=True)
-    most = MAX_QUERIES_CPU if torch.device(device).type == "cpu" else MAX_QUERIES
-    for part in chunks(n_asked * n_channels, reader.count_tokens(windows.take(asked)), most):
-        here = order[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
-        row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
-        known = None if queries.known is None else queries.known[here]
-        batch, column = reader.read_queries(windows.take(asked[part]), row, queries.time[here], known)
-        batch = batch.to(device)
-        distribution = in_user_units(network(batch), batch.target_channel, fitted.scaler)
-        yield _Answer(distribution, here, row, column, n_channels)
 
 
 def chunks(n_targets: np.ndarray, n_tokens: np.ndarray, most: int) -> list[slice]:

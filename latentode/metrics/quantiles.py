@@ -49,9 +49,13 @@ def normal_score(forecast: Distribution, value: Tensor) -> Tensor:
     r"""Give :math:`\Phi^{-1}(F(\mathrm{value}))`, the probability as deviations of a standard normal, float64, at most `MAX_SCORE` from 0.
 
     It tells values apart far out, where the probability itself is 0 or 1 in floating point: each tail is taken as such. Exact for a
-    normal; of a distribution that knows only `cdf`, the upper tail is told to the rounding of that.
+    normal and for what has a method `normal_score`; of a distribution that knows only `cdf`, the upper tail is told to the rounding of
+    that.
     """
-    if isinstance(forecast, Normal):
+    own = getattr(forecast, "normal_score", None)
+    if own is not None:
+        score = own(value).double()
+    elif isinstance(forecast, Normal):
         score = (value.double() - forecast.loc.double()) / forecast.scale.double()
     else:
         below, above = _tails(forecast, value)
@@ -62,10 +66,15 @@ def normal_score(forecast: Distribution, value: Tensor) -> Tensor:
 def at_score(forecast: Distribution, score: Tensor) -> Tensor:
     r"""Give the quantile of level :math:`\Phi(\mathrm{score})`: `normal_score` undone, in the dtype of the forecast's mean.
 
+    By a method `at_score` where the forecast has one.
+
     Args:
         forecast: any distribution that `cumulative` takes.
         score: float64, of the forecast's batch shape, or with further axes before it.
     """
+    own = getattr(forecast, "at_score", None)
+    if own is not None:
+        return own(score)
     if isinstance(forecast, Normal):
         return (forecast.loc + forecast.scale * score).to(forecast.loc.dtype)
     if isinstance(forecast, StudentT):

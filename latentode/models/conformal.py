@@ -35,6 +35,7 @@ from torch.special import ndtr, ndtri
 from latentode.data.batch import Batch
 from latentode.metrics.probabilistic import crps_from_quantiles
 from latentode.metrics.quantiles import at_score, normal_score
+from latentode.models.copula import Copula
 from latentode.models.interfaces import ForecastModel
 from latentode.models.lead import N_LEADS, lead_bin
 
@@ -68,13 +69,15 @@ class Calibration(nn.Module):
     source: Tensor
     nodes: Tensor
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, n_bins: int = N_LEADS) -> None:
         super().__init__()
-        self.register_buffer("width", torch.ones(n_channels, N_LEADS))
-        self.register_buffer("knots", torch.zeros(0, N_LEADS, len(LEVELS) + 2, dtype=torch.float64))
-        self.register_buffer("n_residuals", torch.zeros(n_channels, N_LEADS, dtype=torch.int64))
-        self.register_buffer("source", torch.full((n_channels, N_LEADS), NONE))
+        self.n_bins = n_bins
+        self.register_buffer("width", torch.ones(n_channels, n_bins))
+        self.register_buffer("knots", torch.zeros(0, n_bins, len(LEVELS) + 2, dtype=torch.float64))
+        self.register_buffer("n_residuals", torch.zeros(n_channels, n_bins, dtype=torch.int64))
+        self.register_buffer("source", torch.full((n_channels, n_bins), NONE))
         self.register_buffer("nodes", _nodes(), persistent=False)
+        self.copula = Copula(n_channels)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Whether there is a map is known only from what is loaded.
@@ -90,24 +93,42 @@ class Calibration(nn.Module):
     def fit_width(self, ratio: Tensor, channel: Tensor, lead: Tensor) -> None:
         """Set the widths by errors in units of the raw forecast's deviation, see `choose_width`; no error leaves them as they are."""
         if len(ratio):
-            self.width.copy_(choose_width(ratio, channel, lead, len(self.width)))
+            self.width.copy_(choose_width(ratio, channel, lead, len(self.width), self.n_bins))
 
-    def fit(self, score: Tensor, channel: Tensor, lead: Tensor) -> None:
-        """Fit the maps.
+    def fit(
+        self,
+        score: Tensor,
+        channel: Tensor,
+        lead: Tensor,
+        time: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> None:
+        """Fit the maps, and, where it is known which values belong together, how they hang together.
 
         Args:
             score: normal scores of held-out values in their raw forecasts, float64 `(P,)`.
             channel, lead: of each, int64 `(P,)`; `lead` is the bin.
+            time, window: of each, lead time and number of its window, `(P,)`.
         """
-        n_channels = len(self.width)
-        cell = channel * N_LEADS + lead
-        count = torch.bincount(cell, minlength=n_channels * N_LEADS).view(n_channels, N_LEADS)
+        self._fit_maps(score, channel, lead)
+        if time is not None and window is not None:
+            self.copula.fit(self._calibrated_score(score, channel, lead), channel, time, window)
+
+    def _calibrated_score(self, score: Tensor, channel: Tensor, lead: Tensor) -> Tensor:
+        """Give normal scores in the calibrated forecasts from those in the raw ones."""
+        standard = Normal(torch.zeros_like(score), torch.ones_like(score), validate_args=False)
+        return normal_score(self.mapped(standard, channel, lead), score)
+
+    def _fit_maps(self, score: Tensor, channel: Tensor, lead: Tensor) -> None:
+        n_channels, n_bins = self.width.shape
+        cell = channel * n_bins + lead
+        count = torch.bincount(cell, minlength=n_channels * n_bins).view(n_channels, n_bins)
         self.n_residuals.copy_(count)
         self.source.copy_(choose_source(count))
         if len(score) < MIN_RESIDUALS:
             self.register_buffer("knots", self.knots[:0])
             return
-        own = choose_knots(score, cell, count.view(-1)).view(n_channels, N_LEADS, -1)
+        own = choose_knots(score, cell, count.view(-1)).view(n_channels, n_bins, -1)
         of_channel = choose_knots(score, channel, count.sum(1))[:, None]
         of_all = choose_knots(score, torch.zeros_like(cell), count.sum()[None])
         source = self.source[..., None]
@@ -117,10 +138,13 @@ class Calibration(nn.Module):
 
     def forward(self, raw: Distribution, batch: Batch) -> Distribution:
         """Give the forecast `(B, M)` with its quantiles mapped; the raw one itself while there is no map."""
+        return self.mapped(raw, batch.target_channel, lead_bin(batch))
+
+    def mapped(self, raw: Distribution, channel: Tensor, bin_: Tensor) -> Distribution:
+        """Give forecasts of these channels and bins, int64 of the raw one's batch shape, with their quantiles mapped."""
         if len(self.knots) == 0:
             return raw
-        cell = batch.target_channel * N_LEADS + lead_bin(batch)
-        return Calibrated(raw, self.nodes, self.knots.flatten(0, 1), cell)
+        return Calibrated(raw, self.nodes, self.knots.flatten(0, 1), channel * self.n_bins + bin_)
 
     def describe(self) -> dict[str, int]:
         """Say from how many held-out residuals the maps are, and how many cells took whose, as plain values.
@@ -167,7 +191,7 @@ class CalibratedModel(ForecastModel):
             return
         start = self._state()
         self.choose(batches)
-        chosen, residuals = self._state(), list[Residuals]()
+        chosen, residuals, n_windows = self._state(), list[Residuals](), 0
         for half, held in _crossed(batches):
             # From the same start every time: what was chosen on one half must not leak into the choice on the other.
             self._restore(start)
@@ -175,9 +199,15 @@ class CalibratedModel(ForecastModel):
                 self.choose(half)
             # A residual is told in the width by which it will be scaled: a factor that cancels where the map is the cell's own.
             self.calibration.width.copy_(chosen["calibration.width"])
-            residuals += _residuals(self, held)
+            residuals += _residuals(self, held, n_windows)
+            n_windows += sum(map(len, held))
         self._restore(chosen)
-        self.calibration.fit(*(torch.cat(column) for column in zip(*residuals, strict=True)))
+        score, channel, time, row, lead = (torch.cat(column) for column in zip(*residuals, strict=True))
+        self.calibration.fit(score, channel, lead, time, row)
+
+    def dependence(self, *, is_smoothed: bool = False) -> Copula | None:
+        """Give how the forecasts of one series hang together; None where validation did not tell it."""
+        return self.calibration.copula if self.calibration.copula.is_fitted and not is_smoothed else None
 
     def _state(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.named_buffers()}
@@ -199,17 +229,20 @@ class UntrainedModel(CalibratedModel):
         return error[batch.target_observed].square().mean()
 
 
-Residuals = tuple[Tensor, Tensor, Tensor]
+Residuals = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _residuals(model: CalibratedModel, held: Sequence[Batch]) -> list[Residuals]:
-    """Give normal score, channel and bin of lead time of every known target."""
+def _residuals(model: CalibratedModel, held: Sequence[Batch], first: int) -> list[Residuals]:
+    """Give, of every known target, normal score, channel, lead time, window (counted from `first`) and bin of lead time."""
     found = []
     for batch in held:
         score = normal_score(model.raw(batch), batch.target_value)
         # One forecast that is not a number must not take the intervals of all others with it; scores and forecasts say that it is none.
         seen = batch.target_observed & score.isfinite()
-        found.append((score[seen], batch.target_channel[seen], lead_bin(batch)[seen]))
+        window = torch.arange(first, first + len(batch), device=seen.device)[:, None].expand_as(seen)
+        columns = (score, batch.target_channel, batch.lead_time(), window, lead_bin(batch))
+        found.append(tuple(column[seen] for column in columns))
+        first += len(batch)
     return found
 
 
@@ -282,7 +315,7 @@ def _nodes() -> Tensor:
     return torch.cat([-outer, ndtri(torch.tensor(LEVELS, dtype=torch.float64)), outer])
 
 
-def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int) -> Tensor:
+def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int, n_bins: int = N_LEADS) -> Tensor:
     """Give the factor `(C, L)` on the deviation under which the errors have unit variance: the Gaussian likelihood's own choice.
 
     A bin with few errors leans on its channel, a channel with few on all of them.
@@ -290,12 +323,12 @@ def choose_width(ratio: Tensor, channel: Tensor, lead: Tensor, n_channels: int) 
     Args:
         ratio: errors in units of the forecast's deviation, `(P,)`, float64.
         channel, lead: of each error, int64 `(P,)`.
-        n_channels: `C`.
+        n_channels, n_bins: `C` and `L`.
     """
-    place = channel * N_LEADS + lead
-    empty = ratio.new_zeros(n_channels * N_LEADS)
-    total = empty.index_add(0, place, ratio.square()).view(n_channels, N_LEADS)
-    count = empty.index_add(0, place, torch.ones_like(ratio)).view(n_channels, N_LEADS)
+    place = channel * n_bins + lead
+    empty = ratio.new_zeros(n_channels * n_bins)
+    total = empty.index_add(0, place, ratio.square()).view(n_channels, n_bins)
+    count = empty.index_add(0, place, torch.ones_like(ratio)).view(n_channels, n_bins)
     # A channel without any error never moved: it says nothing of the others.
     has_error = total.sum(1) > 0
     overall = total.sum() / count[has_error].sum().clamp(min=1)
@@ -350,7 +383,7 @@ class Calibrated(Distribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """Give the probability of a value at or below `value`."""
-        return ndtr(self._undo(normal_score(self.base, value))).to(self.base.mean.dtype)
+        return ndtr(self.normal_score(value)).to(self.base.mean.dtype)
 
     def icdf(self, value: Tensor) -> Tensor:
         """Give the quantile of one level, 0-d, or of levels that broadcast with the batch shape."""
@@ -362,10 +395,22 @@ class Calibrated(Distribution):
         return at_score(self.base, self._map(*torch.broadcast_tensors(score, self._cell)))
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        """Draw values `(*sample_shape, B, M)`."""
+        """Draw values `(*sample_shape, B, M)`; what the raw forecast joins stays joined, since the map is monotone."""
         shape = torch.Size(sample_shape) + self._cell.shape
-        score = torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device)
-        return at_score(self.base, self._map(score, self._cell.expand(shape)))
+        joined = getattr(self.base, "draw_scores", None)
+        if joined is None:
+            score = torch.randn(shape, dtype=self._knots.dtype, device=self._cell.device)
+        else:
+            score = joined(torch.Size(sample_shape)).to(self._knots.dtype)
+        return self.at_score(score)
+
+    def at_score(self, score: Tensor) -> Tensor:
+        """Give the quantiles of normal scores `(..., B, M)`, float64."""
+        return at_score(self.base, self._map(score, self._cell.expand(score.shape)))
+
+    def normal_score(self, value: Tensor) -> Tensor:
+        """Give the normal scores of values `(B, M)`, float64."""
+        return self._undo(normal_score(self.base, value))
 
     def crps(self, value: Tensor) -> Tensor:
         """Give the CRPS of the calibrated forecast: in closed form over a normal, else from its quantiles."""

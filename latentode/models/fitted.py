@@ -101,13 +101,17 @@ class FittedModel:
             module.eval()
             module.calibrate(validation)
 
-    def reader(self, table: Table) -> WindowReader:
-        """Give the reader that makes this model's batches from a table with its channels; a calendar is that of the model's zone."""
+    def reader(self, table: Table, *, max_history: int | None = None) -> WindowReader:
+        """Give the reader that makes this model's batches from a table with its channels; a calendar is that of the model's zone.
+
+        Args:
+            table: the data.
+            max_history: most values read per window; None: as in the fit.
+        """
         ours = replace(table.schema, calendar=self.schema.calendar, time_zone=self.schema.time_zone)
         table = replace(table, schema=ours)
-        return WindowReader(
-            table, self.scaler, max_history=self.settings.max_history, target_channels=self.target_channels
-        )
+        n_read = self.settings.max_history if max_history is None else max_history
+        return WindowReader(table, self.scaler, max_history=n_read, target_channels=self.target_channels)
 
     def score(
         self,

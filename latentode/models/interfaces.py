@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,12 @@ from torch.distributions import Distribution, Normal
 
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
+from latentode.errors import InputError
 from latentode.models.distributions import about
 from latentode.models.objectives import beta_square
+
+
+STEP = 0.01  # horizons, of the difference quotient that tells how fast a state moves
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,17 @@ class Dynamics(Part):
         z_BQD = self(z0_BD, t0_B, t_BQ, context_BE)
         return z_BQD.flatten(0, 1).index_select(0, place_T)
 
+    def velocity(self, z_BD: Tensor, context_BE: Tensor) -> Tensor:
+        """Give how fast states move, `(B, D)` per horizon, at the origin.
+
+        By a difference quotient of second order over a hundredth of a horizon, so that it holds for a solved field, a closed form and
+        a flow alike.
+        """
+        start = torch.zeros_like(z_BD[:, 0])
+        t_BQ = STEP * z_BD.new_tensor([0.5, 1.0]).expand(len(z_BD), -1)
+        half, whole = self(z_BD, start, t_BQ, context_BE).unbind(1)
+        return (4 * half - 3 * z_BD - whole) / STEP
+
     def at_progress(self, fraction: float) -> None:
         """Hear, before every epoch, which fraction of the planned training is behind; a field may be solved loosely at first."""
 
@@ -203,7 +218,11 @@ class Decoder(Part):
 
     def shape_score(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
         """Give a proper score of the whole distribution, element-wise `(B, M)`: the negative log-likelihood."""
-        return -forecast.log_prob(target_BM)
+        return -self.log_likelihood(forecast, target_BM)
+
+    def log_likelihood(self, forecast: Distribution, target_BM: Tensor) -> Tensor:
+        """Give the log-density of all targets together as a sum over them, element-wise `(B, M)`: each one's own, where none are joined."""
+        return forecast.log_prob(target_BM)
 
 
 class Path(nn.Module, ABC):
@@ -235,6 +254,31 @@ class Path(nn.Module, ABC):
         """
 
 
+@dataclass(frozen=True)
+class LatentStates:
+    """The latent states of a batch, and how states move.
+
+    Attributes:
+        state: at every target, `(B, M, D)`; where a series has one state for all channels, the targets of one time have the same.
+        context: what does not move, of each series and channel, `(B, C, E)`.
+        is_per_channel: whether every channel has a state of its own.
+        velocity: gives how fast states `(G, D)` with contexts `(G, E)` move, per horizon, `(G, D)`.
+    """
+
+    state: Tensor
+    context: Tensor
+    is_per_channel: bool
+    velocity: Callable[[Tensor, Tensor], Tensor]
+
+
+class Dependence(Protocol):
+    """How normal scores of the targets of a window hang together."""
+
+    def draw(self, batch: Batch, n_samples: int) -> Tensor:
+        """Draw normal scores of every target, float64 `(S, B, M)`."""
+        ...
+
+
 class ForecastModel(Part):
     """A whole model: what `Forecaster`, the command line and the benchmarks train and ask.
 
@@ -255,6 +299,35 @@ class ForecastModel(Part):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
+
+    def smooth(self, batch: Batch) -> Distribution:
+        """Give every target of a batch whose queries lie among its tokens, `(B, M)`, from the values on either side.
+
+        Raises:
+            InputError: the model cannot, or validation did not tell it how.
+        """
+        raise InputError(
+            f"{type(self).__name__} forecasts only: it cannot say what lies inside a history; ask for times after the origin, or fit a "
+            "model that adds to a base, such as latent_ode."
+        )
+
+    def latent(self, batch: Batch) -> LatentStates:
+        """Give the latent state at every target.
+
+        Raises:
+            InputError: the model has none.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no latent state that moves in time; fit a model that has one, such as latent_ode."
+        )
+
+    def dependence(self, *, is_smoothed: bool = False) -> Dependence | None:
+        """Give how what is said of the targets of one series hangs together; None where nobody knows.
+
+        Args:
+            is_smoothed: of values inside a history, or of forecasts.
+        """
+        return None
 
     def error_unit(self) -> Tensor | None:
         """Give the error that a forecast without this model's own part leaves, per channel `(C,)`, in training deviations; None: 1.

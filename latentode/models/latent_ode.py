@@ -5,12 +5,15 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
+import torch
+
+from latentode.data.batch import Batch
 from latentode.errors import InputError
 from latentode.models.cross_fit import Base
 from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
-from latentode.models.interfaces import Decoder, Dynamics, Encoder
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, LatentStates
 from latentode.models.latent_path import LatentPath
 from latentode.models.residual import ResidualModel
 
@@ -84,6 +87,18 @@ class LatentODE(ResidualModel):
         self.beta = beta
         self.kl_weight = kl_weight
         self.kl_warmup = kl_warmup
+
+    @torch.no_grad()
+    def latent(self, batch: Batch) -> LatentStates:
+        """Give the latent state of the first member at every target, from the mean of the posterior."""
+        adjusted = self.season.adjust(batch)[0]
+        posterior = self.path.encode(adjusted)
+        is_per_channel = posterior.mean.ndim == 3
+        context = posterior.channel_context
+        if not is_per_channel:
+            context = posterior.series_context[:, None].expand(-1, batch.n_channels, -1)
+        state = self.path.carry(posterior.mean, posterior, adjusted)
+        return LatentStates(state, context, is_per_channel, self.dynamics.velocity)
 
     @property
     def path(self) -> LatentPath:

@@ -123,7 +123,7 @@ class LatentPath(Path):
         """Give the evidence lower bound of one draw, with its sign turned."""
         posterior = self.encode(batch)
         residual = self.decode(posterior.rsample(), posterior, batch, frame)
-        density = residual.log_prob(frame.residual(batch.target_value)) * weight_BM
+        density = self.decoder.log_likelihood(residual, frame.residual(batch.target_value)) * weight_BM
         log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
         bound = elbo(log_likelihood, kl, self._annealed * self.kl_weight)

@@ -20,10 +20,12 @@ from latentode.errors import InputError
 from latentode.models.baselines.linear import Moments, base_features, collect, least_squares, moments_of
 from latentode.models.baselines.shrunk import sum_moments
 from latentode.models.conformal import CalibratedModel, Calibration
+from latentode.models.copula import Copula
 from latentode.models.cross_fit import Base, CrossFitted, check_base
 from latentode.models.distributions import about, affine, pool
 from latentode.models.interfaces import Frame, Path
 from latentode.models.season import Season
+from latentode.models.smoothing import Smoother
 from latentode.models.stack import Stack
 from latentode.models.thinning import thin
 from latentode.models.validation import MIN_UNIT, block_of, choose_companion, choose_on_validation
@@ -134,6 +136,7 @@ class ResidualModel(CalibratedModel):
             self.register_buffer("companion_share", torch.zeros(n_channels))
         self.season = Season(schema.calendar if self.base is not None else (), n_channels)
         self.calibration = Calibration(n_channels)
+        self.smoother = Smoother(n_channels)
 
     def prepare(self, training: Iterable[Batch], validation: Sequence[Batch] = ()) -> None:
         """Fit companion and base on the training windows; take the deviation of what the base leaves, out of fold, as the unit."""
@@ -192,6 +195,30 @@ class ResidualModel(CalibratedModel):
             self.companion_share.copy_(choose_companion(error, other, choice.channel, block, len(self.unit)))
             error = torch.lerp(error, other, self.companion_share[choice.channel].to(error))
         self.calibration.fit_width(error / choice.std, choice.channel, choice.lead)
+
+    def calibrate(self, validation: Iterable[Batch]) -> None:
+        """Choose on validation, fit the intervals there, and then what is said of values inside a history."""
+        batches = list(validation)
+        super().calibrate(batches)
+        self.smoother.fit(self.raw, self.season.adjust, batches)
+
+    def smooth(self, batch: Batch) -> Distribution:
+        """Give every target `(B, M)` of a batch whose queries lie among its tokens.
+
+        Raises:
+            InputError: validation had too few values to learn it from.
+        """
+        if not self.smoother.is_fitted:
+            raise InputError(
+                "the model was fitted with too few values in validation to say what lies inside a history; ask for times after the "
+                "origin, or hold out more and fit again."
+            )
+        return self.smoother(batch, self.raw, self.season.adjust)
+
+    def dependence(self, *, is_smoothed: bool = False) -> Copula | None:
+        """Give how what is said of the targets of one series hangs together; None where validation did not tell it."""
+        found = (self.smoother if is_smoothed else self).calibration.copula
+        return found if found.is_fitted else None
 
     def remarks(self) -> list[str]:
         """Say in how many channels the companion forecasts in the network's place."""

@@ -18,7 +18,7 @@ from torch.special import ndtr
 
 from latentode.data.scaling import Scaler
 from latentode.metrics.probabilistic import crps_from_quantiles, crps_normal
-from latentode.metrics.quantiles import cumulative, quantile
+from latentode.metrics.quantiles import at_score, cumulative, quantile
 from latentode.models.conformal import Calibrated
 
 # In standard normal deviations; a level further out than 5 is 1 in float32.
@@ -87,6 +87,10 @@ class Mapped(Distribution):
     def icdf(self, value: Tensor) -> Tensor:
         """Give the quantile of one level, 0-d."""
         return self.forward(quantile(self.base, float(value)))
+
+    def at_score(self, score: Tensor) -> Tensor:
+        """Give the quantiles of normal scores `(..., *batch_shape)`, float64."""
+        return self.forward(at_score(self.base, score))
 
     def cdf(self, value: Tensor) -> Tensor:
         """Give the probability of a value at or below `value`."""

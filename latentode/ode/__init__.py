@@ -1,6 +1,7 @@
 """The engine: initial value problems of batches, each sample on its own clock, differentiable. Tensors in, tensors out."""
 
 from .backsolve import Backsolve, DriftWarning
+from .blocks import EquilibriumBlock, ODEBlock
 from .checkpointed import Checkpointed
 from .control import FixedStep, PIDController
 from .divergence import FlowField, divergence, rademacher_like
@@ -23,9 +24,11 @@ __all__ = [
     "ButcherTableau",
     "Checkpointed",
     "DriftWarning",
+    "EquilibriumBlock",
     "Event",
     "FixedStep",
     "FlowField",
+    "ODEBlock",
     "Occurrences",
     "PIDController",
     "Reversible",

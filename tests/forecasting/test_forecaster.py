@@ -250,7 +250,6 @@ def test_a_channel_without_training_values_is_left_out_and_said(frame):
         ({"at": [99.0], "every": 1.0}, InputError, "found at and every"),
         ({"at": [99.0], "horizon": 2.0}, InputError, "goes with every"),
         ({"at": [-5.0]}, DataError, "before the first observation of series 's0'"),
-        ({"at": [5.0]}, DataError, "at or before the forecast origin of series 's0'"),
         ({"every": 5.0, "horizon": 2.0}, InputError, "longer than the horizon"),
         ({"every": -1.0}, InputError, "positive"),
         ({"every": 1.0, "horizon": -2.0}, InputError, "positive"),

@@ -26,14 +26,17 @@ def add_options(parser: Parser) -> None:
     """Add the options."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder of `latentode fit`")
     parser.add_argument("--history", required=True, help="table with what was observed so far")
-    parser.add_argument("--at", help="times, comma-separated, for every series")
+    parser.add_argument(
+        "--at",
+        help="times, comma-separated, for every series; at or before its origin: what was in between, marked smoothed",
+    )
     parser.add_argument("--every", help='step from the origin: a duration such as "6h", or a number')
     parser.add_argument("--horizon", help="how far --every goes (left out: the horizon of the fit)")
     parser.add_argument("--queries", help="table with series_id, time and the known columns of every wanted forecast")
     parser.add_argument("--origin", help="forecast every series from this time; later rows are not read")
     parser.add_argument("--quantiles", help="levels, comma-separated (0.025,0.05,0.1,...,0.95,0.975)")
     parser.add_argument("--layout", default="long", choices=("long", "wide"), help="of the output (%(default)s)")
-    parser.add_argument("--samples", type=int, help="draws per forecast, written to OUT.samples.parquet")
+    parser.add_argument("--samples", type=int, help="whole trajectories to draw, written to OUT.samples.parquet")
     parser.add_argument("--out", required=True, help="CSV to write, or Parquet by its suffix")
     parser.add_argument("--plot", help="picture to write: .png, .pdf or .svg")
     add_device(parser)
@@ -63,7 +66,14 @@ def run(options: argparse.Namespace) -> int:
     if options.samples is not None:
         samples = Path(f"{options.out}.samples.parquet")
         write_frame(samples, forecast.sample(options.samples, seed=fitted.seed))
-        print(f"{samples}: {options.samples} draws per forecast")
+        whole = (
+            f"{options.samples} trajectories per series"
+            if forecast.has_trajectories
+            else (
+                f"{options.samples} draws per forecast, every value for itself: validation held too few to tell how they hang together"
+            )
+        )
+        print(f"{samples}: {whole}")
     if options.plot:
         from latentode.plots import save_figure
 

@@ -4,6 +4,18 @@ from .affine import about, affine
 from .anchored_mixture import AnchoredMixture
 from .pool import pool, pool_family
 from .quantile_function import QuantileFunction
+from .scalar_flow import Rows, ScalarField, ScalarFlow
 from .student_t import FiniteStudentT
 
-__all__ = ["AnchoredMixture", "FiniteStudentT", "QuantileFunction", "about", "affine", "pool", "pool_family"]
+__all__ = [
+    "AnchoredMixture",
+    "FiniteStudentT",
+    "QuantileFunction",
+    "Rows",
+    "ScalarField",
+    "ScalarFlow",
+    "about",
+    "affine",
+    "pool",
+    "pool_family",
+]

@@ -12,6 +12,7 @@ from latentode.errors import InputError
 
 from .anchored_mixture import AnchoredMixture
 from .quantile_function import QuantileFunction
+from .scalar_flow import ScalarFlow
 
 
 @singledispatch
@@ -59,6 +60,11 @@ def _quantile_function(distribution: QuantileFunction, shift: Tensor, scale: Ten
     return QuantileFunction(distribution.levels, shift + scale * distribution.loc, gaps, tails)
 
 
+@affine.register
+def _scalar_flow(distribution: ScalarFlow, shift: Tensor, scale: Tensor) -> ScalarFlow:
+    return distribution.moved(shift + scale * distribution.loc, scale * distribution.scale)
+
+
 @singledispatch
 def about(distribution: Distribution, mean: Tensor, factor: Tensor | None = None) -> Distribution:
     """Give the distribution with another mean, its deviations from it times a factor; what is anchored stays where it is.
@@ -95,6 +101,11 @@ def _quantile_function_about(
 @about.register
 def _anchored_about(distribution: AnchoredMixture, mean: Tensor, factor: Tensor | None = None) -> AnchoredMixture:
     return distribution.about(mean, factor)
+
+
+@about.register
+def _scalar_flow_about(distribution: ScalarFlow, mean: Tensor, factor: Tensor | None = None) -> ScalarFlow:
+    return distribution.moved(mean, _times(distribution.scale, factor))
 
 
 def _times(x: Tensor, factor: Tensor | None) -> Tensor:

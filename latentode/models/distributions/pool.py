@@ -14,6 +14,7 @@ from latentode.errors import InputError
 
 from .anchored_mixture import AnchoredMixture
 from .quantile_function import QuantileFunction
+from .scalar_flow import ScalarFlow, stack
 
 
 def pool(members: Sequence[Distribution]) -> Distribution:
@@ -71,6 +72,13 @@ def _mixture(first: MixtureSameFamily, members: Sequence[MixtureSameFamily]) -> 
         Normal(*_join(parts, "loc", "scale"), validate_args=False),
         validate_args=False,
     )
+
+
+@pool_family.register
+def _scalar_flow(first: ScalarFlow, members: Sequence[ScalarFlow]) -> MixtureSameFamily:
+    # A mean of quantile functions would be inverted by search; a mixture keeps every density as it is, but joins no values.
+    alike = torch.zeros(*first.batch_shape, len(members), dtype=first.loc.dtype, device=first.loc.device)
+    return MixtureSameFamily(Categorical(logits=alike, validate_args=False), stack(members), validate_args=False)
 
 
 @pool_family.register

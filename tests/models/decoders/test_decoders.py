@@ -16,6 +16,7 @@ from latentode.data.tables import read_table
 from latentode.errors import InputError
 from latentode.metrics import METRICS, cumulative, quantile
 from latentode.models import (
+    FlowDecoder,
     Frame,
     GaussianDecoder,
     LatentODE,
@@ -30,6 +31,7 @@ from tests.data.tables import make_frame
 from tests.models.conftest import perturb, prepare
 
 DECODERS = {
+    "flow": FlowDecoder,
     "gaussian": GaussianDecoder,
     "student t": StudentTDecoder,
     "mixture": MixtureDecoder,
@@ -344,3 +346,97 @@ def test_levels_that_are_none_are_refused(levels):
 def test_a_mixture_of_nothing_is_refused(settings):
     with pytest.raises(InputError, match="n_components"):
         MixtureDecoder(**settings)
+
+
+def paired(n=200, seed=0):
+    """Two channels at every time: the first has two peaks, the second follows its sign but for noise; the third is another normal."""
+    g = torch.Generator().manual_seed(seed)
+    sign = torch.randint(0, 2, (n,), generator=g) * 2.0 - 1
+    noise = torch.randn(n, 3, generator=g)
+    return torch.stack([sign + 0.25 * noise[:, 0], 0.8 * sign + 0.6 * noise[:, 1], noise[:, 2]], 1)
+
+
+def test_a_flow_learns_peaks_that_a_gaussian_cannot_and_which_channels_go_together(rounded):
+    value = paired()
+    n = len(value)
+    names = (
+        "origin",
+        "series",
+        "token_time",
+        "token_value",
+        "token_channel",
+        "token_observed",
+        "query_time",
+        "query_observed",
+    )
+    first = {
+        name: getattr(rounded.batch, name)[:1].expand(n, *[-1] * (getattr(rounded.batch, name).ndim - 1))
+        for name in names
+    }
+    batch = replace(
+        rounded.batch,
+        **first,
+        target_row=torch.zeros(n, 3, dtype=torch.int64),
+        target_channel=torch.arange(3).expand(n, -1),
+        target_value=value,
+        target_observed=torch.ones(n, 3, dtype=torch.bool),
+        token_known=None,
+        known=None,
+        statics=None,
+        statics_observed=None,
+        categories=None,
+    )
+    z, context = torch.zeros(n, 3, LATENT), torch.eye(3, CONTEXT).expand(n, -1, -1)
+    frame = Frame(torch.zeros(n, 3), torch.ones(n, 3))
+
+    def learned(name, **settings):
+        decoder = build(name, rounded, hidden_size=16, **settings)
+        optimiser = torch.optim.Adam(decoder.parameters(), lr=5e-2)
+        for _ in range(70):
+            loss = decoder.score(decoder(z, batch, context, frame), value, 1.0).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        with torch.no_grad():
+            return decoder(z, batch, context, frame)
+
+    gaussian, flow = learned("gaussian"), learned("flow")
+    gain = (flow.log_prob(value) - gaussian.log_prob(value)).mean(0)
+    assert gain[0] > 0.3
+    assert gain[1:].min() > -0.02
+    # What all three say together is more than what each says alone, by what the first two have in common.
+    assert float((flow.joint_log_prob(value)[:, 0] - flow.log_prob(value).sum(1)).mean()) > 0.2
+    rho = flow.rows.loading[0]
+    assert float(rho[0] @ rho[1]) > 0.5
+    assert abs(float(rho[0] @ rho[2])) < 0.15
+
+
+def test_a_flow_joins_the_targets_of_one_query_time_and_padding_is_in_no_row(rounded):
+    batch = rounded.batch
+    found = decode(perturb(build("flow", rounded)), rounded)
+    assert torch.equal(found.rows.row, batch.target_row)
+    joint = found.joint_log_prob(batch.target_value)
+    own = found.log_prob(batch.target_value)
+    for b in range(3):
+        for row in range(batch.query_time.shape[1]):
+            inside = batch.target_observed[b] & (batch.target_row[b] == row)
+            if int(inside.sum()) == 1:
+                assert torch.allclose(joint[b, row], own[b][inside][0], atol=1e-4)
+            if not bool(inside.any()):
+                assert joint[b, row] == 0
+    # The score of all targets adds up to the joint density of all rows.
+    decoder = build("flow", rounded)
+    total = decoder.log_likelihood(found, batch.target_value)[batch.target_observed].sum()
+    assert torch.allclose(total, joint.sum(), rtol=1e-4)
+
+
+def test_a_flow_without_factors_joins_nothing(rounded):
+    found = decode(perturb(build("flow", rounded, n_factors=0)), rounded)
+    assert found.rows is None
+    assert found.sample((4,)).shape == (4, *rounded.batch.target_row.shape)
+
+
+@pytest.mark.parametrize("settings", [{"n_units": 0}, {"n_factors": -1}])
+def test_a_flow_of_nothing_is_refused(settings):
+    with pytest.raises(InputError, match="n_units"):
+        FlowDecoder(**settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.distributions import Normal
 
-from latentode.models.distributions import AnchoredMixture, FiniteStudentT, QuantileFunction
+from latentode.models.distributions import AnchoredMixture, FiniteStudentT, QuantileFunction, ScalarField, ScalarFlow
 
 SHAPE = (3, 2)
 
@@ -40,9 +40,17 @@ def normal(seed=0):
     return Normal(torch.randn(SHAPE, generator=g, dtype=torch.float64), uniform(g, *SHAPE))
 
 
+def scalar_flow(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    loc = torch.randn(SHAPE, generator=g, dtype=torch.float64)
+    bend, sharpness, place = uniform(g, *SHAPE, 3, low=-1), uniform(g, *SHAPE, 3), uniform(g, *SHAPE, 3, low=-1.5)
+    return ScalarFlow(loc, uniform(g, *SHAPE), ScalarField(bend, sharpness, place))
+
+
 FAMILIES = {
     "normal": normal,
     "student t": student_t,
     "anchored mixture": anchored_mixture,
     "quantile function": quantile_function,
+    "scalar flow": scalar_flow,
 }
