@@ -34,7 +34,17 @@ from latentode.forecasting.benchmark import MIB, peak_memory
 from latentode.forecasting.forecast import QUANTILES
 from latentode.forecasting.predict import MAX_QUERIES_CPU, chunks
 from latentode.metrics.quantiles import quantile
-from latentode.models import AttentionEncoder, GaussianDecoder, LatentODE, LinearField, MixtureDecoder, MLPField
+from latentode.models import (
+    AttentionEncoder,
+    AugmentedField,
+    GaussianDecoder,
+    LatentODE,
+    LinearField,
+    MixtureDecoder,
+    MLPField,
+    NeuralFlow,
+    SecondOrderField,
+)
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
@@ -63,6 +73,10 @@ MODELS: dict[str, Callable[[], LatentODE]] = {
     "rk4": lambda: LatentODE(dynamics=MLPField(method="rk4", step_size=0.5)),
     "linear": lambda: LatentODE(dynamics=LinearField()),
     "linear, narrow": lambda: LatentODE(encoder=AttentionEncoder(32, n_layers=1), dynamics=LinearField()),
+    "neural flow": lambda: LatentODE(dynamics=NeuralFlow()),
+    "augmented": lambda: LatentODE(dynamics=AugmentedField()),
+    "second order": lambda: LatentODE(dynamics=SecondOrderField()),
+    "regularised": lambda: LatentODE(dynamics=MLPField(kinetic_energy=0.01, jacobian_norm=0.01)),
     "gaussian": lambda: LatentODE(decoder=GaussianDecoder()),
     "mixture": lambda: LatentODE(decoder=MixtureDecoder()),
     "shared state": lambda: LatentODE(encoder=AttentionEncoder(states="series")),
