@@ -41,6 +41,7 @@ from latentode.models import (
     GaussianDecoder,
     GRUEncoder,
     GRUODEBayes,
+    AugmentedField,
     LatentODE,
     LinearField,
     MixtureDecoder,
@@ -50,6 +51,8 @@ from latentode.models import (
 )
 from latentode.models.recipe import Recipe
 from latentode.models.residual import ResidualModel
+    NeuralFlow,
+    SecondOrderField,
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
@@ -85,6 +88,10 @@ MODELS: dict[str, Callable[[], ResidualModel]] = {
     "rk4": lambda: LatentODE(dynamics=MLPField(method="rk4", step_size=0.5)),
     "linear": lambda: LatentODE(dynamics=LinearField()),
     "linear, narrow": lambda: LatentODE(encoder=AttentionEncoder(32, n_layers=1), dynamics=LinearField()),
+    "neural flow": lambda: LatentODE(dynamics=NeuralFlow()),
+    "augmented": lambda: LatentODE(dynamics=AugmentedField()),
+    "second order": lambda: LatentODE(dynamics=SecondOrderField()),
+    "regularised": lambda: LatentODE(dynamics=MLPField(kinetic_energy=0.01, jacobian_norm=0.01)),
     "gaussian": lambda: LatentODE(decoder=GaussianDecoder()),
     "mixture": lambda: LatentODE(decoder=MixtureDecoder()),
     "flow": lambda: LatentODE(decoder=FlowDecoder()),

@@ -60,6 +60,7 @@ PARTS = {
         "encoder": lambda: AttentionEncoder(states="series"),
         "dynamics": lambda: MechanisticField(LotkaVolterra(), hidden_size=8),
     },
+    "paying": {"dynamics": lambda: MLPField(kinetic_energy=0.1, jacobian_norm=0.1)},
     "augmented": {"dynamics": lambda: AugmentedField(4, learned_start=True)},
     "second order": {"dynamics": SecondOrderField},
     "resnet flow": {"dynamics": NeuralFlow},
