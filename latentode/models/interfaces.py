@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from latentode.data.batch import Batch
+from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.distributions import about
 from latentode.models.objectives import beta_square
-
 
 STEP = 0.01  # horizons, of the difference quotient that tells how fast a state moves
 
@@ -84,9 +84,20 @@ class Part(nn.Module, ABC):
         """Give the constructor's arguments as they were passed."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
+    def see_scaling(self, scaler: Scaler) -> None:
+        """Hear, once after `setup` and before anything is fitted, how values and times were scaled.
+
+        Whom it concerns keeps it in buffers, and so in the run.
+        """
+
 
 class Encoder(Part):
-    """Reads a history into a posterior over the state at the origin."""
+    """Reads a history into a posterior over the state at the origin, or before what it has read of the history."""
+
+    @property
+    def reads_backward(self) -> bool:
+        """Whether the state stands at the oldest stamp read, so that the history lies on its way (`Posterior.t0`)."""
+        return False
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
@@ -142,6 +153,13 @@ class Dynamics(Part):
         t_BQ, place_T = pad(sample_T, t_T, len(z0_BD))
         z_BQD = self(z0_BD, t0_B, t_BQ, context_BE)
         return z_BQD.flatten(0, 1).index_select(0, place_T)
+
+    def paths(self) -> Iterator[int]:
+        """Go through the paths that a forecast is made of: what is carried while one is in hand belongs to it.
+
+        A certain path is one; of a stochastic equation a forecast takes several, and `distributions.mix` makes them one.
+        """
+        yield 0
 
     def velocity(self, z_BD: Tensor, context_BE: Tensor) -> Tensor:
         """Give how fast states move, `(B, D)` per horizon, at the origin.

@@ -11,11 +11,13 @@ from .runge_kutta import ButcherTableau
 from .solve import ADJOINTS, SOLVERS, Solution, solve
 from .status import STATUS
 from .steady_state import STEADY_STATUS, SteadyState, steady_state
+from .stochastic import SCHEMES, Noise, StochasticPath, solve_sde
 from .tableaus import TABLEAUS
 from .torchdiffeq import odeint, odeint_adjoint, odeint_event
 
 __all__ = [
     "ADJOINTS",
+    "SCHEMES",
     "SOLVERS",
     "STATUS",
     "STEADY_STATUS",
@@ -28,17 +30,20 @@ __all__ = [
     "Event",
     "FixedStep",
     "FlowField",
+    "Noise",
     "ODEBlock",
     "Occurrences",
     "PIDController",
     "Reversible",
     "Solution",
     "SteadyState",
+    "StochasticPath",
     "divergence",
     "odeint",
     "odeint_adjoint",
     "odeint_event",
     "rademacher_like",
     "solve",
+    "solve_sde",
     "steady_state",
 ]

@@ -19,13 +19,19 @@ from latentode.models import (
     AttentionEncoder,
     AugmentedField,
     Blend,
+    CDEEncoder,
     ConstantState,
     FlowDecoder,
     GaussianDecoder,
+    GRUEncoder,
     LatentODE,
+    LatentSDE,
     LinearField,
+    LotkaVolterra,
+    MechanisticField,
     MixtureDecoder,
     MLPField,
+    MultipleShooting,
     NeuralFlow,
     ODERNNEncoder,
     QuantileDecoder,
@@ -33,10 +39,11 @@ from latentode.models import (
     StudentTDecoder,
 )
 from latentode.models.baselines.linear import base_features
+from latentode.models.smoothing import hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare, whole_loss
 
-ENCODERS = [AttentionEncoder, ODERNNEncoder]
+ENCODERS = [AttentionEncoder, CDEEncoder, GRUEncoder, ODERNNEncoder]
 PARTS = {
     "adaptive": {"dynamics": MLPField},
     "fixed": {"dynamics": lambda: MLPField(method="rk4", step_size=0.5)},
@@ -44,6 +51,15 @@ PARTS = {
     "linear": {"dynamics": LinearField},
     "modulated": {"dynamics": lambda: LinearField(modulated=True)},
     "dense": {"dynamics": lambda: LinearField("dense")},
+    "sde": {"dynamics": LatentSDE},
+    "sde heun": {"dynamics": lambda: LatentSDE(method="heun", step_size=0.25, n_paths=2)},
+    "sde in closed form": {"dynamics": lambda: LatentSDE(is_simulated=False)},
+    "shooting": {"dynamics": lambda: MultipleShooting(MLPField(), 3)},
+    "sde in segments": {"dynamics": lambda: MultipleShooting(LatentSDE(), 2)},
+    "mechanistic": {
+        "encoder": lambda: AttentionEncoder(states="series"),
+        "dynamics": lambda: MechanisticField(LotkaVolterra(), hidden_size=8),
+    },
     "paying": {"dynamics": lambda: MLPField(kinetic_energy=0.1, jacobian_norm=0.1)},
     "augmented": {"dynamics": lambda: AugmentedField(4, learned_start=True)},
     "second order": {"dynamics": SecondOrderField},
@@ -60,6 +76,10 @@ PARTS = {
     "mixture": {"decoder": MixtureDecoder},
     "two members": {"n_members": 2},
     "odernn": {"encoder": ODERNNEncoder},
+    "cde": {"encoder": CDEEncoder},
+    "backward": {"encoder": lambda: ODERNNEncoder(direction="backward")},
+    "gru": {"encoder": GRUEncoder},
+    "fixed deviation": {"decoder": lambda: GaussianDecoder(reads_summary=False, std=0.5)},
 }
 
 
@@ -290,3 +310,16 @@ def test_a_seeded_run_gives_its_golden_numbers(prepared):
         losses.append(float(loss.detach()))
     path = Path(__file__).parent.parent / "golden" / "latent_ode.json"
     assert losses == pytest.approx(json.loads(path.read_text())["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_what_lies_inside_a_history_is_told_for_every_row_alone(prepared, parts):
+    model = perturb(make_of(prepared, parts))
+    model.calibrate([prepared.validation])
+    batch = hide([prepared.validation])[0]
+    said = model.smooth(batch)
+    for b in (0, len(batch) - 1):
+        seen = batch.target_observed[b]
+        alone = model.smooth(batch.take(torch.tensor([b])))
+        assert alone.mean[0][seen].isfinite().all()
+        assert torch.allclose(alone.mean[0][seen], said.mean[b][seen], atol=2e-3)

@@ -2,7 +2,7 @@
 
 from .affine import about, affine
 from .anchored_mixture import AnchoredMixture
-from .pool import pool, pool_family
+from .pool import mix, pool, pool_family
 from .quantile_function import QuantileFunction
 from .scalar_flow import Rows, ScalarField, ScalarFlow
 from .student_t import FiniteStudentT
@@ -16,6 +16,7 @@ __all__ = [
     "ScalarFlow",
     "about",
     "affine",
+    "mix",
     "pool",
     "pool_family",
 ]

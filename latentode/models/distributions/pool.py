@@ -12,6 +12,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 
 from latentode.errors import InputError
 
+from .affine import about
 from .anchored_mixture import AnchoredMixture
 from .quantile_function import QuantileFunction
 from .scalar_flow import ScalarFlow, stack
@@ -27,6 +28,23 @@ def pool(members: Sequence[Distribution]) -> Distribution:
         InputError: the family is another one. An own family is entered by `pool_family.register`.
     """
     return members[0] if len(members) == 1 else pool_family(members[0], members)
+
+
+def mix(members: Sequence[Distribution]) -> Distribution:
+    """Give one distribution, of the same family, of a value that follows any of several with equal chance.
+
+    Where members are opinions (`pool`), what they differ by is left out of the width; here it is a part of it. Mean and variance are those
+    of the mixture (law of total variance), the shape is that of the pool: mixtures keep all parts, others are stretched about the mean.
+
+    Raises:
+        InputError: as in `pool`.
+    """
+    if len(members) == 1:
+        return members[0]
+    pooled = pool(members)
+    within = torch.stack([member.variance for member in members]).mean(0)
+    between = torch.stack([member.mean for member in members]).var(0, unbiased=False)
+    return about(pooled, pooled.mean, ((within + between) / pooled.variance).sqrt())
 
 
 @singledispatch

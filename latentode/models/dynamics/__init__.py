@@ -4,7 +4,20 @@ from .augmented import AugmentedField
 from .constant import ConstantState
 from .flow import NeuralFlow
 from .linear import LinearField
+from .mechanistic import MechanisticField
 from .mlp import MLPField
+from .sde import LatentSDE
 from .second_order import SecondOrderField
+from .shooting import MultipleShooting
 
-__all__ = ["AugmentedField", "ConstantState", "LinearField", "MLPField", "NeuralFlow", "SecondOrderField"]
+__all__ = [
+    "AugmentedField",
+    "ConstantState",
+    "LatentSDE",
+    "LinearField",
+    "MLPField",
+    "MultipleShooting",
+    "MechanisticField",
+    "NeuralFlow",
+    "SecondOrderField",
+]

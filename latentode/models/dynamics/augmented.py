@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,10 @@ class AugmentedField(Dynamics):
     def at_progress(self, fraction: float) -> None:
         """Tell the dynamics within."""
         self.dynamics.at_progress(fraction)
+
+    def paths(self) -> Iterator[int]:
+        """Go through the paths of the dynamics within."""
+        return self.dynamics.paths()
 
     def forward(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor) -> Tensor:
         """Give the states `(B, Q, D)`, without what is beside them."""

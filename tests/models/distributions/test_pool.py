@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Gamma, MixtureSameFamily, Normal
 
 from latentode.errors import InputError
 from latentode.metrics.quantiles import quantile
-from latentode.models.distributions import AnchoredMixture, FiniteStudentT, QuantileFunction, pool
+from latentode.models.distributions import AnchoredMixture, FiniteStudentT, QuantileFunction, mix, pool
 
 SHAPE = (2, 3)
 
@@ -78,3 +78,15 @@ def test_one_member_is_itself_and_an_unknown_family_is_refused():
     assert pool([single]) is single
     with pytest.raises(InputError, match="Gamma"):
         pool([Gamma(torch.ones(1), torch.ones(1))] * 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_members_differ_by_is_part_of_the_width_of_a_mixture(family):
+    members = [family() for _ in range(4)]
+    mixed = mix(members)
+    means = torch.stack([m.mean for m in members])
+    total = torch.stack([m.variance for m in members]).mean(0) + means.var(0, unbiased=False)
+    assert type(mixed) is type(members[0])
+    assert torch.allclose(mixed.mean, means.mean(0), atol=1e-12)
+    assert torch.allclose(mixed.variance, total, rtol=1e-9)
+    assert mix(members[:1]) is members[0]

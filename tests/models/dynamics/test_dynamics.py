@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentode.models import AugmentedField, ConstantState, LinearField, MLPField, NeuralFlow, SecondOrderField
+from latentode.models import (
+    AugmentedField,
+    ConstantState,
+    LatentSDE,
+    LinearField,
+    MLPField,
+    MultipleShooting,
+    LotkaVolterra,
+    MechanisticField,
+    NeuralFlow,
+    SecondOrderField,
+)
 from latentode.models.interfaces import Dynamics, pad
 from tests.data.tables import make_table
 
@@ -15,8 +26,12 @@ MEMBERS = {
     "linear": LinearField,
     "modulated": lambda: LinearField(modulated=True),
     "dense": lambda: LinearField("dense"),
+    "mechanistic": lambda: MechanisticField(LotkaVolterra(), hidden_size=4, rtol=1e-9, atol=1e-9),
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
+    "sde": LatentSDE,
+    "sde, not simulated": lambda: LatentSDE(is_simulated=False),
+    "shooting": lambda: MultipleShooting(MLPField(method="rk4", step_size=0.25)),
     "augmented": lambda: AugmentedField(3, dynamics=MLPField(rtol=1e-9, atol=1e-9)),
     "learned start": lambda: AugmentedField(3, dynamics=LinearField(), learned_start=True),
     "second order": lambda: SecondOrderField(rtol=1e-9, atol=1e-9),
@@ -24,7 +39,7 @@ MEMBERS = {
     "gru": lambda: NeuralFlow("gru"),
     "coupling": lambda: NeuralFlow("coupling"),
 }
-SOLVED = ("mlp", "augmented", "second order")  # adaptively, so that other queries may take other steps
+SOLVED = ("mlp", "mechanistic", "augmented", "second order")  # adaptively, so that other queries may take other steps
 
 
 def ask():
@@ -41,6 +56,8 @@ def test_single_states_are_those_of_padded_rows(name, start):
     torch.manual_seed(0)
     field = MEMBERS[name]()
     field.setup(make_table().schema, D, E)
+    field = field.double().eval()
+    single = field.carry(*ask())
     field = field.double()
     t0 = start * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
     single = field.carry_from(t0, *ask())
