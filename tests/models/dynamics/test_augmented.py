@@ -26,12 +26,12 @@ def ask(size=D):
     return z0, torch.zeros(B, dtype=torch.float64), t, context
 
 
-def learn_to_exchange(dynamics, n_steps=100):
+def learn_to_exchange(dynamics, n_steps=60):
     """Train to bring -1 to 1 and 1 to -1 by time 1; give where they end, and where a state between them does."""
     field = make(dynamics, 1)
     context = torch.zeros(3, E, dtype=torch.float64)
     z0, t0 = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    optimiser = torch.optim.Adam(field.parameters(), lr=0.03)
+    optimiser = torch.optim.Adam(field.parameters(), lr=0.05)
     for _ in range(n_steps):
         end = field(z0, t0, t0[:, None] + 1, context)[:, 0]
         loss = (end + z0)[[0, 2]].square().mean()

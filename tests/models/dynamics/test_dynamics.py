@@ -61,9 +61,11 @@ def test_single_states_are_those_of_padded_rows(name, start):
     single = field.carry_from(t0, *ask())
     assert single.shape == (7, D)
     of_rows = Dynamics.carry_from(field, t0, *ask())
-    assert torch.allclose(single, of_rows, rtol=0, atol=1e-7 if name in SOLVED else 1e-12)
+    rounding = 1e-7 if name in SOLVED else 1e-12
+    assert torch.allclose(single, of_rows, rtol=0, atol=rounding)
     if start == 0:
-        assert torch.equal(field.carry(*ask()), single)
+        # A member may come there by padded rows or without.
+        assert torch.allclose(field.carry(*ask()), single, rtol=0, atol=rounding)
 
 
 def test_a_constant_state_stays():
