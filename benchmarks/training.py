@@ -34,7 +34,19 @@ from latentode.forecasting.benchmark import MIB, peak_memory
 from latentode.forecasting.forecast import QUANTILES
 from latentode.forecasting.predict import MAX_QUERIES_CPU, chunks
 from latentode.metrics.quantiles import quantile
-from latentode.models import AttentionEncoder, GaussianDecoder, LatentODE, LinearField, MixtureDecoder, MLPField
+from latentode.models import (
+    ODERNN,
+    AttentionEncoder,
+    GaussianDecoder,
+    GRUEncoder,
+    LatentODE,
+    LinearField,
+    MixtureDecoder,
+    MLPField,
+    ODERNNEncoder,
+)
+from latentode.models.recipe import Recipe
+from latentode.models.residual import ResidualModel
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
@@ -58,7 +70,14 @@ class UnionField(MLPField):
         return solution.ys.gather(1, place_BQ[..., None].expand(-1, -1, z0_BD.shape[-1]))
 
 
-MODELS: dict[str, Callable[[], LatentODE]] = {
+def read_network(name: str) -> ResidualModel:
+    """Build the network of a file in `configs/models/`."""
+    model = Recipe.read(str(Path(__file__).parents[1] / "configs" / "models" / f"{name}.yaml")).build()
+    assert isinstance(model, ResidualModel)
+    return model
+
+
+MODELS: dict[str, Callable[[], ResidualModel]] = {
     "default": LatentODE,
     "rk4": lambda: LatentODE(dynamics=MLPField(method="rk4", step_size=0.5)),
     "linear": lambda: LatentODE(dynamics=LinearField()),
@@ -66,11 +85,15 @@ MODELS: dict[str, Callable[[], LatentODE]] = {
     "gaussian": lambda: LatentODE(decoder=GaussianDecoder()),
     "mixture": lambda: LatentODE(decoder=MixtureDecoder()),
     "shared state": lambda: LatentODE(encoder=AttentionEncoder(states="series")),
+    "odernn encoder": lambda: LatentODE(encoder=ODERNNEncoder()),
+    "gru encoder": lambda: LatentODE(encoder=GRUEncoder()),
+    "ode_rnn": ODERNN,
+    "rubanova": lambda: read_network("rubanova"),
     "shared state, union": lambda: LatentODE(encoder=AttentionEncoder(states="series"), dynamics=UnionField()),
 }
 
 
-def make(name: str, module: ForecastingDataModule, batches: list[Batch]) -> tuple[LatentODE, torch.optim.Optimizer]:
+def make(name: str, module: ForecastingDataModule, batches: list[Batch]) -> tuple[ResidualModel, torch.optim.Optimizer]:
     """Set a model up as a fit does."""
     torch.manual_seed(0)
     model = MODELS[name]()

@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from latentode import Forecaster
 from latentode.cli import main
+from latentode.data.datasets import pbcseq
 from tests.data.tables import make_covariate_frame, make_frame
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 COMMANDS = ["demo", "describe", "fit", "validate", "forecast", "evaluate", "backtest", "benchmark"]
 QUICK = [
     "--data.horizon",
@@ -27,6 +30,7 @@ QUICK = [
     "--data.batch_size",
     "16",
 ]
+SHORT = ["--data.horizon", "730", "--trainer.max_epochs", "1", "--data.windows_per_epoch", "128"]
 QUICK += ["--trainer.accelerator", "cpu"]
 
 
@@ -316,6 +320,19 @@ model:
     dynamics = Forecaster.load(run).fitted_.network.dynamics
     assert dynamics.settings() == {"kind": "dense", "modulated": False}
     succeed("forecast", run, "--history", data, "--every", "0.5", "--out", tmp_path / "forecast.csv")
+    assert np.isfinite(pd.read_csv(tmp_path / "forecast.csv")["mean"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quickstart", "rubanova"])
+def test_a_shipped_config_trains_on_the_bundled_data(name, tmp_path):
+    config, run = CONFIGS / f"{name}.yaml", tmp_path / "run"
+    succeed("fit", "--config", config, "--data.path", pbcseq.path(), "--run_dir", run, *SHORT)
+    written = yaml.safe_load((run / "config.yaml").read_text())["model"]["network"]["init_args"]
+    told = yaml.safe_load(config.read_text())["model"]["network"]["init_args"]
+    plain = {key: value for key, value in told.items() if not isinstance(value, dict)}
+    assert {key: written[key] for key in plain} == plain
+    succeed("forecast", run, "--history", pbcseq.path(), "--every", "90", "--out", tmp_path / "forecast.csv")
     assert np.isfinite(pd.read_csv(tmp_path / "forecast.csv")["mean"]).all()
 
 

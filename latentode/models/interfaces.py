@@ -26,7 +26,6 @@ from latentode.errors import InputError
 from latentode.models.distributions import about
 from latentode.models.objectives import beta_square
 
-
 STEP = 0.01  # horizons, of the difference quotient that tells how fast a state moves
 
 
@@ -86,7 +85,12 @@ class Part(nn.Module, ABC):
 
 
 class Encoder(Part):
-    """Reads a history into a posterior over the state at the origin."""
+    """Reads a history into a posterior over the state at the origin, or before what it has read of the history."""
+
+    @property
+    def reads_backward(self) -> bool:
+        """Whether the state stands at the oldest stamp read, so that the history lies on its way (`Posterior.t0`)."""
+        return False
 
     @abstractmethod
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:

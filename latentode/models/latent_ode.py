@@ -14,7 +14,7 @@ from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, LatentStates
-from latentode.models.latent_path import LatentPath
+from latentode.models.latent_path import LatentPath, history_as_targets
 from latentode.models.residual import ResidualModel
 
 OBJECTIVES = ("nll", "elbo")
@@ -31,6 +31,8 @@ class LatentODE(ResidualModel):
         context_size: size of what does not move.
         base, balance, thinning, n_members, has_companion: see `ResidualModel`.
         objective: "nll" (the decoder's own score) or "elbo" (with a posterior draw and its divergence from the prior).
+        reconstructs: whether in training the values of the history are targets as well: the paper's interpolation beside its
+            extrapolation. For an encoder that reads backward, and `base=None`: a base would be told the very values that it forecasts.
         beta: exponent of `objectives.beta_nll`: 1 trains the mean by squared error; 0, with a Gaussian, by the plain likelihood.
         kl_weight: weight of the divergence in the "elbo" objective, and of a stochastic path's in both.
         kl_warmup: share of the planned training over which that weight rises from 0, see `objectives.annealing`; 0: it never is less.
@@ -49,6 +51,7 @@ class LatentODE(ResidualModel):
         context_size: int = 64,
         base: Base = "blend",
         objective: str = "nll",
+        reconstructs: bool = False,
         beta: float = 1.0,
         kl_weight: float = 1e-2,
         kl_warmup: float = 0.0,
@@ -61,6 +64,11 @@ class LatentODE(ResidualModel):
             raise InputError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
         if not 0 <= kl_warmup <= 1:
             raise InputError(f"kl_warmup is {kl_warmup}; give a share of training from 0 to 1.")
+        if reconstructs and (base is not None or encoder is None or not encoder.reads_backward):
+            raise InputError(
+                "reconstructs goes with base=None and an encoder whose state stands before the history, such as "
+                "ODERNNEncoder(direction='backward')."
+            )
         default_decoder = QuantileDecoder if objective == "nll" else GaussianDecoder
         path = LatentPath(
             encoder or AttentionEncoder(),
@@ -84,9 +92,15 @@ class LatentODE(ResidualModel):
         self.latent_size = latent_size
         self.context_size = context_size
         self.objective = objective
+        self.reconstructs = reconstructs
         self.beta = beta
         self.kl_weight = kl_weight
         self.kl_warmup = kl_warmup
+
+    def lesson(self, batch: Batch) -> Batch:
+        """Give what a window teaches, where asked for with the values of its history among the targets."""
+        batch = super().lesson(batch)
+        return history_as_targets(batch) if self.reconstructs else batch
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> LatentStates:

@@ -75,21 +75,26 @@ class LatentPath(Path):
         )
 
     def carry(self, z0: Tensor, posterior: Posterior, batch: Batch) -> Tensor:
-        """Carry states `(B, D)`, or one per channel `(B, C, D)`, from where the posterior has them to the targets, `(B, M, D)`."""
+        """Carry states `(B, D)`, or one per channel `(B, C, D)`, from where the posterior has them to the targets, `(B, M, D)`.
+
+        What is asked for before a state stands is answered with its start.
+        """
         if z0.ndim == 2:
             t0_B = torch.zeros_like(z0[:, 0]) if posterior.t0 is None else posterior.t0
-            z_BQD = self.dynamics(z0, t0_B, batch.query_time, posterior.series_context)
+            t_BQ = torch.maximum(batch.query_time, t0_B[:, None])
+            z_BQD = self.dynamics(z0, t0_B, t_BQ, posterior.series_context)
             return pick(z_BQD, batch.target_row)
         queries = batch.channel_queries()
         z_BMD = z0.new_zeros(batch.target_row.numel(), z0.shape[-1])
         if len(queries.place):
             pair = queries.series * batch.n_channels + queries.channel
             z0_PD, context_PE = (x.flatten(0, 1).index_select(0, pair) for x in (z0, posterior.channel_context))
-            what = (z0_PD, context_PE, queries.pair, queries.time)
             if posterior.t0 is None:
-                z_TD = self.dynamics.carry(*what)
+                z_TD = self.dynamics.carry(z0_PD, context_PE, queries.pair, queries.time)
             else:
-                z_TD = self.dynamics.carry_from(posterior.t0.index_select(0, queries.series), *what)
+                t0_P = posterior.t0.index_select(0, queries.series)
+                t_T = torch.maximum(queries.time, t0_P.index_select(0, queries.pair))
+                z_TD = self.dynamics.carry_from(t0_P, z0_PD, context_PE, queries.pair, t_T)
             z_BMD = z_BMD.to(z_TD.dtype).index_copy(0, queries.place, z_TD)
         return z_BMD.view(*batch.target_row.shape, -1)
 
@@ -121,15 +126,17 @@ class LatentPath(Path):
         return loss if penalty is None else loss + penalty.mean()
 
     def _score(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
-        score = self.decoder.score(self(batch, frame), frame.residual(batch.target_value), self.beta)
-        return weighted_mean(score, weight_BM, batch.target_observed) + _per_target(self._divergence(batch), batch)
+        posterior = self.encode(batch)
+        forecast = self.decode(posterior.mean, posterior, batch, frame)
+        score = self.decoder.score(forecast, frame.residual(batch.target_value), self.beta)
+        return weighted_mean(score, weight_BM, _reached(posterior, batch)) + _per_target(self._divergence(batch), batch)
 
     def _negative_bound(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
         """Give the evidence lower bound of one draw, with its sign turned."""
         posterior = self.encode(batch)
         residual = self.decode(posterior.rsample(), posterior, batch, frame)
         density = self.decoder.log_likelihood(residual, frame.residual(batch.target_value)) * weight_BM
-        log_likelihood = torch.where(batch.target_observed, density, 0.0).sum(-1)
+        log_likelihood = torch.where(_reached(posterior, batch), density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
         bound = elbo(log_likelihood, kl, self._annealed * self.kl_weight)
         return _per_target(self._divergence(batch) - bound * len(batch), batch)
@@ -142,6 +149,31 @@ class LatentPath(Path):
             if divergence is None
             else self._annealed * self.kl_weight * divergence.sum()
         )
+
+
+def history_as_targets(batch: Batch) -> Batch:
+    """Give the batch with the values of its history among its targets, before the others."""
+    n_tokens = batch.token_time.shape[1]
+    stands = torch.arange(n_tokens, device=batch.target_row.device).expand_as(batch.token_channel)
+    # Ascending still: padded tokens have the time of the origin.
+    return replace(
+        batch,
+        query_time=torch.cat([batch.token_time, batch.query_time], 1),
+        query_observed=torch.cat([batch.token_observed, batch.query_observed], 1),
+        known=torch.cat([batch.token_known, batch.known], 1),
+        target_row=torch.cat([stands, batch.target_row + n_tokens], 1),
+        target_channel=torch.cat([batch.token_channel, batch.target_channel], 1),
+        target_value=torch.cat([batch.token_value, batch.target_value], 1),
+        target_observed=torch.cat([batch.token_observed, batch.target_observed], 1),
+        target_error_units=None,
+    )
+
+
+def _reached(posterior: Posterior, batch: Batch) -> Tensor:
+    """Say which targets `(B, M)` are known and do not lie before the state stands: those do of stamps that no encoder has read."""
+    if posterior.t0 is None:
+        return batch.target_observed
+    return batch.target_observed & (batch.lead_time() >= posterior.t0[:, None])
 
 
 def _per_target(total: Tensor, batch: Batch) -> Tensor:

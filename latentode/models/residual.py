@@ -271,12 +271,15 @@ class ResidualModel(CalibratedModel):
         channel = reading.batch.target_channel
         return Frame((reading.features * self.base_weight[channel]).sum(-1), self.unit[channel])
 
+    def lesson(self, batch: Batch) -> Batch:
+        """Give what a window teaches: the window, in training with some of its history hidden."""
+        return thin(batch, self.thinning if self.training else 0.0, self.n_targets < MIN_THINNED)
+
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
-        thinned = thin(batch, self.thinning if self.training else 0.0, self.n_targets < MIN_THINNED)
-        reading = self.read(thinned, out_of_fold=True)
+        reading = self.read(self.lesson(batch), out_of_fold=True)
         frame = self.frame(reading)
-        weight = self.loss_weight[batch.target_channel]
+        weight = self.loss_weight[reading.batch.target_channel]
         losses = [path.loss(reading.batch, frame, weight) for path in self.paths]
         return torch.stack(losses).mean()
 

@@ -22,6 +22,7 @@ from latentode.models import (
     ConstantState,
     FlowDecoder,
     GaussianDecoder,
+    GRUEncoder,
     LatentODE,
     LatentSDE,
     LinearField,
@@ -38,7 +39,7 @@ from latentode.models.baselines.linear import base_features
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare, whole_loss
 
-ENCODERS = [AttentionEncoder, ODERNNEncoder]
+ENCODERS = [AttentionEncoder, GRUEncoder, ODERNNEncoder]
 PARTS = {
     "adaptive": {"dynamics": MLPField},
     "fixed": {"dynamics": lambda: MLPField(method="rk4", step_size=0.5)},
@@ -66,6 +67,9 @@ PARTS = {
     "mixture": {"decoder": MixtureDecoder},
     "two members": {"n_members": 2},
     "odernn": {"encoder": ODERNNEncoder},
+    "backward": {"encoder": lambda: ODERNNEncoder(direction="backward")},
+    "gru": {"encoder": GRUEncoder},
+    "fixed deviation": {"decoder": lambda: GaussianDecoder(reads_summary=False, std=0.5)},
 }
 
 

@@ -11,7 +11,7 @@ import yaml
 from latentode.data.settings import DataSettings
 from latentode.errors import InputError
 from latentode.models import MODELS, AttentionEncoder, LatentODE, LinearField, QuantileDecoder
-from latentode.models.recipe import Recipe
+from latentode.models.recipe import Recipe, _build
 from latentode.models.registry import to_plain
 from latentode.training import FitSettings
 from latentode.training.fitting import write_config
@@ -52,6 +52,11 @@ def test_a_shipped_variant_learns(prepared, path):
     assert whole_loss(model, prepared.batch) < before
     model.eval().calibrate([prepared.validation])
     assert torch.isfinite(model(prepared.batch).mean).all()
+
+
+def test_the_papers_latent_ode_is_the_same_network_in_both_of_its_files():
+    whole = yaml.safe_load((FOLDER.parent / "rubanova.yaml").read_text())["model"]["network"]
+    assert to_plain(_build(whole, "the model")) == Recipe.read(str(FOLDER / "rubanova.yaml")).plain
 
 
 def test_a_file_gives_the_model_that_it_says(tmp_path):

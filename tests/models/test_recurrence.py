@@ -101,12 +101,26 @@ def test_shorter_steps_lead_to_what_scipy_finds_at_the_order_of_the_method(prepa
 
 def test_padding_leaves_the_state_to_the_last_digit():
     torch.manual_seed(0)
-    update = GatedUpdate(3, N_HIDDEN)
+    update = GatedUpdate(3, N_HIDDEN, memory=9)
     hidden, real = torch.randn(2, N_HIDDEN), torch.tensor([[True], [False]])
     (drive,) = update.drives(torch.randn(2, 1, 3), real)
     after = update(drive, hidden)
     assert torch.equal(after[1], hidden[1])
     assert not torch.equal(after[0], hidden[0])
+
+
+def test_an_untrained_unit_still_knows_what_it_read_many_stamps_ago():
+    torch.manual_seed(0)
+    left = {}
+    for memory in (1, 64):
+        update = GatedUpdate(3, 256, memory=memory).double()
+        silent = update.drives(torch.zeros(1, 30, 3).double(), torch.ones(1, 30, dtype=torch.bool))
+        a, b = torch.zeros(1, 256).double(), torch.full((1, 256), 0.5).double()
+        before = (a - b).norm()
+        for drive in silent:
+            a, b = update(drive, a), update(drive, b)
+        left[memory] = float((a - b).norm().detach() / before)
+    assert left[1] < 0.01 < 0.2 < left[64]
 
 
 def test_the_latest_stamps_are_the_last_real_ones(prepared):

@@ -56,7 +56,7 @@ class GRUEncoder(Encoder):
         self.hidden_rate = nn.Linear(n_channels, self.hidden_size)
         nn.init.uniform_(self.hidden_rate.weight, 0.0, 2 / n_channels)
         nn.init.zeros_(self.hidden_rate.bias)
-        self.update = GatedUpdate(2 * n_channels + schema.n_known, self.hidden_size)
+        self.update = GatedUpdate(2 * n_channels + schema.n_known, self.hidden_size, memory=self.max_rows)
         self.head = SeriesHead(schema, self.hidden_size, latent_size, context_size)
 
     def forward(self, batch: Batch) -> Posterior:

@@ -46,6 +46,11 @@ class ODERNNEncoder(Encoder):
         self.max_rows = max_rows
         self.direction = direction
 
+    @property
+    def reads_backward(self) -> bool:
+        """Whether the state stands at the oldest stamp read."""
+        return self.direction == "backward"
+
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
         """Make the layers."""
         self.cell = ODERNNCell(
@@ -62,4 +67,4 @@ class ODERNNEncoder(Encoder):
     def forward(self, batch: Batch) -> Posterior:
         """Encode every history of the batch."""
         hidden_BH, t0_B = self.cell(batch)
-        return self.head(hidden_BH, None if self.direction == "forward" else t0_B)
+        return self.head(hidden_BH, t0_B if self.reads_backward else None)
