@@ -37,16 +37,22 @@ from latentode.metrics.quantiles import quantile
 from latentode.models import (
     ODERNN,
     AttentionEncoder,
+    FlowDecoder,
     GaussianDecoder,
     GRUEncoder,
+    GRUODEBayes,
+    AugmentedField,
     LatentODE,
     LinearField,
     MixtureDecoder,
     MLPField,
+    NeuralCDE,
     ODERNNEncoder,
 )
 from latentode.models.recipe import Recipe
 from latentode.models.residual import ResidualModel
+    NeuralFlow,
+    SecondOrderField,
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule
@@ -82,12 +88,19 @@ MODELS: dict[str, Callable[[], ResidualModel]] = {
     "rk4": lambda: LatentODE(dynamics=MLPField(method="rk4", step_size=0.5)),
     "linear": lambda: LatentODE(dynamics=LinearField()),
     "linear, narrow": lambda: LatentODE(encoder=AttentionEncoder(32, n_layers=1), dynamics=LinearField()),
+    "neural flow": lambda: LatentODE(dynamics=NeuralFlow()),
+    "augmented": lambda: LatentODE(dynamics=AugmentedField()),
+    "second order": lambda: LatentODE(dynamics=SecondOrderField()),
+    "regularised": lambda: LatentODE(dynamics=MLPField(kinetic_energy=0.01, jacobian_norm=0.01)),
     "gaussian": lambda: LatentODE(decoder=GaussianDecoder()),
     "mixture": lambda: LatentODE(decoder=MixtureDecoder()),
+    "flow": lambda: LatentODE(decoder=FlowDecoder()),
     "shared state": lambda: LatentODE(encoder=AttentionEncoder(states="series")),
     "odernn encoder": lambda: LatentODE(encoder=ODERNNEncoder()),
     "gru encoder": lambda: LatentODE(encoder=GRUEncoder()),
     "ode_rnn": ODERNN,
+    "neural_cde": NeuralCDE,
+    "gru_ode_bayes": GRUODEBayes,
     "rubanova": lambda: read_network("rubanova"),
     "shared state, union": lambda: LatentODE(encoder=AttentionEncoder(states="series"), dynamics=UnionField()),
 }

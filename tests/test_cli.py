@@ -85,6 +85,15 @@ def test_describe_shows_and_gives_json(folder):
     assert figures["n_series"] == 4
 
 
+def test_describe_holds_a_table_to_what_its_channels_can_be(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("series_id,time,n,b\na,1,2,50\na,2,0,100\na,3,1,0\n")
+    supports = ["--count_channels", "[n]", "--bounded_channels", "{b: [0, 100]}"]
+    assert "3 rows" in succeed("describe", path, *supports).stdout
+    path.write_text("series_id,time,n,b\na,1,2,50\na,2,0.5,100\n")
+    assert "data.csv:3: channel 'n' holds 0.5, which is no count" in refuse("describe", path, *supports)
+
+
 def test_describe_draws_the_table(folder, tmp_path):
     picture = tmp_path / "overview.png"
     done = succeed("describe", folder / "data.csv", "--json", "--plot", picture)
@@ -113,6 +122,13 @@ def test_forecast_writes_finite_numbers_for_every_series(run, folder, tmp_path):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_parquet(tmp_path / "f.csv.samples.parquet")) == 5 * len(out)
     assert "24 rows" in done.stdout
+
+
+def test_times_inside_the_history_are_marked(run, folder, tmp_path):
+    succeed("forecast", run, "--history", folder / "data.csv", "--at", "6,99", "--out", tmp_path / "f.csv")
+    out = pd.read_csv(tmp_path / "f.csv")
+    assert out.loc[out["time"] == 6, "kind"].unique().tolist() == ["smoothed"]
+    assert out.loc[out["time"] == 99, "kind"].unique().tolist() == ["forecast"]
 
 
 def test_forecast_at_times_by_queries_wide_and_in_parquet(run, folder, tmp_path):

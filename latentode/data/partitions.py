@@ -198,7 +198,8 @@ def _refuse_whole_table_options(settings: DataSettings) -> None:
     Raises:
         InputError: an option asks for it.
     """
-    asked = [name for name in ("static_columns", "known_columns", "log_channels") if getattr(settings, name)]
+    roles = ("static_columns", "known_columns", "log_channels", "count_channels", "bounded_channels")
+    asked = [name for name in roles if getattr(settings, name)]
     asked += ["scaling"] if settings.scaling == "robust" else []
     if asked:
         raise InputError(

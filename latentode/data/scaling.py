@@ -1,10 +1,10 @@
 r"""Scaling of values and times, fitted on training rows only.
 
-A model sees a channel as :math:`(g(x) - l) / s`, where :math:`g` is the logarithm for the log channels and else nothing. "standard" takes
-mean and deviation of the training values of :math:`g` as :math:`l` and :math:`s`; "robust" takes their median and 1.4826 times their
-median absolute deviation (Rousseeuw and Croux 1993, section 1), which outliers cannot move, and limits what is beyond `LIMIT` of it, so
-that no sum of squares is of one value alone. Errors are told in other units, those of `mean` and `std` of the values themselves:
-`latentode.models.units` brings forecasts there.
+A model sees a channel as :math:`(g(x) - l) / s`, where :math:`g` is the link of a channel with a support (`links.py`) and else nothing.
+"standard" takes mean and deviation of the training values of :math:`g` as :math:`l` and :math:`s`; "robust" takes their median and 1.4826
+times their median absolute deviation (Rousseeuw and Croux 1993, section 1), which outliers cannot move, and limits what is beyond `LIMIT`
+of it, so that no sum of squares is of one value alone. Errors are told in other units, those of `mean` and `std` of the values
+themselves: `latentode.models.units` brings forecasts there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from latentode.data.links import Links
 from latentode.data.moments import ChannelMoments
 from latentode.data.schema import blocks
 from latentode.data.tables import Table
@@ -106,12 +107,12 @@ class ChannelMap:
     """How models see the channels where it is not by mean and deviation of the values.
 
     Attributes:
-        is_log: bool `(C,)`; by their logarithm.
-        spread: of the values or their logarithms.
+        links: to the whole line, of channels with a support.
+        spread: of the values behind their links.
         limit: in sizes of the spread; what is beyond is read as if it stood there.
     """
 
-    is_log: np.ndarray
+    links: Links
     spread: Spread
     limit: float = np.inf
 
@@ -179,8 +180,7 @@ class Scaler:
         """Bring values of channels `channel` (same shape) to what models see."""
         if self.channel_map is None:
             return (values - self.mean[channel]) / self.std[channel]
-        values = values.astype(np.float64)
-        values = np.log(values, out=values, where=self.channel_map.is_log[channel])
+        values = self.channel_map.links.take(channel).forward(values)
         spread = self.channel_map.spread
         # A value near 1e308 may be infinitely many median deviations off, which is beyond the limit as well.
         with np.errstate(over="ignore"):
@@ -192,7 +192,7 @@ class Scaler:
         values = values * spread.size[channel] + spread.centre[channel]
         if self.channel_map is None:
             return values
-        return np.exp(values, out=values, where=self.channel_map.is_log[channel])
+        return self.channel_map.links.take(channel).inverse(values)
 
     def error_units(self, values: np.ndarray, channel: np.ndarray) -> np.ndarray:
         """Bring values to training deviations around the training mean: the units in which errors are told."""
@@ -209,7 +209,7 @@ class Scaler:
             "time_scale": self.time_scale,
             "channel_map": None
             if found is None
-            else {"is_log": found.is_log.tolist(), "spread": found.spread.to_dict(), "limit": found.limit},
+            else {**found.links.to_dict(), "spread": found.spread.to_dict(), "limit": found.limit},
             "statics": self.statics.to_dict(),
             "known": self.known.to_dict(),
         }
@@ -226,9 +226,7 @@ class Scaler:
             float(d["time_scale"]),
             None
             if found is None
-            else ChannelMap(
-                np.asarray(found["is_log"], dtype=bool), Spread.from_dict(found["spread"]), float(found["limit"])
-            ),
+            else ChannelMap(Links.from_dict(found), Spread.from_dict(found["spread"]), float(found["limit"])),
             Spread.from_dict(d.get("statics")),
             Spread.from_dict(d.get("known")),
             np.asarray(d.get("is_flat", []), dtype=bool),
@@ -244,14 +242,10 @@ def moments_of_rows(table: Table, is_seen: np.ndarray) -> ChannelMoments:
 
 
 def _fit_map(table: Table, rows: np.ndarray, scaling: str) -> ChannelMap | None:
-    is_log = np.asarray([name in table.schema.log_channels for name in table.schema.channels])
-    if scaling == "standard" and not is_log.any():
+    links = Links.of(table.schema)
+    if scaling == "standard" and links.is_plain.all():
         return None
-    values = table.values[rows]
+    values = links.forward(table.values[rows])
     if scaling == "standard":
-        return ChannelMap(is_log, Spread.standard(_logs(values, is_log)))
-    return ChannelMap(is_log, Spread.robust(_logs(values, is_log)), LIMIT)
-
-
-def _logs(values: np.ndarray, is_log: np.ndarray) -> np.ndarray:
-    return np.log(values, out=values.copy(), where=is_log)
+        return ChannelMap(links, Spread.standard(values))
+    return ChannelMap(links, Spread.robust(values), LIMIT)

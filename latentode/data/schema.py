@@ -31,6 +31,9 @@ class Schema:
         categories: texts of each of `static_categories` that training saw (before a fit: the table), those of most series first.
         known_columns: columns whose values are known in the future too; never forecast, and no channels.
         log_channels: the channels that models see by their logarithm; their values are positive.
+        count_channels: the channels of counts.
+        bounded_channels: the channels between bounds.
+        channel_bounds: lower and upper bound of each of these.
         calendar: what models read of a date, of `settings.PERIODS`, each as sine and cosine; a fit chooses it.
     """
 
@@ -47,6 +50,9 @@ class Schema:
     known_columns: tuple[str, ...] = ()
     log_channels: tuple[str, ...] = ()
     calendar: tuple[str, ...] = ()
+    count_channels: tuple[str, ...] = ()
+    bounded_channels: tuple[str, ...] = ()
+    channel_bounds: tuple[tuple[float, float], ...] = ()
 
     @property
     def n_known(self) -> int:

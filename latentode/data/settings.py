@@ -11,9 +11,10 @@ from typing import Any
 
 from latentode.errors import InputError, did_you_mean
 
-# Settings that are lists of columns; a column has one role, so the last three and `channels` have none in common.
-COLUMN_LISTS = ("channels", "target_channels", "log_channels", "static_columns", "known_columns")
-READING = ("id_column", "time_column", *COLUMN_LISTS, "layout", "duplicates", "time_zone")
+# Settings that are lists of columns; a column has one role, so the last two and `channels` have none in common.
+COLUMN_LISTS = ("channels", "target_channels", "log_channels", "count_channels", "static_columns", "known_columns")
+CHANNEL_LISTS = ("target_channels", "log_channels", "count_channels")  # which are chosen among the channels
+READING = ("id_column", "time_column", *COLUMN_LISTS, "bounded_channels", "layout", "duplicates", "time_zone")
 CHOICES = {
     "layout": ("wide", "long"),
     "duplicates": ("error", "mean", "last"),
@@ -52,6 +53,12 @@ class DataSettings:
     )
     log_channels: list[str] | None = _setting(
         None, "channels of positive values that models see by their logarithm, as [a,b]"
+    )
+    count_channels: list[str] | None = _setting(
+        None, "channels of counts 0, 1, 2, ..., as [a,b]; they are forecast as such"
+    )
+    bounded_channels: dict[str, list[float]] | None = _setting(
+        None, "channels whose values lie between two bounds, as {a: [0, 100]}; forecasts keep to them"
     )
     calendar: list[str] | str = _setting(
         "auto",
@@ -99,7 +106,7 @@ class DataSettings:
             _check_positive(name, getattr(self, name))
         check_column("id_column", self.id_column, may_be_none=True)
         check_column("time_column", self.time_column)
-        check_column_lists({name: getattr(self, name) for name in COLUMN_LISTS})
+        check_column_lists({name: getattr(self, name) for name in COLUMN_LISTS}, self.bounded_channels)
         _check_calendar(self.calendar)
 
     def reading(self) -> dict[str, Any]:
@@ -141,11 +148,12 @@ def _check_positive(name: str, value: Any) -> None:
         raise InputError(f'{name} is {value!r}; give a positive number or a duration such as "7d".')
 
 
-def check_column_lists(lists: Mapping[str, Any]) -> None:
-    """Refuse lists of columns that are none, and a column that stands in two lists of other roles.
+def check_column_lists(lists: Mapping[str, Any], bounded: Any = None) -> None:
+    """Refuse lists of columns that are none, a column that stands in two lists of other roles, and a channel with two supports.
 
     Args:
         lists: by the names in `COLUMN_LISTS`.
+        bounded: channels with their bounds.
 
     Raises:
         InputError: see above.
@@ -153,11 +161,33 @@ def check_column_lists(lists: Mapping[str, Any]) -> None:
     role_of: dict[str, str] = {}
     for name in COLUMN_LISTS:
         check_columns(name, lists[name])
-        # Targets and logarithms are chosen among the channels.
-        role = "channels" if name in ("target_channels", "log_channels") else name
+        role = "channels" if name in CHANNEL_LISTS else name
         for column in lists[name] or ():
             if role_of.setdefault(column, role) != role:
                 raise InputError(f"column '{column}' is named in {role_of[column]} and in {name}; give it one role.")
+
+    _check_bounds(bounded)
+    supports = {"log_channels": lists["log_channels"], "count_channels": lists["count_channels"]}
+    support_of: dict[str, str] = {}
+    for name, columns in {**supports, "bounded_channels": bounded}.items():
+        for column in columns or ():
+            if column in support_of:
+                raise InputError(
+                    f"column '{column}' is named in {support_of[column]} and in {name}; give it one support."
+                )
+            support_of[column] = name
+
+
+def _check_bounds(bounded: Any) -> None:
+    if bounded is None:
+        return
+    if not isinstance(bounded, Mapping) or not bounded:
+        raise InputError(f"bounded_channels is {bounded!r}; give bounds by channel, such as {{saturation: [0, 100]}}.")
+    for name, bounds in bounded.items():
+        are_numbers = isinstance(bounds, Sequence) and not isinstance(bounds, str) and len(bounds) == 2
+        are_numbers = are_numbers and all(isinstance(x, Real) and math.isfinite(x) for x in bounds)
+        if not are_numbers or not bounds[0] < bounds[1]:
+            raise InputError(f"the bounds of '{name}' are {bounds!r}; give two numbers, the lower one first.")
 
 
 def _check_calendar(value: Any) -> None:

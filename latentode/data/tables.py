@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +15,11 @@ from latentode.data.fingerprint import Fingerprint
 from latentode.data.rows import Ids, Rows, arrange, parse_ids, pivot, refuse_long_repeat, repeats
 from latentode.data.schema import Report, Schema, Survey, count, quote_names, validate
 from latentode.data.settings import CHOICES, COLUMN_LISTS, check_choice, check_column, check_column_lists
+from latentode.data.supports import Supports
 from latentode.data.suspicious import note_epoch, note_fillers, note_gaps
 from latentode.data.times import Times, format_times, match_times, parse_times, read_in_zone
 from latentode.data.zones import check_zone, localize
-from latentode.errors import DataError
+from latentode.errors import DataError, InputError
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def read_table(
     channels: Sequence[str] | None = None,
     target_channels: Sequence[str] | None = None,
     log_channels: Sequence[str] | None = None,
+    count_channels: Sequence[str] | None = None,
+    bounded_channels: Mapping[str, Sequence[float]] | None = None,
     static_columns: Sequence[str] | None = None,
     known_columns: Sequence[str] | None = None,
     layout: str = "wide",
@@ -164,6 +167,8 @@ def read_table(
         channels: columns of observed values; left out, every remaining numeric column.
         target_channels: those channels that are forecast; left out, all.
         log_channels: those channels that models see by their logarithm; all of their values are positive.
+        count_channels: those channels whose values are counts, whole numbers from 0 up; they are forecast as such.
+        bounded_channels: those channels whose values lie between a lower and an upper bound, these included.
         static_columns: columns with one value per series, numbers or categories; empty where it is not known.
         known_columns: columns of numbers known in the future too, never empty; in the long layout named in the column `channel`.
         layout: "wide" (a column per channel) or "long" (columns `channel` and `value`).
@@ -180,14 +185,20 @@ def read_table(
     check_choice("duplicates", duplicates, CHOICES["duplicates"])
     check_column("id_column", id_column, may_be_none=True)
     check_column("time_column", time_column)
-    lists = (channels, target_channels, log_channels, static_columns, known_columns)
-    check_column_lists(dict(zip(COLUMN_LISTS, lists, strict=True)))
+    lists = (channels, target_channels, log_channels, count_channels, static_columns, known_columns)
+    check_column_lists(dict(zip(COLUMN_LISTS, lists, strict=True)), bounded_channels)
+    if count_channels and duplicates == "mean":
+        raise InputError(
+            "the mean of two counts need not be one: duplicates is mean and there are count_channels; choose last."
+        )
     text_columns = {"channel"} if layout == "long" else set()
     if schema is not None:
         if time_zone is not None:
             check_zone(time_zone)
         id_column, time_column = schema.id_column or "series_id", schema.time_column
         channels, target_channels, log_channels = schema.channels, schema.target_channels, schema.log_channels
+        count_channels = schema.count_channels
+        bounded_channels = dict(zip(schema.bounded_channels, schema.channel_bounds, strict=True))
         static_columns, known_columns = schema.static_columns, schema.known_columns
         text_columns |= {*schema.static_categories}
     if id_column:
@@ -219,13 +230,14 @@ def read_table(
         times = replace(times, zone=time_zone)
     _check_span(times, cells, columns)
     long = None
+    supports = Supports(log_channels or (), count_channels or (), bounded_channels or {})
     if layout == "wide":
         names, values, notes = read_channels(cells, columns)
-        _check_positive(log_channels, names, lambda i: values[:, i], cells)
+        supports.check(names, lambda i: values[:, i], cells)
         time, at = times.value, cells.at
     else:
         names, channel, value, notes = read_long_channels(cells, columns, may_be_absent=schema is not None)
-        _check_positive(log_channels, names, lambda i: np.where(channel == i, value, np.nan), cells)
+        supports.check(names, lambda i: np.where(channel == i, value, np.nan), cells)
         long = ids, times.value, channel, names
         ids, time, values, first_row = pivot(ids, times.value, channel, value, len(names))
         at = lambda row: cells.at(int(first_row[row]))  # noqa: E731
@@ -245,6 +257,9 @@ def read_table(
         columns.known,
         _among("log", log_channels or (), names, cells.source),
         schema.calendar if schema else (),
+        _among("count", count_channels or (), names, cells.source),
+        bounded := _among("bounded", tuple(supports.bounds), names, cells.source),
+        tuple((float(low), float(high)) for low, high in (supports.bounds[name] for name in bounded)),
     )
 
     def show_time(row: int, time: np.ndarray = time) -> str:
@@ -285,21 +300,6 @@ def _split_known(rows: Rows, n_channels: int) -> tuple[np.ndarray, Rows]:
 def _first(*conditions: np.ndarray) -> int:
     """Give the first row that fulfils all conditions."""
     return int(np.flatnonzero(np.logical_and.reduce(conditions))[0])
-
-
-def _check_positive(
-    log_channels: Sequence[str] | None, names: Sequence[str], values: Callable[[int], np.ndarray], cells: Cells
-) -> None:
-    """Refuse values without a logarithm; `values` gives the column of a channel in the order of the file."""
-    for name in set(log_channels or ()) & set(names):
-        value = values(names.index(name))
-        bad = np.flatnonzero(value <= 0)
-        if len(bad):
-            such = count(len(bad), "such row", "such rows")
-            raise DataError(
-                f"{cells.at(int(bad[0]))}: channel '{name}' holds {value[bad[0]]:g}, which has no logarithm ({such}); "
-                "correct it, empty the cell if nothing was observed, or take the channel out of --data.log_channels (`log_channels`)."
-            )
 
 
 def _note_numbers(times: Times) -> tuple[str, ...]:

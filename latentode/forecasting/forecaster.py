@@ -40,8 +40,9 @@ class Forecaster(BaseEstimator):
 
     Args:
         model: a short name in `latentode.models.MODELS`, a YAML file of a model, or a model that is not set up yet.
-        id_column, time_column, channels, target_channels, static_columns, known_columns, log_channels, layout, duplicates, time_zone: how
-            to read a table that is not read yet; see `DataSettings` for these and the following.
+        id_column, time_column, channels, target_channels, static_columns, known_columns, log_channels, count_channels,
+            bounded_channels, layout, duplicates, time_zone: how to read a table that is not read yet; see `DataSettings` for these
+            and the following.
         calendar: what is read of a date: "auto", "none" or a list of "hour", "weekday" and "season".
         scaling: "standard", or "robust" against outliers.
         horizon, history, max_history: what a window holds.
@@ -75,6 +76,8 @@ class Forecaster(BaseEstimator):
         static_columns: list[str] | None = None,
         known_columns: list[str] | None = None,
         log_channels: list[str] | None = None,
+        count_channels: list[str] | None = None,
+        bounded_channels: dict[str, list[float]] | None = None,
         calendar: list[str] | str = "auto",
         scaling: str = "standard",
         layout: str = "wide",
@@ -107,6 +110,8 @@ class Forecaster(BaseEstimator):
         self.static_columns = static_columns
         self.known_columns = known_columns
         self.log_channels = log_channels
+        self.count_channels = count_channels
+        self.bounded_channels = bounded_channels
         self.calendar = calendar
         self.scaling = scaling
         self.layout = layout
@@ -224,6 +229,14 @@ class Forecaster(BaseEstimator):
             device=self._torch_device(),
         )
 
+    def estimates(self, history: Source | None = None, *, level: float = 0.9) -> pd.DataFrame:
+        """Give the unknown numbers of a fitted equation, with intervals; see `latentode.forecasting.estimates.estimates`."""
+        from latentode.forecasting.estimates import estimates
+
+        fitted = self._get_fitted()
+        table = None if history is None else read_history(fitted, history)
+        return estimates(fitted, table, level=level, device=self._torch_device())
+
     def save(self, path: str | Path) -> Path:
         """Write the run folder.
 
@@ -281,7 +294,7 @@ class Forecaster(BaseEstimator):
 
 def _check_read(table: Table, settings: DataSettings) -> None:
     """Refuse a table that was read before and without the columns that the settings name: they would be passed over in silence."""
-    for name in ("static_columns", "known_columns", "log_channels"):
+    for name in ("static_columns", "known_columns", "log_channels", "count_channels", "bounded_channels"):
         missing = [column for column in getattr(settings, name) or () if column not in getattr(table.schema, name)]
         if missing:
             raise InputError(

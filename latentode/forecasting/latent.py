@@ -15,7 +15,7 @@ from torch import Tensor
 from latentode.data.tables import Table
 from latentode.data.times import format_times
 from latentode.errors import DataError, InputError
-from latentode.forecasting.predict import Ask, Asked, ask_about
+from latentode.forecasting.predict import Ask, ask_about
 from latentode.models.fitted import FittedModel
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Latent:
         from latentode.plots import plot_latent
 
         plane = self.plane(channel, series=series, n_grid=n_grid)
-        names = self.history.series_ids[np.unique(self.series)]
+        names = self.history.series_ids[np.unique(self.series)].tolist()
         title = f"latent state{f' of {self.channels[self._channel(channel)]}' if self.channels else ''}"
         return plot_latent(plane.paths, plane.x, plane.y, plane.field, names=names, share=plane.share, title=title)
 
@@ -154,8 +154,8 @@ def latent(fitted: FittedModel, history: Any, ask: Ask, *, device: torch.device 
     asked, _ = ask_about(fitted, history, ask, device)
     if asked.is_smoothed.any():
         raise DataError(
-            f"{asked.table.source}: {int(asked.is_smoothed.sum())} of the times lie at or before the forecast origin, where the latent path "
-            "begins; ask for later times, or set an earlier origin."
+            f"{asked.table.source}: {int(asked.is_smoothed.sum())} of the times lie at or before the forecast origin, where the latent "
+            "path begins; ask for later times, or set an earlier origin."
         )
     reader = fitted.reader(asked.table)
     positions = reader.target_channels

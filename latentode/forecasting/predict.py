@@ -72,11 +72,19 @@ def read_history(fitted: FittedModel, source: str | Path | pd.DataFrame | Table)
     )
 
 
-ROLES = ("static_numbers", "static_categories", "known_columns", "log_channels")
+ROLES = (
+    "static_numbers",
+    "static_categories",
+    "known_columns",
+    "log_channels",
+    "count_channels",
+    "bounded_channels",
+    "channel_bounds",
+)
 
 
 def check_roles(table: Table, schema: Schema) -> None:
-    """Refuse a table that was read with other static, known or log columns than those of a schema.
+    """Refuse a table that was read with other static or known columns, or other supports of channels, than those of a schema.
 
     Raises:
         DataError: see above; the message names the columns.

@@ -13,21 +13,20 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentode.data.batch import Batch
-from latentode.models.history import pick
 
-N_AROUND = 4  # the last but one before a query, the last, the first after it, the second
+SIDE = 4  # values on either side of a query that are looked at
 SOON = 1e-6  # horizons: where other channels were observed at the very time of a query, the forecast is asked for just after it
 MAX_ROWS = 256  # per forward pass
 
 
 @dataclass(frozen=True)
 class Around:
-    """The values of the same channel next to every target, in the order of `N_AROUND`.
+    """The values of the same channel next to every target, in the order of time: `SIDE` at or before it, `SIDE` behind it.
 
     Attributes:
-        token: position of each in the tokens of its window, int64 `(B, M, 4)`; 0 where there is none.
-        exists: bool `(B, M, 4)`.
-        is_seen: whether the channel was observed at the very time that is asked for, bool `(B, M)`; `token[..., 1]` is then that value.
+        token: position of each in the tokens of its window, int64 `(B, M, 2 SIDE)`; 0 where there is none.
+        exists: bool `(B, M, 2 SIDE)`.
+        is_seen: whether the channel was observed at the very time that is asked for, bool `(B, M)`; that value is then the last before.
     """
 
     token: Tensor
@@ -35,13 +34,13 @@ class Around:
     is_seen: Tensor
 
     def of(self, per_token_BN: Tensor) -> Tensor:
-        """Give a figure of the tokens around every target, `(B, M, 4)`; 0 where there is none."""
+        """Give a figure of the tokens around every target, `(B, M, 2 SIDE)`; 0 where there is none."""
         found = per_token_BN.gather(1, self.token.flatten(1)).view(self.token.shape)
         return torch.where(self.exists, found, 0.0)
 
 
 def look_around(batch: Batch) -> Around:
-    """Find the two values before and the two after every target, by binary search: no memory grows with tokens times targets."""
+    """Find the values before and behind every target, by binary search: no memory grows with tokens times targets."""
     time, asked = batch.token_time.double(), batch.lead_time().double()
     seen = batch.token_observed
     # One ascending list per window: channel after channel, each in a range of its own.
@@ -50,13 +49,13 @@ def look_around(batch: Batch) -> Around:
     channel = torch.where(seen, batch.token_channel, batch.n_channels)
     key, order = (start[channel] + time).sort(dim=1, stable=True)
     wanted = (start[batch.target_channel] + asked).contiguous()
-    place = torch.searchsorted(key, wanted, right=True)[..., None] + torch.arange(-2, 2, device=time.device)
+    place = torch.searchsorted(key, wanted, right=True)[..., None] + torch.arange(-SIDE, SIDE, device=time.device)
     inside = (place >= 0) & (place < key.shape[1])
     token = order.gather(1, place.clamp(0, key.shape[1] - 1).flatten(1)).view(place.shape)
     found = channel.gather(1, token.flatten(1)).view(place.shape)
     exists = inside & (found == batch.target_channel[..., None])
-    at = time.gather(1, token[..., 1])
-    return Around(torch.where(exists, token, 0), exists, exists[..., 1] & (at == asked))
+    at = time.gather(1, token[..., SIDE - 1])
+    return Around(torch.where(exists, token, 0), exists, exists[..., SIDE - 1] & (at == asked))
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class _Stops:
 
     Attributes:
         window, query: of each, int64 `(R,)`.
+        end: how many tokens of its window stand up to the last one that is seen at or before it, int64 `(R,)`; 0: none is.
         place: of each target in the flattened `(B, M)`, int64 `(T,)`.
         stop: to which query each target belongs, ascending, int64 `(T,)`.
         slot: its number among those of its query, int64 `(T,)`.
@@ -90,6 +90,7 @@ class _Stops:
 
     window: Tensor
     query: Tensor
+    end: Tensor
     place: Tensor
     stop: Tensor
     slot: Tensor
@@ -105,7 +106,18 @@ class _Stops:
         place, stop = place[order], stop[order]
         first = torch.searchsorted(stop, torch.arange(len(cell) + 1, device=stop.device))
         slot = torch.arange(len(stop), device=stop.device) - first[stop]
-        return cls(torch.div(cell, n_queries, rounding_mode="floor"), cell % n_queries, place, stop, slot, first)
+        window, query = torch.div(cell, n_queries, rounding_mode="floor"), cell % n_queries
+        return cls(window, query, _ends(batch)[window, query], place, stop, slot, first)
+
+
+def _ends(batch: Batch) -> Tensor:
+    """Give, for every query `(B, Q)`, how many tokens stand up to the last one that is seen at or before it."""
+    seen = batch.token_observed
+    # Hidden tokens lie in between, padding behind: both stand at the last one that is seen.
+    stamp = torch.where(seen, batch.token_time, -torch.inf).cummax(1).values
+    place = torch.where(seen, torch.arange(1, seen.shape[1] + 1, device=seen.device), 0).cummax(1).values
+    n_before = torch.searchsorted(stamp, batch.query_time.contiguous(), right=True)
+    return torch.where(n_before > 0, place.gather(1, (n_before - 1).clamp(min=0)), 0)
 
 
 @torch.no_grad()
@@ -122,25 +134,39 @@ def look_ahead(
         age: how old they may be, in horizons.
         reach: how far a forecast goes, in horizons.
     """
-    stops = _Stops.of(batch)
+    stops, following = _Stops.of(batch), _Following.of(batch, around)
     shape = batch.target_row.shape
     found = torch.zeros(5, shape.numel(), dtype=batch.target_value.dtype, device=batch.target_value.device)
     for begin in range(0, len(stops.window), MAX_ROWS):
         end = min(begin + MAX_ROWS, len(stops.window))
-        part, here = _cut(batch, around, stops, begin, end, n_read, age)
+        part, here = _cut(batch, following, stops, begin, end, n_read, age)
         said = forecast(part)
         has_past = part.token_observed.any(1)
         row, slot = stops.stop[here] - begin, stops.slot[here]
         half = part.target_row.shape[1] // 2
-        is_told = has_past[row] & (part.lead_time()[row, half + slot] <= reach)
-        columns = [figure[row, at + slot] for at in (0, half) for figure in (said.mean, said.stddev)]
-        found[:, stops.place[here]] = torch.stack([*columns, is_told]).to(found.dtype)
+        columns = torch.stack([figure[row, at + slot] for at in (0, half) for figure in (said.mean, said.stddev)])
+        is_told = has_past[row] & (part.lead_time()[row, half + slot] <= reach) & columns.isfinite().all(0)
+        found[:, stops.place[here]] = torch.cat([columns, is_told[None]]).to(found.dtype)
     mean, std, mean_next, std_next, is_told = found.view(5, *shape)
     return Ahead(mean, std, mean_next, std_next, is_told > 0)
 
 
+@dataclass(frozen=True)
+class _Following:
+    """The next value of the channel of each target, in the flattened `(B, M)`: its time, its token, and whether there is one."""
+
+    time: Tensor
+    token: Tensor
+    exists: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, around: Around) -> _Following:
+        token, exists = around.token[..., SIDE], around.exists[..., SIDE]
+        return cls(batch.token_time.gather(1, token).flatten(), token.flatten(), exists.flatten())
+
+
 def _cut(
-    batch: Batch, around: Around, stops: _Stops, begin: int, end: int, n_read: int, age: float
+    batch: Batch, following: _Following, stops: _Stops, begin: int, end: int, n_read: int, age: float
 ) -> tuple[Batch, slice]:
     """Give one window per query `begin:end`, read up to the last stamp at or before it, and which targets belong to them.
 
@@ -149,34 +175,29 @@ def _cut(
     here = slice(int(stops.first[begin]), int(stops.first[end]))
     window, row = stops.window[begin:end], stops.stop[here] - begin
     asked = batch.query_time[window, stops.query[begin:end]]
-    tokens, origin = _until(batch, window, asked, n_read, age)
+    tokens, origin = _until(batch, window, stops.end[begin:end], asked, n_read, age)
     width = int(stops.slot[here].max()) + 1
-    # Per row: the asked time, and the next value's of each target; those that are missing stand for the asked time.
-    next_time, next_token = (
-        (asked - origin)[:, None].repeat(1, width),
-        torch.zeros(len(window), width, dtype=torch.int64, device=window.device),
-    )
     place, slot = stops.place[here], stops.slot[here]
-    has_next = around.exists[..., 2].flatten()[place]
-    time, token = around.of(batch.token_time)[..., 2].flatten()[place], around.token[..., 2].flatten()[place]
-    next_time[row, slot] = torch.where(has_next, time - origin[row], next_time[row, slot])
-    next_token[row, slot] = token
+    # Per row: the asked time, and the next value's of each target; those that are missing stand for the asked time.
+    next_time = (asked - origin)[:, None].repeat(1, width)
+    next_token = torch.zeros(next_time.shape, dtype=torch.int64, device=window.device)
     has = torch.zeros_like(next_token, dtype=torch.bool)
-    has[row, slot] = has_next
+    has[row, slot] = following.exists[place]
+    next_time[row, slot] = torch.where(has[row, slot], following.time[place] - origin[row], next_time[row, slot])
+    next_token[row, slot] = following.token[place]
     times = torch.cat([(asked - origin)[:, None], next_time], 1).clamp(min=SOON)
     query_time, order = times.sort(dim=1, stable=True)
     rank = order.argsort(1)
     at_asked = batch.known[window, stops.query[begin:end]][:, None]
-    at_next = (
-        pick(batch.token_known[window], next_token) if batch.token_known.shape[-1] else at_asked.expand(-1, width, -1)
-    )
+    at_next = _rows_of(batch.token_known, window, next_token)
     known = torch.cat([at_asked, torch.where(has[..., None], at_next, at_asked)], 1)
     channel = torch.zeros_like(next_token)
     channel[row, slot] = batch.target_channel.flatten()[place]
     is_target = torch.zeros_like(has)
     is_target[row, slot] = True
+    # What a row does not keep is not copied for it: a history may be long, and asked about at many times.
     part = replace(
-        batch.take(window),
+        _without_times(batch).take(window),
         **tokens,
         query_time=query_time,
         query_observed=torch.ones_like(query_time, dtype=torch.bool),
@@ -196,23 +217,49 @@ def _moved(origin: Tensor, by: Tensor, time_scale: float) -> Tensor:
     return origin + (shift if origin.is_floating_point() else shift.round().to(origin.dtype))
 
 
-def _until(batch: Batch, window: Tensor, asked: Tensor, n_read: int, age: float) -> tuple[dict[str, Tensor], Tensor]:
-    """Give the tokens of windows up to a time `(R,)`, counted from the last of them, and where that lies."""
-    time = batch.token_time[window]
-    seen = batch.token_observed[window] & (time <= asked[:, None])
-    position = torch.arange(time.shape[1], device=time.device)
-    stop = torch.where(seen, position + 1, 0).amax(1)
-    # Without any, nothing is read.
-    origin = torch.where(stop > 0, time.gather(1, (stop - 1).clamp(min=0)[:, None])[:, 0], asked)
+def _without_times(batch: Batch) -> Batch:
+    names = (
+        "token_time",
+        "token_value",
+        "token_channel",
+        "token_observed",
+        "token_known",
+        "query_time",
+        "query_observed",
+        "known",
+    )
+    targets = ("target_row", "target_channel", "target_value", "target_observed")
+    slim = {name: getattr(batch, name)[:, :1] for name in (*names, *targets)}
+    return replace(batch, **slim, target_error_units=None)
+
+
+def _rows_of(x_BN: Tensor, window_R: Tensor, index_RK: Tensor) -> Tensor:
+    """Give what stands at positions of windows, `(R, K, ...)`, without copying the windows."""
+    return x_BN.flatten(0, 1)[window_R[:, None] * x_BN.shape[1] + index_RK]
+
+
+def _until(
+    batch: Batch, window: Tensor, stop: Tensor, asked: Tensor, n_read: int, age: float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Give the last tokens of each window up to number `stop`, counted in time from the last of them, and where that lies.
+
+    Where there is none, that is the asked time.
+    """
+    last = _rows_of(batch.token_time, window, (stop - 1).clamp(min=0)[:, None])[:, 0]
+    origin = torch.where(stop > 0, last, asked)
     width = max(min(n_read, int(stop.max())), 1)
-    index = (stop - width).clamp(min=0)[:, None] + position[:width]
-    inside, index = index < stop[:, None], index.clamp(max=time.shape[1] - 1)
-    after = torch.where(inside, time.gather(1, index) - origin[:, None], 0.0)
+    index = (stop - width).clamp(min=0)[:, None] + torch.arange(width, device=stop.device)
+    inside, index = index < stop[:, None], index.clamp(max=batch.token_time.shape[1] - 1)
+    time, value, channel, seen, known = (
+        _rows_of(x, window, index)
+        for x in (batch.token_time, batch.token_value, batch.token_channel, batch.token_observed, batch.token_known)
+    )
+    after = torch.where(inside, time - origin[:, None], 0.0)
     tokens = {
         "token_time": after,
-        "token_value": torch.where(inside, batch.token_value[window].gather(1, index), 0.0),
-        "token_channel": torch.where(inside, batch.token_channel[window].gather(1, index), 0),
-        "token_observed": inside & seen.gather(1, index) & (after >= -age),
-        "token_known": pick(batch.token_known[window], index),
+        "token_value": torch.where(inside, value, 0.0),
+        "token_channel": torch.where(inside, channel, 0),
+        "token_observed": inside & seen & (after >= -age),
+        "token_known": known,
     }
     return tokens, origin

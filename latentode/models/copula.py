@@ -2,15 +2,15 @@ r"""How the forecasts of one series stand and fall together: what turns single d
 
 A draw of every target from its own distribution is no course that a series could take: its values know nothing of each other. Here each
 target's normal score :math:`z`, the deviation at which its value lies in its own forecast, is part of one Gaussian vector (a Gaussian
-copula, Sklar 1959; as Möller, Lenkoski and Thorarinsdottir 2013 use it on forecasts), so that the single distributions stay exactly what they
-are. The vector is a signal, by which channels move together, and a noise of every value's own:
+copula, Sklar 1959; Möller, Lenkoski and Thorarinsdottir 2013 use it on forecasts), so that the single distributions stay exactly what
+they are. The vector is a signal, by which channels move together, and a noise of every value's own:
 
 .. math:: \mathrm{Cov}(z_{ct}, z_{c't'}) = (1 - \eta)\,R_{cc'}\,e^{-|\tau(t) - \tau(t')|} + \eta\,[c = c', t = t'],
    \qquad \tau(t) = \alpha \log(t + \epsilon) + t / \ell
 
-at lead times :math:`t`. The signal is a Markov process on a clock :math:`\tau`, so that drawing it takes one pass over the times and no matrix
-of them. The clock has to run fast near the origin: errors of a random walk have the correlation :math:`\sqrt{t / t'}`, which is
-:math:`\alpha = 1/2`, and those of an Ornstein-Uhlenbeck process go over from that to :math:`1 / \ell`, its rate.
+at lead times :math:`t`. The signal is a Markov process on a clock :math:`\tau`, so that drawing it takes one pass over the times and no
+matrix of them. The clock has to run fast near the origin: errors of a random walk have the correlation :math:`\sqrt{t / t'}`, which is
+:math:`\alpha = 1/2`, and those of an Ornstein-Uhlenbeck process go over from that to its rate, :math:`1 / \ell`.
 
 Fitted on the scores of held-out values: :math:`\eta, \alpha, \ell` by the likelihood of pairs of one channel (a composite likelihood,
 Varin, Reid and Firth 2011), :math:`R` by the mean product of pairs of two channels, drawn towards 0 where there are few.
@@ -28,12 +28,11 @@ from torch import Tensor, nn
 from latentode.data.batch import Batch
 
 EPSILON = 1e-3  # horizons; at shorter leads the clock does not run faster
-FEWEST = 200  # scores that say anything of how they hang together
+FEWEST, FEWEST_PAIRS = 200, 50  # scores that say anything of how they hang together, and pairs of one channel
 LAGS = (1, 2, 3, 5, 8, 13, 21, 34, 55)  # of two scores of one channel, in places of a window's list
-MAX_WINDOWS, MAX_PAIRS = 4_096, 8_192
-MAX_LAG = (
-    64  # of two scores of two channels, in places of a window's list; so channels of one stamp meet up to so many apart
-)
+MAX_WINDOWS, MAX_SCORES, MAX_PAIRS = 1_024, 1 << 15, 8_192
+# Of two scores of two channels, in places of a window's list: so many channels of one stamp meet.
+MAX_LAG = 64
 PSEUDO_COUNT = 50.0  # pairs of two channels that weigh as much as that they have nothing to do with each other
 LARGEST = 4.0  # normal scores: one value far out must not say how all hang together
 NUGGETS = (0.0, 0.02, 0.1, 0.3, 0.6, 0.9, 1.0)
@@ -76,7 +75,7 @@ class Copula(nn.Module):
         return int(self.n_pairs) > 0
 
     def fit(self, score: Tensor, channel: Tensor, time: Tensor, window: Tensor) -> None:
-        """Fit kernel and correlation; too few scores, or no two of one channel in a window, leave them as they are.
+        """Fit kernel and correlation; too few scores leave them as they are.
 
         Args:
             score: of held-out values in their calibrated forecasts, float64 `(P,)`.
@@ -84,23 +83,28 @@ class Copula(nn.Module):
         """
         score, time = score.clamp(-LARGEST, LARGEST), time.double()
         names = window.unique()
-        if len(names) > MAX_WINDOWS:
-            kept = torch.isin(window, names[:: -(-len(names) // MAX_WINDOWS)])
+        every = max(-(-len(names) // MAX_WINDOWS), -(-len(score) // MAX_SCORES))
+        if every > 1:
+            kept = torch.isin(window, names[::every])
             score, channel, time, window = (x[kept] for x in (score, channel, time, window))
         if len(score) < FEWEST:
             return
         one, other = _pairs(LAGS, time, channel, window)
-        if len(one) < FEWEST:
-            return
-        self.n_pairs.fill_(len(one))
-        thin = -(-len(one) // MAX_PAIRS)
-        one, other = one[::thin], other[::thin]
-        self.kernel.copy_(_fit_kernel(score[one], score[other], time[one], time[other]))
+        n_pairs = len(one)
+        if n_pairs < FEWEST_PAIRS:
+            # Where a channel hardly ever has two values, nothing is known but what channels have in common at one time.
+            self.kernel.copy_(self.kernel.new_tensor([0.0, 0.0, RATES[-1]]))
+        else:
+            thin = -(-n_pairs // MAX_PAIRS)
+            one, other = one[::thin], other[::thin]
+            self.kernel.copy_(_fit_kernel(score[one], score[other], time[one], time[other]))
         n_channels = len(self.correlation)
         if n_channels > 1:
             lags = range(1, min(n_channels, MAX_LAG + 1))
             one, other = _pairs(lags, channel, torch.zeros_like(channel), window, time)
             self.correlation.copy_(self._correlate(score, channel, time, one, other))
+            n_pairs += len(one)
+        self.n_pairs.fill_(n_pairs)
 
     def _correlate(self, score: Tensor, channel: Tensor, time: Tensor, one: Tensor, other: Tensor) -> Tensor:
         differ = channel[one] != channel[other]

@@ -27,7 +27,7 @@ from latentode.errors import RunError
 from latentode.files import write_whole
 from latentode.metrics import METRICS, SHARES, PitCounts, Totals, horizon_edges, skill_summary
 from latentode.models.conformal import CalibratedModel
-from latentode.models.interfaces import ForecastModel
+from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
 from latentode.models.units import in_error_units
 
@@ -80,6 +80,9 @@ class FittedModel:
         baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
         for module in _members(network, baselines):
             module.setup(table.schema)
+        for part in network.modules():
+            if isinstance(part, Part):
+                part.see_scaling(scaler)
         targets = None if target_channels is None else tuple(target_channels)
         return cls(
             network, baselines, table.schema, scaler, settings, spans, table.digest(), seed, target_channels=targets

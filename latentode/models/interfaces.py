@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from latentode.data.batch import Batch
+from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.distributions import about
@@ -82,6 +83,12 @@ class Part(nn.Module, ABC):
     def settings(self) -> dict[str, Any]:
         """Give the constructor's arguments as they were passed."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def see_scaling(self, scaler: Scaler) -> None:
+        """Hear, once after `setup` and before anything is fitted, how values and times were scaled.
+
+        Whom it concerns keeps it in buffers, and so in the run.
+        """
 
 
 class Encoder(Part):

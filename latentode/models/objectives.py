@@ -40,6 +40,18 @@ def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
     return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(-1)
 
 
+def gaussian_kl(mean0: Tensor, std0: Tensor, mean1: Tensor, std1: Tensor) -> Tensor:
+    """Give the divergence of `Normal(mean0, std0)` from `Normal(mean1, std1)`, element-wise, in nats (Kullback and Leibler 1951)."""
+    return (std1 / std0).log() + (std0.square() + (mean0 - mean1).square()) / (2 * std1.square()) - 0.5
+
+
+def gaussian_product(mean0: Tensor, std0: Tensor, mean1: Tensor, std1: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Give mean and deviation of the normalised product of two normal densities: of a prior and what was observed, Bayes' posterior."""
+    precision0, precision1 = std0**-2, std1**-2
+    total = precision0 + precision1
+    return (precision0 * mean0 + precision1 * mean1) / total, total**-0.5
+
+
 def elbo(log_likelihood: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
     """Give the evidence lower bound, averaged over the batch (Rubanova et al. 2019, equation 9).
 

@@ -104,7 +104,8 @@ class GatedUpdate(nn.Module):
         gates, state = drive
         reset, keep = torch.sigmoid(gates + self.gates_from_hidden(hidden_BH)).chunk(2, -1)
         new = torch.tanh(state + self.state_from_hidden(reset * hidden_BH))
-        return torch.lerp(new, hidden_BH, keep)
+        # Under autocast a layer gives a half whatever it was given; the state stays what it is.
+        return torch.lerp(new.to(hidden_BH.dtype), hidden_BH, keep.to(hidden_BH.dtype))
 
 
 class ODERNNCell(nn.Module):

@@ -11,15 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentode.errors import InputError, RunError, did_you_mean
-from latentode.models import decoders, dynamics, encoders
+from latentode.models import decoders, dynamics, encoders, equations
 from latentode.models.baselines import BASELINE_MODELS
+from latentode.models.gru_ode_bayes import GRUODEBayes
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
+from latentode.models.neural_cde import NeuralCDE
+from latentode.models.mechanistic import Mechanistic
 from latentode.models.ode_rnn import ODERNN
 from latentode.models.stack import Stack
 
 MODELS: dict[str, type[ForecastModel]] = {
     "latent_ode": LatentODE,
+    "gru_ode_bayes": GRUODEBayes,
+    "neural_cde": NeuralCDE,
     "ode_rnn": ODERNN,
     "stack": Stack,
     **BASELINE_MODELS,
@@ -29,9 +34,9 @@ BASELINES = ("constant", "last_value", "blend")
 
 # What a folder offers is built from files and checkpoints, too: whoever adds a part names it there, and nowhere else.
 PARTS: list[type[Part]] = [
-    getattr(folder, name) for folder in (encoders, dynamics, decoders) for name in folder.__all__
+    getattr(folder, name) for folder in (encoders, dynamics, decoders, equations) for name in folder.__all__
 ]
-CLASSES: dict[str, type[Part]] = {cls.__name__: cls for cls in (*MODELS.values(), *PARTS)}
+CLASSES: dict[str, type[Part]] = {cls.__name__: cls for cls in (*MODELS.values(), Mechanistic, *PARTS)}
 
 
 def make_model(name: str) -> ForecastModel:

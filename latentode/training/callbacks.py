@@ -63,8 +63,8 @@ class EffortWatch(pl.Callback):
             self.has_warned = True
             _log.warning(
                 f"epoch {trainer.current_epoch + 1}: solving the field takes {nfe:.0f} evaluations per sample, "
-                f"{nfe / self.at_first:.1f} times as many as in the second epoch; loosen its rtol and atol, regularise it (a higher "
-                "weight_decay), or choose a dynamics in closed form."
+                f"{nfe / self.at_first:.1f} times as many as in the second epoch; loosen its rtol and atol, regularise it "
+                "(kinetic_energy, jacobian_norm, or a higher weight_decay), or choose a dynamics in closed form."
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -267,6 +268,108 @@ def test_a_channel_without_training_values_is_left_out_and_said(frame):
 def test_what_cannot_be_asked_is_refused_in_a_sentence(fitted, frame, ask, error, words):
     with pytest.raises(error, match=words):
         fitted.predict(frame, **ask)
+
+
+@pytest.fixture(scope="module")
+def smoothing():
+    frame = make_frame(n_series=12, n_rows=60)
+    return frame, Forecaster(horizon=5.0, **QUICK).fit(frame)
+
+
+def test_what_lies_inside_the_history_is_answered_and_marked(smoothing):
+    frame, fitted = smoothing
+    own = frame[frame["series_id"] == "s1"]
+    inside, at, last = own["time"].iloc[10] + 0.01, own["time"].iloc[20], own["time"].iloc[-1]
+    queries = pd.DataFrame({"series_id": "s1", "time": [last + 1.0, inside, at, last]})
+    forecast = fitted.predict(frame, queries=queries)
+    table = forecast.to_frame()
+    assert list(table.columns[:6]) == ["series_id", "time", "channel", "kind", "mean", "std"]
+    assert table["kind"].tolist() == ["forecast"] * 2 + ["smoothed"] * 6
+    wide = forecast.to_frame("wide")
+    assert list(wide.columns[:3]) == ["series_id", "time", "kind"]
+    assert wide["kind"].tolist() == ["forecast", "smoothed", "smoothed", "smoothed"]
+    # A table of forecasts alone is as it was; and a forecast does not depend on what else is asked.
+    alone = fitted.predict(frame, queries=queries[:1])
+    assert "kind" not in alone.to_frame()
+    assert np.allclose(alone.mean, forecast.mean[:1], rtol=1e-5)
+    observed = own[["x0", "x1"]].to_numpy()[20]
+    assert np.allclose(forecast.mean[2][~np.isnan(observed)], observed[~np.isnan(observed)], atol=1e-3)
+
+
+def test_values_on_either_side_tell_more_than_those_before(smoothing):
+    frame, fitted = smoothing
+    hidden = frame["time"] > 5
+    hidden &= frame.index % 5 == 0
+    shown = frame[~hidden]
+    last = shown.groupby("series_id")["time"].max()
+    asked = frame[hidden & (frame["time"] < frame["series_id"].map(last))]
+    answer = fitted.predict(shown, queries=asked[["series_id", "time"]]).mean
+    before = pd.merge_asof(
+        asked.reset_index().sort_values("time"),
+        shown.ffill().sort_values("time"),
+        on="time",
+        by="series_id",
+        suffixes=("_true", ""),
+    )
+    before = before.set_index("index").loc[asked.index]
+    true = asked[["x0", "x1"]].to_numpy()
+    seen = ~np.isnan(true) & ~np.isnan(before[["x0", "x1"]].to_numpy())
+    error = [np.square(x - true)[seen].mean() for x in (answer, before[["x0", "x1"]].to_numpy())]
+    assert error[0] < 0.6 * error[1]
+
+
+def test_rows_after_an_origin_say_nothing_of_what_lies_before(smoothing):
+    frame, fitted = smoothing
+    time = frame["time"]
+    one = fitted.predict(frame, at=[10.5], origin=20.0)
+    other = fitted.predict(frame[time <= 20.0], at=[10.5], origin=20.0)
+    assert np.allclose(one.mean, other.mean, rtol=1e-5)
+    assert not np.allclose(one.mean, fitted.predict(frame[time <= 11.0], at=[10.5], origin=20.0).mean, rtol=1e-3)
+    assert one.is_smoothed.all()
+
+
+def test_a_saved_model_says_the_same_of_the_history(smoothing, tmp_path):
+    frame, fitted = smoothing
+    again = Forecaster.load(fitted.save(tmp_path / "run"))
+    assert np.array_equal(again.predict(frame, at=[8.0]).quantiles, fitted.predict(frame, at=[8.0]).quantiles)
+
+
+def test_smoothed_values_are_drawn_and_plotted(smoothing):
+    frame, fitted = smoothing
+    forecast = fitted.predict(frame, at=[8.0, 9.0, 200.0])
+    draws = forecast.sample(400)["value"].to_numpy().reshape(*forecast.mean.shape, -1)
+    assert np.allclose(np.median(draws, -1), forecast.quantiles[..., forecast.levels.index(0.5)], atol=0.3)
+    assert forecast.plot(series=["s1"]).axes
+
+
+def test_a_model_that_only_forecasts_refuses_what_lies_inside_the_history(frame):
+    blend = Forecaster("blend", horizon=3.0, **QUICK).fit(frame)
+    with pytest.raises(InputError, match="Blend forecasts only"):
+        blend.predict(frame, at=[5.0])
+
+
+def test_of_too_few_validation_values_there_are_no_trajectories(fitted, frame):
+    forecast = fitted.predict(frame, every=1.0)
+    assert not forecast.has_trajectories
+    forecast.sample(3)
+    with pytest.raises(InputError, match="leave joint out"):
+        forecast.sample(3, joint=True)
+
+
+def test_trajectories_have_the_distributions_that_the_table_states():
+    frames = [make_frame(n_series=16, n_rows=70, seed=seed) for seed in range(3)]
+    frame = pd.concat([f.assign(series_id=f["series_id"] + f"-{i}") for i, f in enumerate(frames)], ignore_index=True)
+    forecast = Forecaster(horizon=5.0, **QUICK).fit(frame).predict(frame, every=1.0)
+    assert forecast.has_trajectories
+    joint, apart = (
+        forecast.sample(1000, joint=joint)["value"].to_numpy().reshape(*forecast.mean.shape, -1)
+        for joint in (True, False)
+    )
+    for p, k in ((0, 0), (3, 1), (7, 0)):
+        assert ks_2samp(joint[p, k], apart[p, k]).pvalue > 1e-3
+    neighbours = [np.mean([np.corrcoef(x[p, 0], x[p + 1, 0])[0, 1] for p in range(0, 20, 5)]) for x in (joint, apart)]
+    assert neighbours[0] > 0.1
+    assert abs(neighbours[1]) < 0.05
 
 
 def test_a_history_without_offsets_is_forecast_as_the_one_with_the_offsets_of_the_fit(fitted_dates, dates):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from latentode.models.between import SOON, look_ahead, look_around
+from latentode.models.between import SIDE, SOON, look_ahead, look_around
 from latentode.models.smoothing import hide
 from tests.data.tables import make_table
 from tests.models.conftest import prepare
@@ -38,9 +38,9 @@ def test_the_values_around_a_target_are_those_that_a_loop_finds(hidden):
     for b, m in targets_of(hidden):
         at, channel = hidden.lead_time()[b, m], hidden.target_channel[b, m]
         own = tokens_of(hidden, b, channel)
-        before = [i for i in own if hidden.token_time[b, i] <= at][-2:]
-        behind = [i for i in own if hidden.token_time[b, i] > at][:2]
-        expected = [None] * (2 - len(before)) + before + behind + [None] * (2 - len(behind))
+        before = [i for i in own if hidden.token_time[b, i] <= at][-SIDE:]
+        behind = [i for i in own if hidden.token_time[b, i] > at][:SIDE]
+        expected = [None] * (SIDE - len(before)) + before + behind + [None] * (SIDE - len(behind))
         found = [int(i) if there else None for i, there in zip(around.token[b, m], around.exists[b, m], strict=True)]
         assert found == expected
 
@@ -56,7 +56,7 @@ def test_a_value_at_the_very_time_is_seen(hidden):
     )
     around = look_around(asked)
     assert bool(around.is_seen[b, 0])
-    assert float(around.of(hidden.token_value)[b, 0, 1]) == float(hidden.token_value[b, i])
+    assert float(around.of(hidden.token_value)[b, 0, SIDE - 1]) == float(hidden.token_value[b, i])
 
 
 class Spy:
@@ -88,8 +88,8 @@ def test_a_forecast_made_before_a_target_reads_nothing_from_behind_it(hidden):
         if before:
             lead = max(float(at - before[-1]), SOON)
             assert float(ahead.mean[b, m]) - 1 == pytest.approx(lead, abs=1e-5)
-        if before and bool(around.exists[b, m, 2]):
-            until = around.of(hidden.token_time)[b, m, 2] - before[-1]
+        if before and bool(around.exists[b, m, SIDE]):
+            until = around.of(hidden.token_time)[b, m, SIDE] - before[-1]
             assert float(ahead.mean_next[b, m]) - 1 == pytest.approx(float(until), abs=1e-5)
 
 

@@ -50,8 +50,7 @@ def ou_scores(rng, n_windows, n_times, theta, *, mixing=None, noise=0.0):
 
 
 def fitted(time, z):
-    n_windows, n_times, n_channels = z.shape
-    copula = Copula(n_channels)
+    copula = Copula(z.shape[-1])
     window, _, channel = np.meshgrid(*(np.arange(n) for n in z.shape), indexing="ij")
     columns = z, channel, np.broadcast_to(time[..., None], z.shape), window
     copula.fit(*(torch.from_numpy(x.flatten()) for x in columns))

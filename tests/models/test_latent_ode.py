@@ -19,6 +19,7 @@ from latentode.models import (
     AttentionEncoder,
     AugmentedField,
     Blend,
+    CDEEncoder,
     ConstantState,
     FlowDecoder,
     GaussianDecoder,
@@ -26,6 +27,8 @@ from latentode.models import (
     LatentODE,
     LatentSDE,
     LinearField,
+    LotkaVolterra,
+    MechanisticField,
     MixtureDecoder,
     MLPField,
     MultipleShooting,
@@ -36,10 +39,11 @@ from latentode.models import (
     StudentTDecoder,
 )
 from latentode.models.baselines.linear import base_features
+from latentode.models.smoothing import hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare, whole_loss
 
-ENCODERS = [AttentionEncoder, GRUEncoder, ODERNNEncoder]
+ENCODERS = [AttentionEncoder, CDEEncoder, GRUEncoder, ODERNNEncoder]
 PARTS = {
     "adaptive": {"dynamics": MLPField},
     "fixed": {"dynamics": lambda: MLPField(method="rk4", step_size=0.5)},
@@ -52,6 +56,11 @@ PARTS = {
     "sde in closed form": {"dynamics": lambda: LatentSDE(is_simulated=False)},
     "shooting": {"dynamics": lambda: MultipleShooting(MLPField(), 3)},
     "sde in segments": {"dynamics": lambda: MultipleShooting(LatentSDE(), 2)},
+    "mechanistic": {
+        "encoder": lambda: AttentionEncoder(states="series"),
+        "dynamics": lambda: MechanisticField(LotkaVolterra(), hidden_size=8),
+    },
+    "paying": {"dynamics": lambda: MLPField(kinetic_energy=0.1, jacobian_norm=0.1)},
     "augmented": {"dynamics": lambda: AugmentedField(4, learned_start=True)},
     "second order": {"dynamics": SecondOrderField},
     "resnet flow": {"dynamics": NeuralFlow},
@@ -67,6 +76,7 @@ PARTS = {
     "mixture": {"decoder": MixtureDecoder},
     "two members": {"n_members": 2},
     "odernn": {"encoder": ODERNNEncoder},
+    "cde": {"encoder": CDEEncoder},
     "backward": {"encoder": lambda: ODERNNEncoder(direction="backward")},
     "gru": {"encoder": GRUEncoder},
     "fixed deviation": {"decoder": lambda: GaussianDecoder(reads_summary=False, std=0.5)},
@@ -300,3 +310,16 @@ def test_a_seeded_run_gives_its_golden_numbers(prepared):
         losses.append(float(loss.detach()))
     path = Path(__file__).parent.parent / "golden" / "latent_ode.json"
     assert losses == pytest.approx(json.loads(path.read_text())["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_what_lies_inside_a_history_is_told_for_every_row_alone(prepared, parts):
+    model = perturb(make_of(prepared, parts))
+    model.calibrate([prepared.validation])
+    batch = hide([prepared.validation])[0]
+    said = model.smooth(batch)
+    for b in (0, len(batch) - 1):
+        seen = batch.target_observed[b]
+        alone = model.smooth(batch.take(torch.tensor([b])))
+        assert alone.mean[0][seen].isfinite().all()
+        assert torch.allclose(alone.mean[0][seen], said.mean[b][seen], atol=2e-3)

@@ -13,6 +13,7 @@ from latentode.models import MODELS
 from latentode.models.baselines.linear import base_features
 from latentode.models.registry import from_plain, to_plain
 from latentode.models.residual import ResidualModel
+from latentode.models.smoothing import hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare, whole_loss
 
@@ -106,3 +107,16 @@ def test_plain_values_and_weights_are_the_whole_network(prepared, name):
     again.setup(prepared.table.schema)
     again.load_state_dict(model.state_dict(), strict=False)
     assert torch.equal(again.eval()(prepared.batch).mean, model(prepared.batch).mean)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_lies_inside_a_history_is_told_for_every_row_alone(prepared, name):
+    model = perturb(make(prepared, name))
+    model.calibrate([prepared.validation])
+    batch = hide([prepared.validation])[0]
+    said = model.smooth(batch)
+    for b in (0, len(batch) - 1):
+        seen = batch.target_observed[b]
+        alone = model.smooth(batch.take(torch.tensor([b])))
+        assert alone.mean[0][seen].isfinite().all()
+        assert torch.allclose(alone.mean[0][seen], said.mean[b][seen], atol=2e-3)

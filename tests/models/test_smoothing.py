@@ -16,9 +16,9 @@ from latentode.data.tables import read_table
 from latentode.data.windows import heldout_windows
 from latentode.errors import InputError
 from latentode.metrics import coverage
-from latentode.models import Blend, LatentODE
-from latentode.models.between import look_around
-from latentode.models.smoothing import MOST_HIDDEN, Smoother, _bend, _hide, hide
+from latentode.models import Blend, LatentODE, smoothing
+from latentode.models.between import SIDE, look_around
+from latentode.models.smoothing import MOST_HIDDEN, N_FOLDS, Smoother, _bend, _exponents, _folds, _hide, _Sample, hide
 from tests.data.tables import make_table
 from tests.models.conftest import perturb, prepare
 
@@ -32,7 +32,7 @@ def fit(prepared, **kwargs):
     return model
 
 
-def walks(n_series=40, n_rows=60, seed=0, noise=0.0):
+def walks(n_series=120, n_rows=60, seed=0, noise=0.0):
     """Random walks: the best guess between two values is the straight line, its error a Brownian bridge's."""
     rng = np.random.default_rng(seed)
     frames = []
@@ -66,12 +66,12 @@ def test_of_random_walks_the_straight_line_is_found(model, unseen):
     error = (said.mean - unseen.target_value)[seen]
     around = look_around(unseen)
     value, time = around.of(unseen.token_value), around.of(unseen.token_time)
-    both = seen & around.exists[..., 1] & around.exists[..., 2]
-    share = (unseen.lead_time() - time[..., 1]) / (time[..., 2] - time[..., 1])
-    line = torch.lerp(value[..., 1], value[..., 2], share)
+    both = seen & around.exists[..., SIDE - 1] & around.exists[..., SIDE]
+    share = (unseen.lead_time() - time[..., SIDE - 1]) / (time[..., SIDE] - time[..., SIDE - 1])
+    line = torch.lerp(value[..., SIDE - 1], value[..., SIDE], share)
     ratio = (said.mean - unseen.target_value)[both].square().mean() / (line - unseen.target_value)[both].square().mean()
     assert float(ratio) < 1.05
-    assert float(error.square().mean()) < float((value[..., 1] - unseen.target_value)[seen].square().mean())
+    assert float(error.square().mean()) < float((value[..., SIDE - 1] - unseen.target_value)[seen].square().mean())
 
 
 def test_intervals_of_unseen_series_hold_what_they_say(model, unseen):
@@ -79,6 +79,21 @@ def test_intervals_of_unseen_series_hold_what_they_say(model, unseen):
     for level in (0.5, 0.8):
         held = coverage(said, unseen.target_value, level)[seen].mean()
         assert float(held) == pytest.approx(level, abs=0.05)
+
+
+def test_the_size_of_errors_is_found_as_powers_of_what_it_goes_with():
+    rng = np.random.default_rng(0)
+    std, gap, spread = (torch.from_numpy(np.exp(rng.normal(size=20_000))) for _ in range(3))
+    error = std.pow(0.3) * gap.pow(0.5) * spread.pow(1.2) * torch.from_numpy(rng.normal(size=20_000)) * 10
+    empty = torch.zeros_like(std)
+    sample = _Sample(*([empty] * 3), std, gap, spread, *([empty] * 5))
+    assert torch.allclose(_exponents(error, sample), torch.tensor([0.3, 0.5, 1.2]).double(), atol=0.03)
+
+
+def test_errors_between_two_values_of_a_walk_grow_with_gap_and_spread(model):
+    # Both with the root of time, as the deviation of a Brownian bridge: their powers share that one.
+    powers = model.smoother.exponents
+    assert 0.35 < float(powers[1] + 0.5 * powers[2]) < 0.65
 
 
 def test_where_a_value_was_observed_it_stands(model, unseen):
@@ -183,7 +198,7 @@ def test_the_bend_is_the_hermite_interpolant_with_the_slopes_of_parabolas():
 
 def test_hiding_takes_values_away_and_asks_for_them_only(prepared_walks):
     whole = prepared_walks.validation
-    batch = hide([whole])[0]
+    batch = _hide(whole, 1.0, torch.Generator().manual_seed(0))
     n_whole = int(whole.token_observed.sum() + whole.target_observed.sum())
     n_hidden = int(batch.target_observed.sum())
     assert int(batch.token_observed.sum()) + n_hidden == n_whole
@@ -191,8 +206,35 @@ def test_hiding_takes_values_away_and_asks_for_them_only(prepared_walks):
     # No value is both read and asked for.
     assert not bool((batch.token_observed & batch.target_observed).any())
     assert torch.equal(batch.token_value[batch.target_observed], batch.target_value[batch.target_observed])
-    again = hide([whole])[0]
-    assert torch.equal(again.target_observed, batch.target_observed)
+    assert torch.equal(hide([whole])[0].target_observed, hide([whole])[0].target_observed)
+
+
+def test_series_are_held_out_whole_and_a_single_one_by_time(prepared_walks):
+    whole = prepared_walks.validation
+    fold = _folds([whole])
+    assert sorted(set(fold.tolist())) == list(range(N_FOLDS))
+    assert all(len(set(fold[whole.series == s].tolist())) == 1 for s in whole.series.unique())
+    single = replace(whole, series=torch.zeros_like(whole.series))
+    fold = _folds([single])
+    assert all(single.origin[fold == i].max() <= single.origin[fold == i + 1].min() for i in range(N_FOLDS - 1))
+
+
+def test_of_many_windows_few_are_taken(prepared_walks, monkeypatch):
+    whole = prepared_walks.validation
+    monkeypatch.setattr(smoothing, "MAX_WINDOWS", 50)
+    parts = hide([whole.take(torch.arange(i, i + 1)) for i in range(len(whole))])
+    # So few that each comes up twice.
+    assert len(parts) == 2 * len(whole)
+    assert 50 < sum(map(len, parts)) < 180
+    model = fit(prepared_walks)
+    assert model.smoother.is_fitted
+
+
+def test_without_validation_nothing_is_said(prepared_walks):
+    model = fit(prepared_walks)
+    model.smoother = Smoother(1)
+    model.calibrate([])
+    assert not model.smoother.is_fitted
 
 
 def test_of_many_values_few_are_asked_for(prepared_walks):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scoringrules
@@ -9,6 +11,7 @@ import torch
 from scipy import stats
 from torch.distributions import Categorical, MixtureSameFamily, Normal, StudentT
 
+from latentode.data.links import Links
 from latentode.data.scaling import ChannelMap, Scaler, Spread
 from latentode.metrics import coverage
 from latentode.metrics.probabilistic import crps, crps_from_quantiles, negative_log_likelihood
@@ -23,7 +26,8 @@ LEVELS = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 
 def make_scaler(is_log=(False, True)):
-    return Scaler(MEAN, STD, np.asarray([9, 9]), 1.0, ChannelMap(np.asarray(is_log), SPREAD))
+    links = replace(Links.none(2), is_log=np.asarray(is_log))
+    return Scaler(MEAN, STD, np.asarray([9, 9]), 1.0, ChannelMap(links, SPREAD))
 
 
 def make_forecast(dtype=torch.float64):

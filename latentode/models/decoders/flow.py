@@ -16,7 +16,12 @@ from latentode.models.interfaces import Frame
 
 from .trunk import TrunkDecoder, softplus_inverse
 
-MAX_BEND = 3.0  # together: the flow stretches and squeezes by e^3 at most
+MAX_BEND = 6.0  # together: the flow stretches and squeezes by e^6 at most
+FIRST_BEND = (
+    0.4  # together, on either side: heavier tails than a normal's, and every figure of the field has a gradient
+)
+# An optimiser such as Adam moves an output by its learning rate in a step; a shape has to change by factors.
+BEND_GAIN = 3.0
 MAX_SHARPNESS = 3.0  # a bend is no narrower than a third of the base's deviation, so that a few nodes give its moments
 MAX_SHARED = 0.95  # of a score's variance: the correlation of a row stays regular
 FIRST_LOADING = 0.1  # at 0 the correlation would have no gradient
@@ -59,24 +64,26 @@ class FlowDecoder(TrunkDecoder):
         self.min_std = min_std
 
     def setup(self, schema: Schema, latent_size: int, context_size: int) -> None:
-        """Make the layers; the untrained flow stands still, and the correlations are small."""
+        """Make the layers; the untrained flow has tails somewhat heavier than a normal's, and the correlations are small."""
         super().setup(schema, latent_size, context_size)
         if self.n_factors:
             self.channel_loading = nn.Parameter(FIRST_LOADING * torch.randn(len(schema.channels), self.n_factors))
 
     def initial_shape(self) -> Tensor:
-        """Give the outputs of the untrained decoder: width, bends 0, sharpness 1, places side by side, loadings 0."""
+        """Give the outputs of the untrained decoder: width, bends away from the middle, sharpness 1, places side by side, loadings 0."""
         n = self.n_units
         sharpness = torch.full((n,), -math.log(MAX_SHARPNESS - 1))
         place = torch.linspace(-1.5, 1.5, n) if n > 1 else torch.zeros(1)
         width = torch.tensor([softplus_inverse(1 - self.min_std)])
-        return torch.cat([width, torch.zeros(n), sharpness, place, torch.zeros(self.n_factors)])
+        bend = place.sign() * FIRST_BEND / max(n // 2, 1) / BEND_GAIN
+        return torch.cat([width, bend, sharpness, place, torch.zeros(self.n_factors)])
 
     def forward(self, z_BMD: Tensor, batch: Batch, channel_context_BCE: Tensor, frame: Frame) -> ScalarFlow:
         """Give the distribution of every target `(B, M)`."""
         mean, shape = self.outputs(z_BMD, batch, channel_context_BCE)
         n = self.n_units
         width, bend, sharpness, place, loading = shape.split([1, n, n, n, self.n_factors], -1)
+        bend = BEND_GAIN * bend
         field = ScalarField(
             bend=MAX_BEND * bend / (MAX_BEND + bend.abs().sum(-1, keepdim=True)),
             sharpness=MAX_SHARPNESS * sharpness.sigmoid(),

@@ -4,6 +4,7 @@ from .augmented import AugmentedField
 from .constant import ConstantState
 from .flow import NeuralFlow
 from .linear import LinearField
+from .mechanistic import MechanisticField
 from .mlp import MLPField
 from .sde import LatentSDE
 from .second_order import SecondOrderField
@@ -16,6 +17,7 @@ __all__ = [
     "LinearField",
     "MLPField",
     "MultipleShooting",
+    "MechanisticField",
     "NeuralFlow",
     "SecondOrderField",
 ]

@@ -64,6 +64,11 @@ class AugmentedField(Dynamics):
         """Give the state of one sample for each query, `(T, D)`, as the dynamics within does."""
         return self._hand_on(self.dynamics.carry(self._widen(z0_BD, context_BE), context_BE, sample_T, t_T))
 
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+        """Give the state of one sample for each query, `(T, D)`, from `t0_B`."""
+        wide = self._widen(z0_BD, context_BE)
+        return self._hand_on(self.dynamics.carry_from(t0_B, wide, context_BE, sample_T, t_T))
+
     def _widen(self, z0_BD: Tensor, context_BE: Tensor) -> Tensor:
         start_BX = self.to_start(context_BE) if self.learned_start else z0_BD.new_zeros(len(z0_BD), self.n_extra)
         return torch.cat([z0_BD, start_BX.to(z0_BD.dtype)], -1)

@@ -69,10 +69,11 @@ class NeuralFlow(Dynamics):
         z_BQD = z0_BD[:, None].expand(-1, t_BQ.shape[1], -1)
         return self._flow(z_BQD, t_BQ - t0_B[:, None], self.from_context(context_BE)[:, None])
 
-    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
         """Give the state of one sample for each query, `(T, D)`."""
         drive_BH = self.from_context(context_BE)
-        return self._flow(z0_BD.index_select(0, sample_T), t_T, drive_BH.index_select(0, sample_T))
+        after_T = t_T - t0_B.index_select(0, sample_T)
+        return self._flow(z0_BD.index_select(0, sample_T), after_T, drive_BH.index_select(0, sample_T))
 
     def _flow(self, z: Tensor, after: Tensor, drive: Tensor) -> Tensor:
         """Carry `z` `(..., D)` for a time `after` `(...)`."""

@@ -75,12 +75,13 @@ class LinearField(Dynamics):
         part_BD, context_B1E = z0_BD - level_BD, context_BE[:, None]
         return level_BD[:, None] + self._carry(part_BD[:, None], after_BQ, context_B1E)
 
-    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
         """Give the state of one sample for each query, `(T, D)`."""
         level_BD = self.level(context_BE)
         part_TD, level_TD = (x.index_select(0, sample_T) for x in (z0_BD - level_BD, level_BD))
+        after_T = t_T - t0_B.index_select(0, sample_T)
         return level_TD + self._carry(
-            part_TD, t_T, context_BE.index_select(0, sample_T) if self.modulated else context_BE
+            part_TD, after_T, context_BE.index_select(0, sample_T) if self.modulated else context_BE
         )
 
     def _carry(self, z: Tensor, after: Tensor, context: Tensor) -> Tensor:

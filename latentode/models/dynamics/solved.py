@@ -81,10 +81,11 @@ class SolvedField(Dynamics):
         """Give the states `(B, Q, D)`."""
         return _state(self._solve(z0_BD, t0_B, t_BQ, context_BE).ys)
 
-    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
         """Solve every sample up to its last query, and read its queries off the interpolants: no query costs more than that."""
-        last_B = torch.zeros_like(z0_BD[:, 0], dtype=t_T.dtype).scatter_reduce(0, sample_T, t_T, "amax")
-        solution = self._solve(z0_BD, torch.zeros_like(last_B), last_B[:, None], context_BE, dense=True)
+        t0_B = t0_B.to(t_T.dtype)
+        last_B = t0_B.scatter_reduce(0, sample_T, t_T, "amax")
+        solution = self._solve(z0_BD, t0_B, last_B[:, None], context_BE, dense=True)
         return _state(solution.at(sample_T, t_T))
 
     def _solve(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor, *, dense: bool = False) -> Solution:

@@ -12,6 +12,8 @@ from latentode.models import (
     LinearField,
     MLPField,
     MultipleShooting,
+    LotkaVolterra,
+    MechanisticField,
     NeuralFlow,
     SecondOrderField,
 )
@@ -24,6 +26,7 @@ MEMBERS = {
     "linear": LinearField,
     "modulated": lambda: LinearField(modulated=True),
     "dense": lambda: LinearField("dense"),
+    "mechanistic": lambda: MechanisticField(LotkaVolterra(), hidden_size=4, rtol=1e-9, atol=1e-9),
     "mlp": lambda: MLPField(rtol=1e-9, atol=1e-9),
     "fixed": lambda: MLPField(method="rk4", step_size=0.25),
     "sde": LatentSDE,
@@ -36,7 +39,7 @@ MEMBERS = {
     "gru": lambda: NeuralFlow("gru"),
     "coupling": lambda: NeuralFlow("coupling"),
 }
-SOLVED = ("mlp", "augmented", "second order")  # adaptively, so that other queries may take other steps
+SOLVED = ("mlp", "mechanistic", "augmented", "second order")  # adaptively, so that other queries may take other steps
 
 
 def ask():
@@ -47,15 +50,22 @@ def ask():
     return z0, context, sample, t
 
 
+@pytest.mark.parametrize("start", [0.0, -0.4])
 @pytest.mark.parametrize("name", MEMBERS)
-def test_single_states_are_those_of_padded_rows(name):
+def test_single_states_are_those_of_padded_rows(name, start):
     torch.manual_seed(0)
     field = MEMBERS[name]()
     field.setup(make_table().schema, D, E)
     field = field.double().eval()
     single = field.carry(*ask())
+    field = field.double()
+    t0 = start * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
+    single = field.carry_from(t0, *ask())
     assert single.shape == (7, D)
-    assert torch.allclose(single, Dynamics.carry(field, *ask()), rtol=0, atol=1e-7 if name in SOLVED else 1e-12)
+    of_rows = Dynamics.carry_from(field, t0, *ask())
+    assert torch.allclose(single, of_rows, rtol=0, atol=1e-7 if name in SOLVED else 1e-12)
+    if start == 0:
+        assert torch.equal(field.carry(*ask()), single)
 
 
 def test_a_constant_state_stays():

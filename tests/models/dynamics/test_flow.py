@@ -12,7 +12,7 @@ from torch.func import jvp
 from latentode.errors import InputError
 from latentode.models import NeuralFlow
 from latentode.models.dynamics.flow import KINDS
-from latentode.models.dynamics.flow_layers import GATE, RESET
+from latentode.models.dynamics.flow_layers import GATE, NORM, RESET
 from tests.data.tables import make_table
 
 B, E = 4, 3
@@ -61,14 +61,33 @@ def test_the_inverse_gives_the_start_back(kind, t):
     assert torch.allclose(back, z0, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("t", TIMES)
-@pytest.mark.parametrize("kind", ["resnet", "gru"])
-def test_what_is_added_has_a_lipschitz_constant_below_one(kind, t):
-    (layer,) = make(kind, n_layers=1, spread=5.0).layers
-    z, _, _ = ask(scale=1.0)
-    drive = torch.randn(B, layer.n_drive, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def lipschitz(layer, z, drive, t):
+    """Give the spectral norms of the Jacobians of what a layer adds, `(B,)`."""
     jacobian = torch.func.vmap(torch.func.jacrev(lambda z, d: layer.added(z.new_tensor([t]), z, d)))(z, drive)
-    assert torch.linalg.matrix_norm(jacobian, 2).max() < 0.95
+    return torch.linalg.matrix_norm(jacobian, 2)
+
+
+@pytest.mark.parametrize("scale", [0.5, 30.0])
+@pytest.mark.parametrize("kind", ["resnet", "gru"])
+def test_what_is_added_has_a_lipschitz_constant_below_one(kind, scale):
+    (layer,) = make(kind, n_layers=1, spread=5.0).layers
+    z, _, _ = ask(scale=scale)
+    drive = torch.randn(B, layer.n_drive, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for t in TIMES:
+        assert lipschitz(layer, z, drive, t).max() < 1
+
+
+def test_the_bound_of_a_residual_layer_is_reached_and_not_passed():
+    (layer,) = make("resnet", n_layers=1).layers
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.zero_()
+        layer.onset.log_rate.fill_(5.0)
+        # Weights that turn nothing, and a hidden layer at the middle of its `tanh`.
+        layer.from_state.linear.weight[:5] = 100 * torch.eye(5)
+        layer.to_change.linear.weight[:, :5] = 100 * torch.eye(5)
+    z, drive = torch.zeros(1, 5, dtype=torch.float64), torch.zeros(1, 8, dtype=torch.float64)
+    assert 0.9 * NORM < lipschitz(layer, z, drive, 1.0).item() < NORM * (1 + 1e-9) < 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
