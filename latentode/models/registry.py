@@ -16,8 +16,8 @@ from latentode.models.baselines import BASELINE_MODELS
 from latentode.models.gru_ode_bayes import GRUODEBayes
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.latent_ode import LatentODE
-from latentode.models.neural_cde import NeuralCDE
 from latentode.models.mechanistic import Mechanistic
+from latentode.models.neural_cde import NeuralCDE
 from latentode.models.ode_rnn import ODERNN
 from latentode.models.stack import Stack
 

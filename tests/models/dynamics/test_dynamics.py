@@ -10,10 +10,10 @@ from latentode.models import (
     ConstantState,
     LatentSDE,
     LinearField,
-    MLPField,
-    MultipleShooting,
     LotkaVolterra,
     MechanisticField,
+    MLPField,
+    MultipleShooting,
     NeuralFlow,
     SecondOrderField,
 )
@@ -57,8 +57,6 @@ def test_single_states_are_those_of_padded_rows(name, start):
     field = MEMBERS[name]()
     field.setup(make_table().schema, D, E)
     field = field.double().eval()
-    single = field.carry(*ask())
-    field = field.double()
     t0 = start * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
     single = field.carry_from(t0, *ask())
     assert single.shape == (7, D)
