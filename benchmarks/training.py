@@ -37,22 +37,22 @@ from latentode.metrics.quantiles import quantile
 from latentode.models import (
     ODERNN,
     AttentionEncoder,
+    AugmentedField,
     FlowDecoder,
     GaussianDecoder,
     GRUEncoder,
     GRUODEBayes,
-    AugmentedField,
     LatentODE,
     LinearField,
     MixtureDecoder,
     MLPField,
     NeuralCDE,
+    NeuralFlow,
     ODERNNEncoder,
+    SecondOrderField,
 )
 from latentode.models.recipe import Recipe
 from latentode.models.residual import ResidualModel
-    NeuralFlow,
-    SecondOrderField,
 from latentode.ode import FixedStep, solve
 from latentode.training import Examples
 from latentode.training.datamodule import ForecastingDataModule

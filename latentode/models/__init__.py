@@ -14,14 +14,14 @@ from .baselines import (
 from .decoders import *  # noqa: F403 (each folder says what it offers)
 from .dynamics import *  # noqa: F403
 from .encoders import *  # noqa: F403
-from .gru_ode_bayes import GRUODEBayes
-from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
-from .latent_ode import LatentODE
-from .neural_cde import NeuralCDE
 from .equations import *  # noqa: F403
 from .equations.equation import Equation
 from .equations.unknowns import Bounded, Positive, Real
+from .gru_ode_bayes import GRUODEBayes
+from .interfaces import Decoder, Dynamics, Encoder, ForecastModel, Frame, Part, Posterior
+from .latent_ode import LatentODE
 from .mechanistic import Mechanistic
+from .neural_cde import NeuralCDE
 from .ode_rnn import ODERNN
 from .registry import BASELINES, MODELS
 from .stack import Stack
@@ -45,8 +45,8 @@ __all__ = [
     "GradientBoosting",
     "LastValue",
     "LatentODE",
-    "NeuralCDE",
     "Mechanistic",
+    "NeuralCDE",
     "Part",
     "Positive",
     "Posterior",

@@ -123,7 +123,11 @@ class Mechanistic(UntrainedModel):
         self.calibration = Calibration(n_channels)
 
     def see_scaling(self, scaler: Scaler) -> None:
-        """Take in how to come from what models see to the user's units."""
+        """Take in how to come from what models see to the user's units.
+
+        Raises:
+            InputError: a channel is of counts or between bounds.
+        """
         self.horizon.fill_(scaler.time_scale / self._per_unit)
         if self.equation.units == "model":
             self.horizon.fill_(1.0)
@@ -132,7 +136,12 @@ class Mechanistic(UntrainedModel):
         self.channel_centre.copy_(torch.from_numpy(spread.centre))
         self.channel_size.copy_(torch.from_numpy(spread.size))
         if scaler.channel_map is not None:
-            self.channel_is_log.copy_(torch.from_numpy(scaler.channel_map.is_log))
+            links = scaler.channel_map.links
+            if links.is_count.any() or links.is_bounded.any():
+                raise InputError(
+                    "an equation sees channels as they are or by their logarithm; leave out count_channels and bounded_channels."
+                )
+            self.channel_is_log.copy_(torch.from_numpy(links.is_log))
         self.static_centre.copy_(torch.from_numpy(scaler.statics.centre))
         self.static_size.copy_(torch.from_numpy(scaler.statics.size))
 

@@ -16,8 +16,8 @@ __all__ = [
     "LatentSDE",
     "LinearField",
     "MLPField",
-    "MultipleShooting",
     "MechanisticField",
+    "MultipleShooting",
     "NeuralFlow",
     "SecondOrderField",
 ]
