@@ -103,11 +103,11 @@ class MultipleShooting(Dynamics):
         sample_T = torch.arange(n_samples, device=t_BQ.device).repeat_interleave(n_queries)
         return self._shoot(z0_BD, t0_B, context_BE, sample_T, t_BQ.flatten()).view(n_samples, n_queries, -1)
 
-    def carry(self, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
+    def carry_from(self, t0_B: Tensor, z0_BD: Tensor, context_BE: Tensor, sample_T: Tensor, t_T: Tensor) -> Tensor:
         """Give the state of one sample for each query, `(T, D)`."""
         if not self.is_cut:
-            return self._take_over(self.dynamics.carry(z0_BD, context_BE, sample_T, t_T))
-        return self._shoot(z0_BD, torch.zeros_like(z0_BD[:, 0]), context_BE, sample_T, t_T)
+            return self._take_over(self.dynamics.carry_from(t0_B, z0_BD, context_BE, sample_T, t_T))
+        return self._shoot(z0_BD, t0_B, context_BE, sample_T, t_T)
 
     def starts(self, z0_BD: Tensor, context_BE: Tensor) -> Tensor:
         """Give the state `(B, K, D)` that each segment starts from, the first one from the state at the origin."""
