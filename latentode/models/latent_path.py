@@ -122,6 +122,8 @@ class LatentPath(Path):
     def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
         """Give the objective, with what the dynamics adds to it."""
         of_targets = self._negative_bound if self.objective == "elbo" else self._score
+        # A batch without a target carries no state: what the last one's path cost must not be charged to it.
+        self.dynamics.penalty = self.dynamics.divergence = None
         loss, penalty = of_targets(batch, frame, weight_BM), self.dynamics.penalty
         return loss if penalty is None else loss + penalty.mean()
 

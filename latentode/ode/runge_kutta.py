@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentode.errors import InputError
 
-from .transforms import is_transformed
+from .transforms import carries_tangents, is_transformed
 
 # dy/dt = field(t_B, y_BD), of the shape and dtype of y_BD.
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -178,7 +178,8 @@ def start_increments(n: int, y0: Tensor, k0: Tensor, dt: Tensor, room: Room) -> 
     if torch.compiler.is_compiling():
         return TracedIncrements([k0 * dt])
     is_recorded = torch.is_grad_enabled() and (y0.requires_grad or k0.requires_grad or dt.requires_grad)
-    if is_recorded or is_transformed():
+    # Tangents of forward mode are lost on what is written in place, without a word of `requires_grad`.
+    if is_recorded or is_transformed() or carries_tangents():
         return RecordedIncrements([k0 * dt])
     return room.take(n, y0).append(k0, dt)
 

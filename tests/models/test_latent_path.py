@@ -106,3 +106,10 @@ def test_what_is_reconstructed_is_the_history_that_was_read(prepared):
     for wrong in ({"base": "blend"}, {"encoder": ODERNNEncoder()}):
         with pytest.raises(InputError, match="reconstructs goes with"):
             LatentODE(**{**settings, **wrong}, reconstructs=True)
+
+
+def test_a_batch_without_a_target_is_not_charged_for_the_one_before(prepared):
+    model = make(prepared, dynamics=MLPField(kinetic_energy=1.0)).train()
+    model.loss(prepared.batch).backward()
+    nothing = replace(prepared.batch, target_observed=torch.zeros_like(prepared.batch.target_observed))
+    assert model.loss(nothing).item() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from latentode.errors import InputError, SolveError
@@ -35,7 +36,14 @@ def loss_of(ys):
     return lambda rates, y0: ys(rates, y0).square().sum()
 
 
+def tangent(ys):
+    with forward_ad.dual_level():
+        said = ys(forward_ad.make_dual(LINEAR, ALONG), forward_ad.make_dual(Y0, ALONG.T))
+        return forward_ad.unpack_dual(said).tangent
+
+
 TRANSFORMS = {
+    "forward_ad": tangent,
     "jvp": lambda ys: jvp(ys, (LINEAR, Y0), (ALONG, ALONG.T))[1],
     "vjp": lambda ys: vjp(ys, LINEAR, Y0)[1](closed(LINEAR, ALONG)),
     "grad": lambda ys: grad(loss_of(ys), (0, 1))(LINEAR, Y0),
