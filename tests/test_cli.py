@@ -15,7 +15,8 @@ import yaml
 
 from latentode import Forecaster
 from latentode.cli import main
-from latentode.data.datasets import pbcseq
+from latentode.data.datasets import lotka_volterra, pbcseq
+from latentode.data.simulation import Options, simulate
 from tests.data.tables import make_covariate_frame, make_frame
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -349,6 +350,16 @@ def test_a_shipped_config_trains_on_the_bundled_data(name, tmp_path):
     plain = {key: value for key, value in told.items() if not isinstance(value, dict)}
     assert {key: written[key] for key in plain} == plain
     succeed("forecast", run, "--history", pbcseq.path(), "--every", "90", "--out", tmp_path / "forecast.csv")
+    assert np.isfinite(pd.read_csv(tmp_path / "forecast.csv")["mean"]).all()
+
+
+@pytest.mark.slow
+def test_the_config_of_an_equation_finds_its_numbers(tmp_path):
+    panel = simulate(lotka_volterra.SYSTEM, Options(n_series=12, n_observations=30)).table
+    panel.to_frame().to_csv(tmp_path / "data.csv", index=False)
+    done = succeed("fit", "--config", CONFIGS / "mechanistic.yaml", "--data.path", "data.csv", "--run_dir", "run", cwd=tmp_path)  # fmt: skip
+    assert "alpha" in done.stdout + done.stderr
+    succeed("forecast", "run", "--history", "data.csv", "--every", "1", "--out", "forecast.csv", cwd=tmp_path)
     assert np.isfinite(pd.read_csv(tmp_path / "forecast.csv")["mean"]).all()
 
 

@@ -16,7 +16,9 @@ from latentode.data.batch import Batch
 
 SIDE = 4  # values on either side of a query that are looked at
 SOON = 1e-6  # horizons: where other channels were observed at the very time of a query, the forecast is asked for just after it
-MAX_ROWS = 256  # per forward pass
+MAX_ROWS = (
+    64  # per forward pass: as many as a batch of training has, so that fitting takes no more memory than training did
+)
 
 
 @dataclass(frozen=True)
