@@ -172,8 +172,8 @@ class GRUField(nn.Module):
         \frac{dh}{dt} = (1 - z) \odot (g - h), \quad r = \sigma(U_r h + b_r), \quad z = \sigma(U_z h + b_z), \quad
         g = \tanh(U_h (r \odot h) + b_h)
 
-    A state that starts in [-1, 1] stays there, since `g` pulls it inwards at the edge (proposition 1), and no part of it moves faster
-    than 2 (proposition 2). An Euler step of length 1 is one step of the gated recurrent unit.
+    A state that starts in [-1, 1] stays there, since `g` pulls it inwards at the edge, and no part of it moves faster
+    than 2. An Euler step of length 1 is one step of the gated recurrent unit.
     """
 
     def __init__(self, hidden_size: int) -> None:

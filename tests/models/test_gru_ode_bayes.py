@@ -123,7 +123,7 @@ def test_the_ode_is_what_scipy_solves():
 
 
 def test_the_state_stays_between_minus_one_and_one():
-    """Proposition 1, and for Euler steps of at most 1 without the limit of small steps."""
+    """A bound that the paper proves, here for Euler steps of at most 1 without the limit of small steps."""
     for seed in range(5):
         field = large_field(seed)
         h = torch.empty(200, 8, dtype=torch.float64).uniform_(-1, 1).sign()  # on the edge
@@ -134,7 +134,7 @@ def test_the_state_stays_between_minus_one_and_one():
 
 
 def test_no_part_of_the_state_moves_faster_than_two():
-    """Proposition 2."""
+    """The Lipschitz bound that the paper proves."""
     field = large_field()
     h = torch.empty(2_000, 8, dtype=torch.float64).uniform_(-1, 1)
     assert float(field(torch.zeros(2_000), h).abs().max()) <= 2

@@ -130,7 +130,7 @@ class LowRankField(nn.Module):
 def drive(
     field: ControlledField, z0_BH: Tensor, path: CubicPath, t_BQ: Tensor, *, method: str, step_size: float
 ) -> Tensor:
-    """Solve `dz = field(z) dX` along a path from its first knot, in steps of one length (Kidger et al. 2020, section 3.2).
+    """Solve `dz = field(z) dX` along a path from its first knot, in steps of one length (Kidger et al. 2020, section 3).
 
     Args:
         field: gives `f(z) dX/dt`.
