@@ -14,13 +14,12 @@ from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, LatentStates
-from latentode.models.latent_path import LatentPath, history_as_targets
-from latentode.models.residual import ResidualModel
+from latentode.models.latent_path import LatentModel, LatentPath, history_as_targets
 
 OBJECTIVES = ("nll", "elbo")
 
 
-class LatentODE(ResidualModel):
+class LatentODE(LatentModel):
     """Forecasts `base + unit * residual`: the residual is read off a latent state that follows a differential equation.
 
     Args:
@@ -113,25 +112,3 @@ class LatentODE(ResidualModel):
             context = posterior.series_context[:, None].expand(-1, batch.n_channels, -1)
         state = self.path.carry(posterior.mean, posterior, adjusted)
         return LatentStates(state, context, is_per_channel, self.dynamics.velocity)
-
-    @property
-    def path(self) -> LatentPath:
-        """The latent path of the first member."""
-        first = self.paths[0]
-        assert isinstance(first, LatentPath)
-        return first
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder of the first member."""
-        return self.path.encoder
-
-    @property
-    def dynamics(self) -> Dynamics:
-        """The dynamics of the first member."""
-        return self.path.dynamics
-
-    @property
-    def decoder(self) -> Decoder:
-        """The decoder of the first member."""
-        return self.path.decoder

@@ -15,6 +15,7 @@ from latentode.models.distributions import mix
 from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, Path, Posterior
 from latentode.models.objectives import annealing, elbo, kl_to_standard_normal, weighted_mean
+from latentode.models.residual import ResidualModel
 from latentode.models.statics import StaticContext
 
 
@@ -151,6 +152,32 @@ class LatentPath(Path):
             if divergence is None
             else self._annealed * self.kl_weight * divergence.sum()
         )
+
+
+class LatentModel(ResidualModel):
+    """A residual model of latent paths; its parts are those of the first member, which has the very ones that were given."""
+
+    @property
+    def path(self) -> LatentPath:
+        """The latent path of the first member."""
+        first = self.paths[0]
+        assert isinstance(first, LatentPath)
+        return first
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the first member."""
+        return self.path.encoder
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The dynamics of the first member."""
+        return self.path.dynamics
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of the first member."""
+        return self.path.decoder
 
 
 def history_as_targets(batch: Batch) -> Batch:

@@ -7,11 +7,10 @@ from latentode.models.decoders import QuantileDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import CDEEncoder
 from latentode.models.interfaces import Decoder, Dynamics
-from latentode.models.latent_path import LatentPath
-from latentode.models.residual import ResidualModel
+from latentode.models.latent_path import LatentModel, LatentPath
 
 
-class NeuralCDE(ResidualModel):
+class NeuralCDE(LatentModel):
     r"""Forecasts `base + unit * residual`; the residual is read off a state that observations drive, :math:`dz = f(z)\,dX_t`.
 
     Kidger et al. (2020) read a label off the state at the last observation. To forecast, it is carried on: behind the origin nothing
@@ -61,27 +60,3 @@ class NeuralCDE(ResidualModel):
         self.latent_size = latent_size
         self.context_size = context_size
         self.beta = beta
-
-    @property
-    def path(self) -> LatentPath:
-        """The latent path of the first member."""
-        first = self.paths[0]
-        assert isinstance(first, LatentPath)
-        return first
-
-    @property
-    def encoder(self) -> CDEEncoder:
-        """The encoder of the first member."""
-        encoder = self.path.encoder
-        assert isinstance(encoder, CDEEncoder)
-        return encoder
-
-    @property
-    def dynamics(self) -> Dynamics:
-        """The dynamics of the first member."""
-        return self.path.dynamics
-
-    @property
-    def decoder(self) -> Decoder:
-        """The decoder of the first member."""
-        return self.path.decoder
