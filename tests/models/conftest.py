@@ -13,6 +13,7 @@ from latentode.data.scaling import Scaler
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.data.windows import Spans, Split, Windows, heldout_windows, make_split, training_windows
+from latentode.models.smoothing import hide
 from tests.data.tables import make_table
 
 
@@ -52,6 +53,27 @@ def perturb(model, seed=0):
 def whole_loss(model, batch):
     """Give what training lowers, on histories of which nothing is hidden and with every unit there."""
     return float(model.eval().loss(batch))
+
+
+def make_model(prepared, build, **settings):
+    """Give an untrained model with its base fitted, its weights drawn from seed 0."""
+    torch.manual_seed(0)
+    model = build(**settings)
+    model.setup(prepared.table.schema)
+    model.prepare([prepared.batch])
+    return model.eval()
+
+
+def check_smoothing_of_rows_alone(model, prepared):
+    """Assert that what lies inside a history is told for a row alone as for a row among others."""
+    model.calibrate([prepared.validation])
+    batch = hide([prepared.validation])[0]
+    said = model.smooth(batch)
+    for b in (0, len(batch) - 1):
+        seen = batch.target_observed[b]
+        alone = model.smooth(batch.take(torch.tensor([b])))
+        assert alone.mean[0][seen].isfinite().all()
+        assert torch.allclose(alone.mean[0][seen], said.mean[b][seen], atol=2e-3)
 
 
 @pytest.fixture(scope="session")

@@ -39,9 +39,8 @@ from latentode.models import (
     StudentTDecoder,
 )
 from latentode.models.baselines.linear import base_features
-from latentode.models.smoothing import hide
 from tests.data.tables import make_table
-from tests.models.conftest import perturb, prepare, whole_loss
+from tests.models.conftest import check_smoothing_of_rows_alone, make_model, perturb, prepare, whole_loss
 
 ENCODERS = [AttentionEncoder, CDEEncoder, GRUEncoder, ODERNNEncoder]
 PARTS = {
@@ -84,20 +83,12 @@ PARTS = {
 
 
 def make(prepared, encoder=AttentionEncoder, **kwargs):
-    torch.manual_seed(0)
-    model = LatentODE(encoder=encoder(), **kwargs)
-    model.setup(prepared.table.schema)
-    model.prepare([prepared.batch])
-    return model.eval()
+    return make_model(prepared, LatentODE, encoder=encoder(), **kwargs)
 
 
 def make_of(prepared, parts, **kwargs):
     chosen = {key: value() if callable(value) else value for key, value in PARTS[parts].items()}
-    torch.manual_seed(0)
-    model = LatentODE(**chosen, **kwargs)
-    model.setup(prepared.table.schema)
-    model.prepare([prepared.batch])
-    return model.eval()
+    return make_model(prepared, LatentODE, **chosen, **kwargs)
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -314,12 +305,4 @@ def test_a_seeded_run_gives_its_golden_numbers(prepared):
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_what_lies_inside_a_history_is_told_for_every_row_alone(prepared, parts):
-    model = perturb(make_of(prepared, parts))
-    model.calibrate([prepared.validation])
-    batch = hide([prepared.validation])[0]
-    said = model.smooth(batch)
-    for b in (0, len(batch) - 1):
-        seen = batch.target_observed[b]
-        alone = model.smooth(batch.take(torch.tensor([b])))
-        assert alone.mean[0][seen].isfinite().all()
-        assert torch.allclose(alone.mean[0][seen], said.mean[b][seen], atol=2e-3)
+    check_smoothing_of_rows_alone(perturb(make_of(prepared, parts)), prepared)

@@ -89,7 +89,7 @@ def test_padding_changes_nothing(name):
 def test_a_row_of_a_batch_equals_the_row_alone(name):
     model, prepared = make_model(name), make_prepared()
     together = forecast(model, prepared.batch)
-    for w in (1, 7):
+    for w in (0, 1, 5, 7, 11):
         batch = prepared.reader.read(prepared.windows.take(np.asarray([w])))
         known = batch.target_observed[0]
         for alone, whole in zip(forecast(model, batch), together, strict=True):
@@ -114,7 +114,9 @@ def test_neither_the_order_nor_the_number_of_queries_matters(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize(("unit", "start"), [(1.0, 1e6), (60.0, 0.0), (1 / 24, -2_000.0)])
+@pytest.mark.parametrize(
+    ("unit", "start"), [(1.0, 1e6), (60.0, 0.0), (1 / 24, -2_000.0), (86_400.0, -2_000.0), (1 / 24, 1e6)]
+)
 def test_neither_the_unit_nor_the_start_of_numeric_time_matters(name, unit, start):
     after = np.asarray([0.5, 1.0, 2.9])
     said = [

@@ -12,7 +12,7 @@ from latentode.data.tables import read_table
 from latentode.models import MODELS, CDEEncoder, GRUODEBayes, LinearField, NeuralCDE, StudentTDecoder
 from latentode.models.baselines.linear import base_features
 from tests.data.tables import ROLES, make_covariate_frame
-from tests.models.conftest import perturb, prepare
+from tests.models.conftest import make_model, perturb, prepare
 from tests.models.test_networks import NETWORKS
 
 VARIANTS = {
@@ -28,11 +28,7 @@ def covariates():
 
 
 def make(prepared, name, **settings):
-    torch.manual_seed(0)
-    model = MAKERS[name](**settings)
-    model.setup(prepared.table.schema)
-    model.prepare([prepared.batch])
-    return model.eval()
+    return make_model(prepared, MAKERS[name], **settings)
 
 
 @pytest.mark.parametrize("name", MAKERS)
