@@ -29,6 +29,7 @@ from rich.text import Text
 
 WIDTH = 120  # of tables where nobody sees how wide they are
 BAR_WIDTH = 20
+WHOLE = 1e-6  # short of a whole unit counts as one: parts of units add up to rounding
 REFRESHES = 4  # per second: more would be taken from the work itself
 
 # Off a terminal: no line for short work, and ever rarer ones for long work, so that a log of a night stays readable.
@@ -110,7 +111,7 @@ class Work:
     @property
     def count(self) -> str:
         """How far: "3 of 10 runs"."""
-        return "" if self.total is None else f"{int(self.done):,} of {int(self.total):,} {self.unit}".rstrip()
+        return "" if self.total is None else f"{int(self.done + WHOLE):,} of {int(self.total):,} {self.unit}".rstrip()
 
     @property
     def time(self) -> str:

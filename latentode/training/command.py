@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 import time
@@ -13,12 +12,15 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from latentode.data.settings import DataSettings
+from latentode.data.settings import DataSettings, check_choice
 from latentode.errors import InputError
 from latentode.files import write_whole
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
+from latentode.training.refusals import explain
 from latentode.training.task import ForecastingTask
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
 class ForecastingCLI(LightningCLI):
@@ -65,6 +67,8 @@ class ForecastingCLI(LightningCLI):
         self.model = self.config_init["model"]
         self.run_dir = choose_run_dir(self.config["run_dir"], settings)
         trainer = dict(self.config_init["trainer"])
+        if isinstance(trainer["accelerator"], str):
+            check_choice("--trainer.accelerator", trainer["accelerator"], ACCELERATORS)
         own = run_callbacks(self.run_dir, self.config["patience"], show_progress=not trainer["enable_progress_bar"])
         trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
@@ -119,7 +123,9 @@ def choose_run_dir(chosen: str | None, settings: DataSettings) -> Path:
         if Path(chosen).exists() and not Path(chosen).is_dir():
             raise InputError(f"run_dir {chosen} is a file; name a folder.")
         return Path(chosen)
-    name = Path(settings.path).name.split(".")[0] if settings.path else "run"
+    stem = Path(settings.path).resolve().name.split(".")[0] if settings.path else ""
+    # Letters of any script, digits, and what needs no quotes in a shell.
+    name = re.sub(r"[^\w-]+", "_", stem).strip("_-") or "run"
     n = 1
     while (Path("runs") / f"{name}-{n}").exists():
         n += 1
@@ -171,21 +177,6 @@ def _build(command: str, arguments: list[str]) -> ForecastingCLI:
             load_from_checkpoint_support=False,
         )
     except ArgumentError as error:
-        raise InputError(_explain(str(error), known, command)) from error
+        raise InputError(explain(str(error), known, command)) from error
     finally:
         sys.argv = argv
-
-
-def _explain(message: str, known: list[str], command: str) -> str:
-    """Turn the parser's message into one sentence that names the nearest option."""
-    text = " ".join(message.split())
-    unknown = re.search(r"(?:[Uu]nrecognized arguments?|Unknown option).*?(--[\w.]+)", text) or re.search(
-        r"[Kk]ey ['\"]?([\w.]+)['\"]? is not expected", text
-    )
-    if unknown:
-        option = unknown[1] if unknown[1].startswith("--") else f"--{unknown[1]}"
-        near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-        starting = [name for name in known if name.startswith(option)]
-        hint = f"did you mean {(starting or near)[0]}?" if starting or near else "see `latentode fit --help.all`."
-        return f"{option} is no option of `latentode {command}`; {hint}"
-    return f"{text[:600].rstrip('.')}; see `latentode {command} --help` or --help.all."

@@ -1,13 +1,14 @@
 """Commands by name: one file per command, one line in the table.
 
-A command is a module with `SUMMARY`, `EXAMPLE`, `add_options(parser)` and `run(options) -> status`. It imports what it needs inside `run`.
+A command is a module with `SUMMARY`, `EXAMPLE`, `add_options(parser)` and `run(options) -> status`. It imports what it needs inside `run`,
+and speaks by `latentode.cli.parser`: `give`, `tell`, `say`. `HAS_JSON = False` where its result is no data.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from . import backtest, benchmark, demo, describe, evaluate, fit, forecast, validate
+from . import backtest, benchmark, completion, demo, describe, evaluate, fit, forecast, runs, validate
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -18,4 +19,15 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "backtest": backtest,
     "benchmark": benchmark,
+    "runs": runs,
+    "completion": completion,
+}
+
+# As `latentode --help` shows them; one that is in no group stands at the end.
+GROUPS: dict[str, list[str]] = {
+    "to begin with": ["demo", "describe"],
+    "fit": ["fit", "validate", "runs"],
+    "forecast": ["forecast"],
+    "how good is it": ["evaluate", "backtest", "benchmark"],
+    "your shell": ["completion"],
 }
