@@ -194,7 +194,10 @@ def test_runs_are_sorted_and_what_they_do_not_tell_comes_last(key, tmp_path):
         ("data:\n  horizn: 3\n", "'--data.horizon'"),
         ("trainer:\n  max_epoch: 3\n", "'--trainer.max_epochs'"),
         ("model:\n  network:\n    class_path: latentode.models.LatentOD\n", "'LatentODE'"),
-        ("model:\n  network:\n    class_path: latentode.models.LinearField\n    init_args:\n      knd: x\n", "'kind'"),
+        (
+            "model:\n  network:\n    class_path: latentode.models.LatentODE\n    init_args:\n      dynamcs: x\n",
+            "'dynamics'",
+        ),
         ("seed_everything: x\n", "it takes a whole number"),
         ("a: [1,\n", "is no YAML"),
     ],
@@ -265,7 +268,7 @@ def test_zsh_takes_the_completion(tmp_path, capsys):
     assert main(["completion", "zsh"]) == 0
     script = tmp_path / "latentode.zsh"
     script.write_text(capsys.readouterr().out)
-    code = f"autoload -Uz compinit; compinit -u -D; source {script}; print $_comps[latentode]"
+    code = f'autoload -Uz compinit; compinit -u -D; eval "$(<{script})"; print $_comps[latentode]'
     done = subprocess.run(["zsh", "-f", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "_shtab_latentode"
     assert done.stderr == ""

@@ -30,11 +30,7 @@ def run(options: argparse.Namespace) -> int:
     parser, commands = build_parser()
     for command in commands.values():
         _mark(command, shtab.FILE, shtab.DIRECTORY)
-    script = shtab.complete(parser, options.shell)
-    if options.shell == "zsh":
-        # Written to be found by its file's name; read by eval, it registers itself.
-        script += "\ncompdef _shtab_latentode latentode\n"
-    print(script)
+    print(shtab.complete(parser, options.shell))
     return OK
 
 
