@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from latentode.cli.parser import OK, Parser
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def _mark(command: Parser, file: dict[str, str], folder: dict[str, str]) -> None:
+def _mark(command: Parser, file: Any, folder: Any) -> None:
     """Say of each option whether files, folders or words complete it."""
     from latentode.data.settings import CHOICES
 
