@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import backtest, benchmark, demo, describe, evaluate, fit, forecast, validate
+from . import backtest, benchmark, demo, describe, evaluate, fit, forecast, latent, validate
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -15,6 +15,7 @@ COMMANDS: dict[str, ModuleType] = {
     "fit": fit,
     "validate": validate,
     "forecast": forecast,
+    "latent": latent,
     "evaluate": evaluate,
     "backtest": backtest,
     "benchmark": benchmark,
