@@ -5,8 +5,10 @@ Colours are those of Okabe and Ito (2008), told apart by every kind of colour vi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from latentode.errors import InputError
 from latentode.files import write_whole
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
-BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.28))
+BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.22), (0.25, 0.75, "50 %", 0.3))
 PICTURES = (".png", ".pdf", ".svg")
 STROKES = ("-", "--", "-.")
 MAX_SERIES, MAX_CHANNELS, MAX_BARS, MAX_PATHS = 3, 4, 40, 4
+MAX_STEP = 0.15  # between two levels, for one between them to be read off
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7")
 
 
@@ -95,10 +98,9 @@ def _pick(frame: pd.DataFrame | None, series: Any, channel: str) -> pd.DataFrame
 def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
     axis.plot(history["time"], history["value"], ".-", color=GREY, ms=4, lw=0.7, alpha=0.9, label="history")
     for low, high, name, alpha in BANDS:
-        low_name, high_name = f"q{low:g}", f"q{high:g}"
-        if low_name in forecast and high_name in forecast:
-            band = (forecast["time"], forecast[low_name], forecast[high_name])
-            axis.fill_between(*band, color=BLUE, alpha=alpha, lw=0, label=f"{name} of outcomes")
+        edges = _level(forecast, low), _level(forecast, high)
+        if edges[0] is not None and edges[1] is not None:
+            axis.fill_between(forecast["time"], *edges, color=BLUE, alpha=alpha, lw=0, label=f"{name} of outcomes")
     middle = "q0.5" if "q0.5" in forecast else "mean"
     style = "-" if len(forecast) > 1 else "o"
     axis.plot(forecast["time"], forecast[middle], style, color=BLUE, lw=1.6, ms=4, label="forecast")
@@ -114,6 +116,19 @@ def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
     axis.grid(alpha=0.25, lw=0.5)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
+
+
+def _level(forecast: pd.DataFrame, level: float) -> pd.Series | None:
+    """Give the quantile of a level: a column, or what lies between its two neighbours on the scale of normal scores; None without such."""
+    if f"q{level:g}" in forecast:
+        return forecast[f"q{level:g}"]
+    known = sorted(float(name[1:]) for name in forecast if re.fullmatch(r"q[01]?\.?\d+(e-\d+)?", str(name)))
+    below, above = ([x for x in known if x < level][-1:], [x for x in known if x > level][:1])
+    if not below or not above or above[0] - below[0] > MAX_STEP:
+        return None
+    z = [NormalDist().inv_cdf(x) for x in (below[0], level, above[0])]
+    share = (z[1] - z[0]) / (z[2] - z[0])
+    return forecast[f"q{below[0]:g}"] * (1 - share) + forecast[f"q{above[0]:g}"] * share
 
 
 def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
@@ -305,7 +320,12 @@ def _draw_pit(axis: Axes, counts: Sequence[int]) -> None:
     n_bins = len(counts)
     density = np.asarray(counts, dtype=np.float64) / max(sum(counts), 1) * n_bins
     axis.bar((np.arange(n_bins) + 0.5) / n_bins, density, width=0.92 / n_bins, color=BLUE, alpha=0.75)
+    # Nine in ten bars of honest forecasts lie within, were all values independent; those of one series are not quite.
+    spread = 1.645 * np.sqrt(max(n_bins - 1, 0) / max(sum(counts), 1))
+    axis.axhspan(1 - spread, 1 + spread, color=GREY, alpha=0.15, lw=0, label="90 % of bars, by chance alone")
     axis.axhline(1.0, color=GREY, lw=0.8, ls=":")
+    axis.set_ylim(0, 1.25 * max(density.max(initial=1.0), 1 + spread))
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
     axis.set_xlabel("probability forecast for less than what came", fontsize=9)
     axis.set_ylabel("density", fontsize=9)
     axis.set_title("PIT: flat where forecasts are honest", fontsize=10, loc="left")
@@ -359,6 +379,81 @@ def plot_latent(
         axis.set_title(f"{share:.0%} of the paths' variance lies in this plane", fontsize=9, loc="left")
     if few:
         axis.legend(frameon=False, fontsize=8)
+    _finish(figure, title)
+    return figure
+
+
+def plot_effort(
+    step_ends: np.ndarray,
+    k: int,
+    *,
+    names: Sequence[Any],
+    channels: Sequence[str] = (),
+    title: str | None = None,
+) -> Figure:
+    """Draw how long the solver's steps are over time, and how many it takes per channel: short steps are where it works hard.
+
+    Args:
+        step_ends: where steps ended, in horizons, `(S, K, N)`, NaN behind the last.
+        k: the channel whose steps are drawn over time, one line per series.
+        names: of the series; with up to `MAX_PATHS` of them a legend is drawn.
+        channels: names, `K` of them; empty where all share one state, of which there is then no second panel.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9.2 if channels else 5.4, 3.6), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, 2 if channels else 1, width_ratios=(3, 2) if channels else None))
+    few = len(names) <= MAX_PATHS
+    for i, ends in enumerate(step_ends[:, k]):
+        edges = np.concatenate([[0.0], ends[~np.isnan(ends)]])
+        colour = COLOURS[i % len(COLOURS)] if few else BLUE
+        style: dict[str, Any] = {"color": colour, "lw": 1.6 if few else 0.6, "alpha": 1.0 if few else 0.5}
+        label = f"series {names[i]}" if few else None
+        axes[0].stairs(np.diff(edges), edges, baseline=None, ls=STROKES[i % 3] if few else "-", label=label, **style)
+    axes[0].set_yscale("log")
+    axes[0].set_xlabel("time after the origin, in horizons", fontsize=9)
+    axes[0].set_ylabel("length of the step, in horizons", fontsize=9)
+    if few and len(names):
+        axes[0].legend(frameon=False, fontsize=8)
+    if channels:
+        # The busiest channels; of many the names would overlap.
+        count = (~np.isnan(step_ends)).sum(-1).mean(0)
+        order = np.argsort(-count, kind="stable")[:MAX_BARS][::-1]
+        figure.set_figheight(max(3.6, 1.2 + 0.17 * len(order)))
+        axes[1].barh(np.arange(len(order)), count[order], color=BLUE, height=0.7)
+        axes[1].set_yticks(np.arange(len(order)), [_shorten(channels[i]) for i in order])
+        axes[1].set_xlabel("steps, mean over series", fontsize=9)
+        axes[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _finish(figure, title)
+    return figure
+
+
+def plot_learning(log: pd.DataFrame, *, title: str | None = None) -> Figure:
+    """Draw the losses of a fit by epoch, with the epoch whose weights were kept, and what solving its field cost.
+
+    Args:
+        log: columns `epoch, train_loss, val_score, nfe`, one row per epoch; a figure that was not measured is NaN.
+        title: of the figure.
+    """
+    has_nfe = "nfe" in log and bool(log["nfe"].notna().any())
+    figure = Figure(figsize=(4.6 * (1 + has_nfe), 3.4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, 1 + has_nfe))
+    epoch = log["epoch"] + 1
+    axes[0].plot(epoch, log["train_loss"], "--", color=GREY, marker=".", lw=1.2, label="training loss")
+    axes[0].plot(epoch, log["val_score"], "-", color=BLUE, marker=".", lw=1.6, label="validation score")
+    if log["val_score"].notna().any():
+        best = int(log["val_score"].argmin())
+        axes[0].plot(
+            epoch.iloc[best], log["val_score"].iloc[best], "D", color=ORANGE, ms=6, label="kept: the lowest score"
+        )
+    axes[0].set_ylabel("in units of what the base leaves", fontsize=9)
+    axes[0].legend(frameon=False, fontsize=8)
+    if has_nfe:
+        axes[1].plot(epoch, log["nfe"], "-", color=BLUE, marker=".", lw=1.6)
+        axes[1].set_ylabel("evaluations of the field per sample", fontsize=9)
+        axes[1].set_ylim(0, 1.2 * log["nfe"].max())
+    for axis in axes:
+        axis.set_xlabel("epoch", fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, title)
     return figure
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.dates import num2date
 
+from latentode import plots
 from latentode.errors import InputError
 from latentode.plots import plot_forecast, plot_leaderboard, plot_overview, plot_scores
 
@@ -94,7 +95,7 @@ def test_scores_show_error_by_lead_time_coverage_and_the_density_of_the_pit():
     labels = [text.get_text() for text in coverage.get_legend().get_texts()]
     assert labels == ["calibrated", "last value", "blend", "this model"]
     assert np.allclose(coverage.lines[-1].get_ydata(), [0, 0.2, 0.4, 0.7, 1.0])
-    heights = [bar.get_height() for bar in pit.patches]
+    heights = [bar.get_height() for bar in pit.containers[0]]
     assert np.mean(heights) == pytest.approx(1.0)
     assert heights[0] == pytest.approx(4 / 16 * 8)
 
@@ -111,3 +112,38 @@ def test_a_leaderboard_has_the_lowest_error_on_top_and_leaves_out_what_has_none(
     axis = plot_leaderboard(records).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["latent ode", "last value", "constant"]
     assert axis.get_ylim()[0] > axis.get_ylim()[1]
+
+
+def test_a_band_between_two_levels_is_read_off_on_the_scale_of_normal_scores():
+    from statistics import NormalDist
+
+    levels = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9]
+    frame = pd.DataFrame({f"q{x:g}": [10 + 2 * NormalDist().inv_cdf(x)] for x in levels})
+    assert plots._level(frame, 0.25)[0] == pytest.approx(10 + 2 * NormalDist().inv_cdf(0.25))
+    assert plots._level(frame, 0.75)[0] == pytest.approx(10 + 2 * NormalDist().inv_cdf(0.75))
+    assert plots._level(frame, 0.5)[0] == 10
+    assert plots._level(frame, 0.025) is None
+    assert plots._level(frame, 0.6) is None  # .5 and .7 are too far apart
+
+
+def test_steps_are_drawn_from_edge_to_edge_and_counted_per_channel():
+    ends = np.array([[[0.2, 0.5, 1.0], [1.0, np.nan, np.nan]], [[0.4, 1.0, np.nan], [0.5, 1.0, np.nan]]])
+    figure = plots.plot_effort(ends, 0, names=["a", "b"], channels=["x", "y"])
+    first, second = (patch.get_data() for patch in figure.axes[0].patches)
+    assert np.allclose(first.edges, [0, 0.2, 0.5, 1.0])
+    assert np.allclose(first.values, [0.2, 0.3, 0.5])
+    assert np.allclose(second.values, [0.4, 0.6])
+    bars = dict(zip([t.get_text() for t in figure.axes[1].get_yticklabels()], figure.axes[1].patches, strict=True))
+    assert bars["x"].get_width() == 2.5
+    assert bars["y"].get_width() == 1.5
+    assert len(plots.plot_effort(ends[:, :1], 0, names=["a", "b"]).axes) == 1
+
+
+def test_a_learning_curve_marks_the_epoch_that_was_kept():
+    log = pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [3.0, 2.0, 1.0], "val_score": [2.0, 1.5, 1.7], "nfe": np.nan})
+    figure = plots.plot_learning(log)
+    training, validation, kept = figure.axes[0].lines
+    assert list(training.get_ydata()) == [3, 2, 1]
+    assert list(validation.get_xdata()) == [1, 2, 3]
+    assert list(kept.get_xydata()[0]) == [2, 1.5]
+    assert len(plots.plot_learning(log.assign(nfe=[10, 12, 14])).axes) == 2

@@ -58,6 +58,8 @@ class Latent:
         context: what does not move, of each time's series, `(P, K, E)`.
         history: what was read.
         velocity: gives how fast states `(G, D)` with contexts `(G, E)` move, per horizon.
+        step_ends: where the solver's steps ended, in horizons after the origin, `(S, K, N)` for the `S` series asked for, by their
+            position in `history`; NaN behind the last. None where nothing is solved by steps.
     """
 
     series: np.ndarray
@@ -67,6 +69,7 @@ class Latent:
     context: np.ndarray
     history: Table
     velocity: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    step_ends: np.ndarray | None = None
 
     def __repr__(self) -> str:
         n_series = len(np.unique(self.series))
@@ -123,6 +126,26 @@ class Latent:
         title = f"latent state{f' of {self.channels[self._channel(channel)]}' if self.channels else ''}"
         return plot_latent(plane.paths, plane.x, plane.y, plane.field, names=names, share=plane.share, title=title)
 
+    def plot_effort(self, channel: str | None = None) -> Figure:
+        """Draw where the solver takes short steps, and how many it takes per channel.
+
+        Args:
+            channel: whose steps are drawn over time; left out, the first.
+
+        Raises:
+            InputError: there is no such channel, or the dynamics is no field that is solved by steps.
+        """
+        from latentode.plots import plot_effort
+
+        if self.step_ends is None:
+            raise InputError(
+                "nothing is solved by steps here: the model carries its state in closed form, or in parts."
+            )
+        names = self.history.series_ids[np.unique(self.series)].tolist()
+        k = self._channel(channel)
+        title = f"steps of the solver{f', {self.channels[k]}' if self.channels else ''}"
+        return plot_effort(self.step_ends, k, names=names, channels=self.channels, title=title)
+
     def _channel(self, channel: str | None) -> int:
         if channel is None or not self.channels:
             return 0
@@ -161,6 +184,7 @@ def latent(fitted: FittedModel, history: Any, ask: Ask, *, device: torch.device 
     positions = reader.target_channels
     network = fitted.network.to(device).eval()
     found: dict[str, np.ndarray] = {}
+    steps: list[Tensor] = []
     velocity, is_per_channel = None, True
     for batch, (here, row, column) in asked.parts(np.arange(len(asked.queries.time)), asked.windows, reader):
         states = network.latent(batch)
@@ -171,6 +195,8 @@ def latent(fitted: FittedModel, history: Any, ask: Ask, *, device: torch.device 
             "state": state.double().cpu().numpy()[row, column],
             "context": states.context[:, positions[:n_states]].double().cpu().numpy()[row],
         }
+        if states.step_ends is not None:
+            steps += states.step_ends[:, positions[:n_states]].cpu().unbind(0)
         for name, part in parts.items():
             found.setdefault(name, np.empty((len(asked.queries.time), *part.shape[1:])))[here] = part
     assert velocity is not None
@@ -183,7 +209,15 @@ def latent(fitted: FittedModel, history: Any, ask: Ask, *, device: torch.device 
         found["context"],
         asked.table,
         partial(_velocity, velocity, torch.device(device)),
+        _stack(steps) if steps else None,
     )
+
+
+def _stack(steps: list[Tensor]) -> np.ndarray:
+    """Give the step ends `(K, N)` of each series as one array `(S, K, N)`, padded with NaN."""
+    longest = max(part.shape[1] for part in steps)
+    padded = [torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=torch.nan) for part in steps]
+    return torch.stack(padded).double().numpy()
 
 
 @torch.no_grad()

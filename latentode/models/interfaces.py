@@ -281,12 +281,15 @@ class LatentStates:
         context: what does not move, of each series and channel, `(B, C, E)`.
         is_per_channel: whether every channel has a state of its own.
         velocity: gives how fast states `(G, D)` with contexts `(G, E)` move, per horizon, `(G, D)`.
+        step_ends: where the solver's steps up to the last query of the series ended, in horizons, `(B, K, N)` with `K` the channels, or 1
+            where they share a state; NaN behind the last. None where nothing is solved by steps.
     """
 
     state: Tensor
     context: Tensor
     is_per_channel: bool
     velocity: Callable[[Tensor, Tensor], Tensor]
+    step_ends: Tensor | None = None
 
 
 class Dependence(Protocol):

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.distributions import mix
+from latentode.models.dynamics.solved import SolvedField
 from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, LatentStates, Path, Posterior
 from latentode.models.objectives import annealing, elbo, kl_to_standard_normal, weighted_mean
@@ -189,7 +190,22 @@ class LatentModel(ResidualModel):
         if not is_per_channel:
             context = posterior.series_context[:, None].expand(-1, batch.n_channels, -1)
         state = self.path.carry(posterior.mean, posterior, adjusted)
-        return LatentStates(state, context, is_per_channel, self.dynamics.velocity)
+        return LatentStates(
+            state, context, is_per_channel, self.dynamics.velocity, self._step_ends(posterior, adjusted)
+        )
+
+    def _step_ends(self, posterior: Posterior, batch: Batch) -> Tensor | None:
+        """Solve every state up to the last query of its series, and give where the steps ended, `(B, K, N)`."""
+        if not isinstance(self.dynamics, SolvedField):
+            return None
+        z0, context = posterior.mean, posterior.channel_context
+        if z0.ndim == 2:
+            z0, context = z0[:, None], posterior.series_context[:, None]
+        last = torch.where(batch.query_observed, batch.query_time, 0.0).amax(1).clamp(min=0.0)
+        start = torch.zeros_like(last) if posterior.t0 is None else posterior.t0
+        start, last = (x[:, None].expand(z0.shape[:2]).flatten() for x in (start, last))
+        ends = self.dynamics.step_ends(z0.flatten(0, 1), start, last, context.flatten(0, 1))
+        return ends.view(*z0.shape[:2], -1)
 
 
 def history_as_targets(batch: Batch) -> Batch:

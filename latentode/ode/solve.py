@@ -81,6 +81,14 @@ class Solution:
         """
         return self._kept().read_single(sample, t)
 
+    def step_ends(self) -> Tensor:
+        """Give the times at which the accepted steps of each sample ended, `(B, N)` in the order solved, NaN behind the last one.
+
+        Raises:
+            InputError: without `dense=True`.
+        """
+        return self._kept().step_ends()
+
     def _kept(self) -> _Reader:
         if self._reader is None:
             raise InputError(
@@ -427,6 +435,16 @@ class _Reader:
         steps = self.trajectory.steps
         ys = steps.evaluate_single(sample, tau) if steps.ends else self.problem.y0.index_select(0, sample)
         return self._finish(ys, tau, sample)
+
+    def step_ends(self) -> Tensor:
+        """Give the times at which accepted steps ended, `(B, N)`, NaN behind the last."""
+        steps, problem = self.trajectory.steps, self.problem
+        if not steps.ends:
+            return problem.t0.new_full((len(problem.y0), 0), torch.nan)
+        starts, ends = torch.stack(steps.starts, 1).detach(), torch.stack(steps.ends, 1).detach()
+        # A sample that rested, or whose step was rejected, has not moved.
+        tau = torch.where(ends > starts, ends, torch.inf).sort(1).values[:, : int((ends > starts).sum(1).max())]
+        return torch.where(tau.isinf(), torch.nan, problem.t0[:, None] + problem.direction[:, None] * tau)
 
     def _clock(self, t: Tensor, sample: Tensor | None) -> Tensor:
         """Give clock times; `t` is `(B, Q)`, or `(P,)` with the sample of each."""

@@ -118,3 +118,18 @@ def test_a_model_without_a_state_says_so(frame):
     blend = Forecaster("blend", horizon=3.0, **QUICK).fit(frame)
     with pytest.raises(InputError, match="Blend has no latent state"):
         blend.latent(frame, every=0.5)
+
+
+@pytest.mark.parametrize("states", ["channel", "series"])
+def test_the_steps_of_the_solver_end_at_the_last_time(frame, states):
+    model = LatentODE(AttentionEncoder(states=states), MLPField(step_size=0.25), latent_size=6)
+    path = Forecaster(model, horizon=3.0, **QUICK).fit(frame).latent(frame, every=1.0, horizon=3.0)
+    assert path.step_ends.shape == (3, 2 if states == "channel" else 1, 4)
+    assert np.allclose(path.step_ends, [0.25, 0.5, 0.75, 1.0], atol=1e-6)
+    drawn = path.plot_effort().axes[0].patches
+    assert np.allclose(drawn[0].get_data().values, 0.25, atol=1e-6)
+
+
+def test_a_closed_form_has_no_steps(fitted, frame):
+    with pytest.raises(InputError, match="nothing is solved by steps"):
+        fitted.latent(frame, every=0.5).plot_effort()

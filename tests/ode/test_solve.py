@@ -546,3 +546,15 @@ def test_a_step_that_may_not_be_shortened_ends_the_solve_instead_of_being_tried_
     assert solution.status.tolist() == [2]
     forced = solve(linear, y0, t, controller=PIDController(rtol=1e-12, atol=1e-13, dtmin=0.3, force_dtmin=True))
     assert torch.allclose(forced.ys[:, -1], linear_solution(y0, t[None] - 0.2)[:, -1], atol=1e-3)
+
+
+def test_the_ends_of_steps_are_those_that_the_stats_count():
+    y0, t1 = torch.tensor([[9.0], [0.3], [2.0]], dtype=torch.float64), torch.tensor([[1.0], [-2.0], [0.0]])
+    solution = solve(lambda t, y: -y * y.abs(), y0, t1, t0=0.0, dense=True)
+    ends = solution.step_ends()
+    assert (~ends.isnan()).sum(1).tolist() == solution.stats["n_accepted"].tolist()
+    assert ends[0][~ends[0].isnan()].diff().min() > 0
+    assert ends[1][~ends[1].isnan()].diff().max() < 0
+    assert ends[0][~ends[0].isnan()][-1] == 1
+    with pytest.raises(InputError, match="dense=True"):
+        solve(lambda t, y: -y, y0, t1, t0=0.0).step_ends()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import backtest, benchmark, completion, demo, describe, evaluate, fit, forecast, runs, validate
+from . import backtest, benchmark, completion, demo, describe, evaluate, fit, forecast, latent, runs, validate
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -16,6 +16,7 @@ COMMANDS: dict[str, ModuleType] = {
     "fit": fit,
     "validate": validate,
     "forecast": forecast,
+    "latent": latent,
     "evaluate": evaluate,
     "backtest": backtest,
     "benchmark": benchmark,
@@ -27,7 +28,7 @@ COMMANDS: dict[str, ModuleType] = {
 GROUPS: dict[str, list[str]] = {
     "to begin with": ["demo", "describe"],
     "fit": ["fit", "validate", "runs"],
-    "forecast": ["forecast"],
+    "forecast": ["forecast", "latent"],
     "how good is it": ["evaluate", "backtest", "benchmark"],
     "your shell": ["completion"],
 }

@@ -88,6 +88,10 @@ class SolvedField(Dynamics):
         solution = self._solve(z0_BD, t0_B, last_B[:, None], context_BE, dense=True)
         return _state(solution.at(sample_T, t_T))
 
+    def step_ends(self, z0_BD: Tensor, t0_B: Tensor, last_B: Tensor, context_BE: Tensor) -> Tensor:
+        """Give where the steps of each sample up to its last time ended, in horizons, `(B, N)`, NaN behind the last one."""
+        return self._solve(z0_BD, t0_B, last_B[:, None], context_BE, dense=True).step_ends()
+
     def _solve(self, z0_BD: Tensor, t0_B: Tensor, t_BQ: Tensor, context_BE: Tensor, *, dense: bool = False) -> Solution:
         cost = self._cost(z0_BD) if self.training and self.kinetic_energy + self.jacobian_norm > 0 else None
         factor = self._looseness if self.training else 1.0
