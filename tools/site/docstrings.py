@@ -25,11 +25,6 @@ def to_markdown(text: str) -> str:
     Example:
         >>> to_markdown("The share :math:`\\lambda`.")
         'The share $\\lambda$.'
-        >>> print(to_markdown("Args:\n    rtol, atol: tolerances.\n        Per step."))
-        Args:
-            rtol: (with `atol`) tolerances.
-                Per step.
-            atol: see `rtol`.
     """
     # Griffe knows the plural only, and would set the prompt of a doctest as running text.
     text = EXAMPLE.sub(r"\1Examples:", text)

@@ -1,8 +1,8 @@
 """Notebooks as pages of the site.
 
-Notebooks are kept without outputs, so that their history is that of their text. What they print and draw lies in `docs/tutorials/outputs`,
-made by `python tools/site/notebooks.py [NAME ...]` (`make notebooks`). As a hook of MkDocs this file puts both together, and refuses a notebook
-whose code has changed since.
+Notebooks are kept without outputs, so that their history is that of their text. What they print and draw lies in
+`docs/tutorials/outputs`, made by `python tools/site/notebooks.py [NAME ...]` (`make notebooks`). As a hook of MkDocs this file puts both
+together, and refuses a notebook whose code has changed since.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def _run_cell(source: str, namespace: dict[str, Any], folder: Path, name: str) -
     tree = ast.parse(source)
     last = tree.body[-1] if tree.body else None
     shown = None
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(said), _shown_on_failure(said):
         if isinstance(last, ast.Expr) and not source.rstrip().endswith(";"):
             exec(compile(ast.Module(tree.body[:-1], []), name, "exec"), namespace)
             shown = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
@@ -103,6 +104,16 @@ def _run_cell(source: str, namespace: dict[str, Any], folder: Path, name: str) -
     elif shown is not None:
         output["text"] += f"{shown!r}\n"
     return output
+
+
+@contextlib.contextmanager
+def _shown_on_failure(said: io.StringIO) -> Iterator[None]:
+    """Print what a cell said before it failed: most often the figure that an assert did not like."""
+    try:
+        yield
+    except BaseException:
+        print(said.getvalue(), file=sys.stderr)
+        raise
 
 
 def _save(figure: Any, path: Path) -> str:
