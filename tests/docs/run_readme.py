@@ -118,7 +118,9 @@ def find_pages(arguments: list[str]) -> list[Path]:
     pages: list[Path] = []
     for name in arguments:
         path = Path(name).resolve()
-        below = sorted(path.rglob("*.md"), key=lambda page: (page.name != "index.md", page)) if path.is_dir() else [path]
+        below = (
+            sorted(path.rglob("*.md"), key=lambda page: (page.name != "index.md", page)) if path.is_dir() else [path]
+        )
         pages += below
     return pages
 
