@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes: one thread each, so that they do not fight for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test slow check docs bench nightly clean
+.PHONY: help demo test slow check docs site notebooks bench nightly clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -36,11 +36,21 @@ check: $(VENV)/.installed-dev ## format, lint, types, import layers
 	@echo "== import-linter: layers"
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.installed-dev ## run the doctests and every command of the README
+docs: $(VENV)/.installed-dev ## run the doctests, every command of the README and of the site's pages, and build the site
 	@echo "== doctests of the package"
 	$(PYTEST) --doctest-modules latentode -p no:cacheprovider || [ $$? -eq 5 ]
 	@echo "== README.md, block by block"
 	OMP_NUM_THREADS=2 $(BIN)/python tests/docs/run_readme.py README.md
+	@echo "== docs/, page by page"
+	OMP_NUM_THREADS=2 $(BIN)/python tests/docs/run_readme.py docs
+	$(MAKE) site
+
+site: $(VENV)/.installed-dev ## build the documentation into build/site; nothing is fetched, a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+notebooks: $(VENV)/.installed-dev ## execute the notebooks (NAME=02_own_csv: one) and store what the site shows of them
+	OMP_NUM_THREADS=2 $(BIN)/python tools/site/notebooks.py $(NAME)
 
 bench: $(VENV)/.installed-bench ## run the benchmarks, print ratios, write JSON (real tables: $$LATENTODE_DATA or ../shared/data)
 	@mkdir -p benchmarks/results

@@ -1,8 +1,9 @@
-"""Runs every shell and Python block of a Markdown file, in order, as a reader would: `python run_readme.py README.md`.
+"""Runs every shell and Python block of Markdown files, in order, as a reader would: `python run_readme.py README.md`.
 
-All blocks share one temporary working directory, which starts as a copy of the repository's `configs/`. A shell block
-runs with `bash -e` and the environment's commands on PATH; Python blocks share one namespace. A block that follows a
-line `<!-- not run: reason -->` is skipped and its reason printed. A block that fails ends the run with its line number.
+All blocks share one temporary working directory, which starts as a copy of the repository's `configs/`, so that a page can
+go on with what an earlier one has made. A folder stands for its pages, `index.md` first. A shell block runs with `bash -e`
+and the environment's commands on PATH; Python blocks of a file share one namespace. A block that follows a line
+`<!-- not run: reason -->` is skipped and its reason printed. A block that fails ends the run with its line number.
 """
 
 from __future__ import annotations
@@ -87,6 +88,9 @@ def run_blocks(path: Path, folder: Path) -> int:
     environment = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "Agg"}
     namespace: dict[str, object] = {"__name__": "__main__"}
     os.chdir(folder)
+    # Modules that a page writes are imported from where it writes them.
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     n_run = 0
     for block in find_blocks(path.read_text(encoding="utf-8")):
         where = f"{path.name}:{block.line} ({block.language})"
@@ -109,22 +113,42 @@ def run_blocks(path: Path, folder: Path) -> int:
     return n_run
 
 
+def find_pages(arguments: list[str]) -> list[Path]:
+    """Give the named files, and for a folder every page below it: `index.md` first, since it lays the ground for the others."""
+    pages: list[Path] = []
+    for name in arguments:
+        path = Path(name).resolve()
+        below = (
+            sorted(path.rglob("*.md"), key=lambda page: (page.name != "index.md", page)) if path.is_dir() else [path]
+        )
+        pages += below
+    return pages
+
+
+def find_configs(page: Path) -> Path | None:
+    """Give the nearest folder `configs` beside the page or above it."""
+    return next((parent / "configs" for parent in page.parents if (parent / "configs").is_dir()), None)
+
+
 def main(arguments: list[str]) -> int:
-    """Run the blocks of the named file and say how many ran."""
-    path = Path(arguments[0]).resolve()
+    """Run the blocks of the named files and folders, and say how many ran."""
+    home = Path.cwd()
+    pages = find_pages(arguments)
     with tempfile.TemporaryDirectory(prefix="readme-") as name:
         folder = Path(name)
-        if (path.parent / "configs").is_dir():
-            shutil.copytree(path.parent / "configs", folder / "configs")
+        configs = find_configs(pages[0])
+        if configs is not None:
+            shutil.copytree(configs, folder / "configs")
         try:
-            n_run = run_blocks(path, folder)
+            for page in pages:
+                n_run = run_blocks(page, folder)
+                print(f"{page.name}: {n_run} blocks ran", flush=True)
         except (RuntimeError, ValueError) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
         finally:
             # The folder cannot be removed by every system while it is the working directory.
-            os.chdir(path.parent)
-    print(f"{path.name}: {n_run} blocks ran")
+            os.chdir(home)
     return 0
 
 

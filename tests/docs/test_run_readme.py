@@ -50,3 +50,14 @@ def test_a_block_that_is_never_closed_is_an_error(tmp_path):
     done = run(tmp_path, "```bash\necho 1\n")
     assert done.returncode == 1
     assert "never closed" in done.stderr
+
+
+def test_pages_of_a_folder_share_what_they_make_and_the_index_comes_first(tmp_path):
+    (tmp_path / "how").mkdir()
+    (tmp_path / "how" / "a.md").write_text("```python\nimport made\nassert made.n == 3\n```\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text("```python\nassert 'made' not in dir()\n```\n", encoding="utf-8")
+    (tmp_path / "index.md").write_text("```bash\necho 'n = 3' > made.py\n```\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, str(RUNNER), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.index("index.md: 1 blocks ran") < done.stdout.index("b.md: 1 blocks ran")
+    assert "a.md: 1 blocks ran" in done.stdout
