@@ -11,11 +11,12 @@ from latentode.cli.parser import (
     add_device,
     check_outputs,
     choose_device,
+    count,
     number,
     say,
 )
-from latentode.files import write_frame
 
+PLOTTED = 64  # series at most
 SUMMARY = "forecast every series of a history"
 EXAMPLE = (
     "latentode forecast runs/mine --history data.csv --every 6h --horizon 7d --out forecast.csv --plot forecast.png"
@@ -37,7 +38,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--quantiles", help="levels, comma-separated (0.025,0.05,0.1,...,0.95,0.975)")
     parser.add_argument("--layout", default="long", choices=("long", "wide"), help="of the output (%(default)s)")
     parser.add_argument("--samples", type=int, help="whole trajectories to draw, written to OUT.samples.parquet")
-    parser.add_argument("--out", required=True, help="CSV to write, or Parquet by its suffix")
+    parser.add_argument("--out", required=True, help="CSV to write (.csv, .csv.gz), or Parquet by its suffix")
+    parser.add_argument("--resume", action="store_true", help="go on with what an interrupted forecast has left")
     parser.add_argument("--plot", help="picture to write: .png, .pdf or .svg")
     add_device(parser)
 
@@ -45,8 +47,10 @@ def add_options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and give its exit status."""
     from latentode.forecasting.forecast import QUANTILES
-    from latentode.forecasting.predict import Ask, predict
+    from latentode.forecasting.histories import open_histories
+    from latentode.forecasting.predict import Ask
     from latentode.forecasting.runs import load_run
+    from latentode.forecasting.stream import forecast_some, write_forecast
 
     ask = Ask(
         at=options.at, every=options.every, horizon=options.horizon, queries=options.queries, origin=options.origin
@@ -54,29 +58,39 @@ def run(options: argparse.Namespace) -> int:
     levels = QUANTILES
     if options.quantiles:
         levels = tuple(number(part, "quantiles") for part in options.quantiles.split(","))
+    n_samples = 0 if options.samples is None else count(str(options.samples), "samples")
     check_outputs(options.out, picture=options.plot)
+    device = choose_device(options.device)
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
-    forecast = predict(fitted, options.history, ask, quantiles=levels, device=choose_device(options.device))
-    say(forecast.notes)
-    frame = forecast.to_frame(options.layout)
-    write_frame(Path(options.out), frame)
-    print(
-        f"{options.out}: {len(frame):,} rows, {len(forecast.time):,} times of {len(set(forecast.series.tolist())):,} series"
+    histories = open_histories(fitted, options.history)
+    written = write_forecast(
+        fitted,
+        histories,
+        ask,
+        options.out,
+        quantiles=levels,
+        layout=options.layout,
+        n_samples=n_samples,
+        device=device,
+        resume=options.resume,
     )
-    if options.samples is not None:
-        samples = Path(f"{options.out}.samples.parquet")
-        write_frame(samples, forecast.sample(options.samples, seed=fitted.seed))
+    if written.n_kept:
+        say([f"{written.n_kept:,} parts were there from before."])
+    say(written.notes)
+    print(f"{options.out}: {written.n_rows:,} rows, {written.n_times:,} times of {written.n_series:,} series")
+    if written.samples:
         whole = (
-            f"{options.samples} trajectories per series"
-            if forecast.has_trajectories
+            f"{n_samples} trajectories per series"
+            if written.has_trajectories
             else (
-                f"{options.samples} draws per forecast, every value for itself: validation held too few to tell how they hang together"
+                f"{n_samples} draws per forecast, every value for itself: validation held too few to tell how they hang together"
             )
         )
-        print(f"{samples}: {whole}")
+        print(f"{written.samples}: {whole}")
     if options.plot:
         from latentode.plots import save_figure
 
-        save_figure(forecast.plot(), Path(options.plot))
+        shown = forecast_some(fitted, histories, ask, quantiles=levels, device=device, n_series=PLOTTED)
+        save_figure(shown.plot(), Path(options.plot))
         print(f"{options.plot}: picture")
     return OK
