@@ -100,7 +100,19 @@ def fit(panel: Path, run: Path, model: str) -> None:
 
 def measure(panel: Path, run: Path, out: Path, engine: str) -> dict[str, Any]:
     """Run the forecast and give seconds, peak memory and sizes."""
-    command = [sys.executable, "-m", "latentode.cli", "forecast", run, "--history", panel, "--every", str(EVERY), "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "latentode.cli",
+        "forecast",
+        run,
+        "--history",
+        panel,
+        "--every",
+        str(EVERY),
+        "--out",
+        out,
+    ]
     command += [] if engine == "local" else ["--engine", engine]
     start, peak, before = time.perf_counter(), 0, resource.getrusage(resource.RUSAGE_CHILDREN)
     process = psutil.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)

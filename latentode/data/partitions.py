@@ -7,7 +7,7 @@ read at once: a partition is as many of them as make `PARTITION_BYTES`, cut wher
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ def read_part(part: pa.Table, source: str, first: int, reading: dict[str, Any]) 
         DataError: they break the contract of a table.
     """
     try:
-        return read_table(part, **reading)
+        return replace(read_table(part, **reading), source=source)
     except DataError as error:
         raise DataError(f"{source}, in the part that begins at row {first + 1}: {error}") from error
 

@@ -387,9 +387,11 @@ def _cells(key: np.ndarray) -> list[str]:
         ]
     codes, distinct = pd.factorize(key)
     text = io.StringIO()
-    writer, cells = csv.writer(text, lineterminator=""), []
+    # What ends a line takes quotes, too, whichever way it is written.
+    end = "\r\n"
+    writer, cells = csv.writer(text, lineterminator=end), []
     for name in distinct.tolist():
         text.seek(text.truncate(0))
         writer.writerow([name])
-        cells.append(text.getvalue())
+        cells.append(text.getvalue().removesuffix(end))
     return [cells[code] for code in codes.tolist()]
