@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -17,6 +21,7 @@ from latentode.forecasting.parts import answer_here
 from latentode.forecasting.predict import Ask
 from latentode.forecasting.stream import forecast_some, merge_notes, write_forecast
 from latentode.models.fitted import READ_AT_ONCE
+from tests.conftest import ROOT
 from tests.data.tables import ROLES, make_covariate_frame, make_frame
 
 N_SERIES = 3 * READ_AT_ONCE + 5
@@ -297,3 +302,128 @@ def test_the_first_series_are_forecast_for_a_picture(forecaster, panel, path):
     frame = in_memory(forecaster, panel, ASKS["every"])
     expected = frame[frame["series_id"].isin(panel["series_id"].unique()[:3])]
     pd.testing.assert_frame_equal(some.to_frame(), expected, rtol=1e-4)
+
+
+# The command in small parts; what follows are its arguments.
+COMMAND = [
+    sys.executable,
+    "-c",
+    f"from latentode.forecasting import parts; parts.PART_SERIES = {READ_AT_ONCE}\nfrom latentode.cli import run; run()",
+    "forecast",
+]
+DEADLINE = 300.0  # seconds; a machine may be busy
+
+
+@pytest.fixture(scope="module")
+def run_folder(forecaster, tmp_path_factory):
+    return forecaster.save(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forecaster, path, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "f.csv"
+    write_forecast(forecaster.fitted_, open_histories(forecaster.fitted_, path), ASKS["every"], out)
+    return out.read_bytes()
+
+
+def start(run_folder, path, out, *more):
+    words = [*COMMAND, run_folder, "--history", path, "--every", "1", "--out", out, *more]
+    return subprocess.Popen(
+        [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def wait_until(condition, process):
+    end = time.monotonic() + DEADLINE
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def n_parts(out):
+    return len(list(out.with_name(f".{out.name}.parts").glob("*.arrow")))
+
+
+@pytest.mark.slow
+def test_a_killed_forecast_goes_on_to_the_same_bytes(run_folder, path, undisturbed, tmp_path):
+    out = tmp_path / "f.csv"
+    n = int(np.random.default_rng().integers(1, 4))
+    process = start(run_folder, path, out)
+    wait_until(lambda: n_parts(out) >= n, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, f"killed after {n} parts"
+    assert not out.exists()
+    process = start(run_folder, path, out, "--resume")
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, said
+    assert "were there from before" in said
+    assert out.read_bytes() == undisturbed
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_workers_of_ray_give_the_same_bytes_though_one_is_killed(run_folder, path, undisturbed, tmp_path):
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    out = tmp_path / "f.csv"
+    process = start(run_folder, path, out, "--engine", "ray")
+
+    def workers():
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::MapBatches")]
+
+    # The first to be at work: it has loaded torch and the run, and nothing of what it does is written yet.
+    wait_until(lambda: n_parts(out) >= 1 or workers(), process)
+    victims = workers()
+    assert victims, process.communicate()
+    victims[0].kill()
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, said
+    assert out.read_bytes() == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("mounting a small file system takes a privilege that these tests do not have")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fail_once(process):
+    _, said = process.communicate(timeout=DEADLINE)
+    lines = [line for line in said.strip().splitlines() if not line.startswith("note: ")]
+    assert process.returncode in (1, 2), said
+    assert len(lines) == 1, said
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence_and_leaves_what_can_be_gone_on_with(run_folder, path, undisturbed, small_disk):
+    out = small_disk / "f.csv"
+    ballast = small_disk / "ballast"
+    # Room for some parts, not for the whole file.
+    ballast.write_bytes(bytes(200_000))
+    assert "No space left on device" in fail_once(start(run_folder, path, out))
+    assert not out.exists()
+    assert not list(small_disk.glob(".*.part"))
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    process = start(run_folder, path, out, "--resume")
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, said
+    assert out.read_bytes() == undisturbed
+
+
+@pytest.mark.slow
+def test_a_folder_that_can_only_be_read_is_a_sentence(run_folder, path, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert "Read-only file system" in fail_once(start(run_folder, path, small_disk / "f.csv"))
+    assert not list(small_disk.iterdir())

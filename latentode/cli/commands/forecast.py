@@ -9,8 +9,10 @@ from latentode.cli.parser import (
     OK,
     Parser,
     add_device,
+    add_engine,
     check_outputs,
     choose_device,
+    choose_engine,
     count,
     number,
     say,
@@ -40,6 +42,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--samples", type=int, help="whole trajectories to draw, written to OUT.samples.parquet")
     parser.add_argument("--out", required=True, help="CSV to write (.csv, .csv.gz), or Parquet by its suffix")
     parser.add_argument("--resume", action="store_true", help="go on with what an interrupted forecast has left")
+    add_engine(parser)
     parser.add_argument("--plot", help="picture to write: .png, .pdf or .svg")
     add_device(parser)
 
@@ -48,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and give its exit status."""
     from latentode.forecasting.forecast import QUANTILES
     from latentode.forecasting.histories import open_histories
+    from latentode.forecasting.parts import answer_here
     from latentode.forecasting.predict import Ask
     from latentode.forecasting.runs import load_run
     from latentode.forecasting.stream import forecast_some, write_forecast
@@ -61,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     n_samples = 0 if options.samples is None else count(str(options.samples), "samples")
     check_outputs(options.out, picture=options.plot)
     device = choose_device(options.device)
+    workers = choose_engine(options)
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
     histories = open_histories(fitted, options.history)
     written = write_forecast(
@@ -73,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         n_samples=n_samples,
         device=device,
         resume=options.resume,
+        engine=workers.answer if workers else answer_here,
     )
     if written.n_kept:
         say([f"{written.n_kept:,} parts were there from before."])
