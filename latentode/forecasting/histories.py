@@ -23,21 +23,32 @@ SAID_BYTES = 256 << 20
 
 
 class Histories(Protocol):
-    """Series in a fixed order, read in runs.
+    """Series in a fixed order, read in runs."""
 
-    Attributes:
-        source: the path, or "DataFrame".
-        schema: what the columns mean.
-        series_ids: names of all series, `(S,)`.
-        starts: rows before each series, about as many as are read, and rows in all; int64 `(S + 1,)`.
-        notes: of the reading of what is in memory already, one sentence each.
-    """
+    @property
+    def source(self) -> str:
+        """The path, or "DataFrame"."""
+        ...
 
-    source: str
-    schema: Schema
-    series_ids: np.ndarray
-    starts: np.ndarray
-    notes: tuple[str, ...]
+    @property
+    def schema(self) -> Schema:
+        """What the columns mean."""
+        ...
+
+    @property
+    def series_ids(self) -> np.ndarray:
+        """Names of all series, `(S,)`."""
+        ...
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Rows before each series, about as many as are read, and rows in all; int64 `(S + 1,)`."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of the reading of what is in memory already, one sentence each."""
+        ...
 
     def read(self, series: slice) -> Table:
         """Read a run of series; `DataError` where they break the contract of a table."""
