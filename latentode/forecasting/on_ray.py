@@ -145,6 +145,8 @@ def _started(n_bytes: int) -> Iterator[Any]:
     # Before the import, which reads them. The monitor ends workers for the memory that other programs take.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+    # The workers are what is waited for: Ray's own default leaves them next to nothing of a machine that is busy.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
