@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import signal
 import subprocess
@@ -370,8 +371,11 @@ def test_workers_of_ray_give_the_same_bytes_though_one_is_killed(run_folder, pat
     process = start(run_folder, path, out, "--engine", "ray")
 
     def workers():
-        children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::MapBatches")]
+        found = []
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                found += [child] if " ".join(child.cmdline()).startswith("ray::MapBatches") else []
+        return found
 
     # The first to be at work: it has loaded torch and the run, and nothing of what it does is written yet.
     wait_until(lambda: n_parts(out) >= 1 or workers(), process)
