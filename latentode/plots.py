@@ -25,6 +25,7 @@ from latentode.files import write_whole
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#4D4D4D"
 BANDS = ((0.025, 0.975, "95 %", 0.14), (0.1, 0.9, "80 %", 0.22), (0.25, 0.75, "50 %", 0.3))
+BAND_LEVELS = (0.5, *(level for low, high, *_ in BANDS for level in (low, high)))
 PICTURES = (".png", ".pdf", ".svg")
 STROKES = ("-", "--", "-.")
 MAX_SERIES, MAX_CHANNELS, MAX_BARS, MAX_PATHS = 3, 4, 40, 4

@@ -18,10 +18,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from latentode.errors import InputError, did_you_mean
 from latentode.files import to_json
+
+if TYPE_CHECKING:
+    from latentode.forecasting.on_ray import RayWorkers
 
 OK, FAILURE, USAGE = 0, 1, 2
 
@@ -99,6 +102,33 @@ def add_device(parser: Parser) -> None:
     parser.add_argument(
         "--allow-module", action="append", default=[], metavar="MODULE", help="own module that the run may import"
     )
+
+
+def add_engine(parser: Parser) -> None:
+    """Add who computes."""
+    parser.add_argument(
+        "--engine",
+        default="local",
+        choices=("local", "ray"),
+        help="this process, or the workers of Ray: this machine's, or those of the cluster that RAY_ADDRESS names (%(default)s)",
+    )
+
+
+def choose_engine(options: argparse.Namespace) -> RayWorkers | None:
+    """Give the workers of Ray where they are asked for, else None.
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+    if options.engine == "local":
+        return None
+    from importlib.util import find_spec
+
+    from latentode.forecasting.on_ray import MISSING, RayWorkers
+
+    if find_spec("ray") is None:
+        raise InputError(MISSING)
+    return RayWorkers(options.run_folder, options.allow_module)
 
 
 def number(text: str, name: str) -> float:

@@ -7,7 +7,7 @@ read at once: a partition is as many of them as make `PARTITION_BYTES`, cut wher
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +152,11 @@ class Partitions:
             )
         _refuse_whole_table_options(settings)
         groups = Groups.of(settings.path)
-        names, first = _find_series(groups, settings.id_column)
+        names, first = find_series(groups, settings.id_column)
         first_series = _cut(groups, first, partition_bytes)
         ends = np.append(first, groups.first[-1])
         head = groups.read(0, int(ends[first_series[1]]))
-        schema = _read_part(head, groups.source, 0, settings.reading()).schema
+        schema = read_part(head, groups.source, 0, settings.reading()).schema
         return cls(groups, names, first_series, ends[first_series], settings.reading(), schema)
 
     def __len__(self) -> int:
@@ -183,7 +183,7 @@ class Partitions:
             DataError: it breaks the contract of a table.
         """
         first, last = int(self.first_row[i]), int(self.first_row[i + 1])
-        return _read_part(
+        return read_part(
             self.groups.read(first, last), self.groups.source, first, {**self.reading, "schema": self.schema}
         )
 
@@ -207,15 +207,24 @@ def _refuse_whole_table_options(settings: DataSettings) -> None:
         )
 
 
-def _read_part(part: pa.Table, source: str, first: int, reading: dict[str, Any]) -> Table:
+def read_part(part: pa.Table, source: str, first: int, reading: dict[str, Any]) -> Table:
+    """Read rows that begin at row `first` of a source as a table; `reading` holds keywords of `read_table`.
+
+    Raises:
+        DataError: they break the contract of a table.
+    """
     try:
-        return read_table(part, **reading)
+        return replace(read_table(part, **reading), source=source)
     except DataError as error:
         raise DataError(f"{source}, in the part that begins at row {first + 1}: {error}") from error
 
 
-def _find_series(groups: Groups, id_column: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Give the name and the first row of each series, in order."""
+def find_series(groups: Groups, id_column: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Give the name, as text, and the first row of each series, in order.
+
+    Raises:
+        DataError: there is no such column, or the rows of a series do not lie together.
+    """
     if id_column is None or id_column not in groups.schema.names:
         raise DataError(
             f"{groups.source}: has no column '{id_column}' of series ids (it has {quote_names(groups.schema.names)}), and a "

@@ -316,12 +316,13 @@ def match_times(times: Times, schema: Schema, *, what: str) -> np.ndarray:
     return times.value
 
 
-def format_times(time: np.ndarray, schema: Schema) -> np.ndarray:
+def format_times(time: np.ndarray, schema: Schema, *, step: int | None = None) -> np.ndarray:
     """Give times back as the user wrote them: numbers as numbers, datetimes as ISO text in the zone they came in.
 
     Args:
         time: `(N,)`, as in `Table.time`.
         schema: says the kind and the zone.
+        step: nanoseconds of the finest digit of datetimes; None: `finest_step` of these.
 
     Returns:
         float64, or an object array of texts such as `2026-01-01 07:30:00` (with `+02:00` where the table had offsets).
@@ -329,14 +330,24 @@ def format_times(time: np.ndarray, schema: Schema) -> np.ndarray:
     if schema.time_kind == "number":
         return np.asarray(time, dtype=np.float64)
     utc = np.asarray(time, dtype=np.int64)
+    step = finest_step(utc, schema) if step is None else step
     if schema.time_zone is None:
-        return _iso_texts(utc)
+        return _iso_texts(utc, step)
     local, offsets = wall_clock(utc, schema.time_zone)
-    return _iso_texts(local) + offsets.astype(object)
+    return _iso_texts(local, step) + offsets.astype(object)
 
 
-def _iso_texts(ns: np.ndarray) -> np.ndarray:
-    """Write `2026-01-31 07:30:00`, with as many digits of a second as the finest of these times needs."""
-    steps = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000}
-    unit, step = next((item for item in steps.items() if not (ns % item[1]).any()), ("ns", 1))
+_UNITS = {1_000_000_000: "s", 1_000_000: "ms", 1_000: "us", 1: "ns"}
+
+
+def finest_step(time: np.ndarray, schema: Schema) -> int:
+    """Give of how many nanoseconds all of these datetimes are multiples: those of a second, a milli-, a micro- or a nanosecond."""
+    if schema.time_kind == "number":
+        return max(_UNITS)
+    return next(step for step in _UNITS if not (time % step).any())
+
+
+def _iso_texts(ns: np.ndarray, step: int) -> np.ndarray:
+    """Write `2026-01-31 07:30:00`, with as many digits of a second as multiples of `step` nanoseconds need."""
+    unit = _UNITS[step]
     return pa.array(ns // step).cast(pa.timestamp(unit)).cast(pa.string()).to_numpy(zero_copy_only=False)

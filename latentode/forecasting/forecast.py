@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 
+LAYOUTS = ("long", "wide")
+
 
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     """Give quantile levels in ascending order.
@@ -32,6 +34,56 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     if len(set(levels)) < len(levels):
         raise InputError(f"quantiles are {list(levels)}; name each level once.")
     return tuple(sorted(float(level) for level in levels))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`R` rows of a forecast table.
+
+    Attributes:
+        keys: columns that say what is forecast, `(R,)` each: `series_id, time[, channel][, kind]`.
+        names: of the columns of figures, `F` of them.
+        figures: `(R, F)`.
+    """
+
+    keys: dict[str, np.ndarray]
+    names: list[str]
+    figures: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        ids: np.ndarray,
+        time: np.ndarray,
+        channels: Sequence[str],
+        is_smoothed: np.ndarray | None,
+        levels: Sequence[float],
+        figures: np.ndarray,
+        layout: str,
+    ) -> Rows:
+        """Lay out the figures `(P, K, 2 + L)` of `P` queries: mean, std and quantiles; arguments `(P,)` but for channels and levels.
+
+        Raises:
+            InputError: the layout is neither "long" nor "wide".
+        """
+        if layout not in LAYOUTS:
+            raise InputError(f"layout is '{layout}'; choose long or wide.")
+        keys = {"series_id": ids, "time": time}
+        kind = {}
+        if is_smoothed is not None:
+            kind = {"kind": np.where(is_smoothed, "smoothed", "forecast").astype(object)}
+        names = ["mean", "std", *(f"q{level:g}" for level in levels)]
+        if layout == "wide":
+            columns = [f"{channel}_{name}" for channel in channels for name in names]
+            return cls(keys | kind, columns, figures.reshape(len(ids), len(columns)))
+        long = {name: np.repeat(value, len(channels)) for name, value in keys.items()}
+        long["channel"] = np.tile(np.asarray(channels, dtype=object), len(ids))
+        long |= {name: np.repeat(value, len(channels)) for name, value in kind.items()}
+        return cls(long, names, figures.reshape(-1, len(names)))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give them as a frame."""
+        return pd.concat([pd.DataFrame(self.keys), pd.DataFrame(self.figures, columns=self.names)], axis=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,24 +131,10 @@ class Forecast:
                 per query, columns `<channel>_mean, <channel>_std, <channel>_q0.025, ...`. Where a query lies at or before the origin, a
                 column `kind`, "forecast" or "smoothed", stands before the figures.
         """
-        if layout not in ("long", "wide"):
-            raise InputError(f"layout is '{layout}'; choose long or wide.")
-        keys = {"series_id": self.history.series_ids[self.series], "time": format_times(self.time, self.schema)}
-        kind = {}
-        if self.is_smoothed is not None and self.is_smoothed.any():
-            kind = {"kind": np.where(self.is_smoothed, "smoothed", "forecast").astype(object)}
-        names = ["mean", "std", *(f"q{level:g}" for level in self.levels)]
+        is_smoothed = self.is_smoothed if self.is_smoothed is not None and self.is_smoothed.any() else None
+        ids, time = self.history.series_ids[self.series], format_times(self.time, self.schema)
         figures = np.concatenate([self.mean[..., None], self.std[..., None], self.quantiles], axis=-1)
-        if layout == "wide":
-            columns = [f"{channel}_{name}" for channel in self.channels for name in names]
-            wide = pd.DataFrame(figures.reshape(len(self.time), len(columns)), columns=columns)
-            return pd.concat([pd.DataFrame(keys | kind), wide], axis=1)
-        n_channels = len(self.channels)
-        frame = pd.DataFrame({name: np.repeat(value, n_channels) for name, value in keys.items()})
-        frame["channel"] = np.tile(np.asarray(self.channels, dtype=object), len(self.time))
-        for name, value in kind.items():
-            frame[name] = np.repeat(value, n_channels)
-        return pd.concat([frame, pd.DataFrame(figures.reshape(-1, len(names)), columns=names)], axis=1)
+        return Rows.of(ids, time, self.channels, is_smoothed, self.levels, figures, layout).to_frame()
 
     def sample(self, n_samples: int, *, seed: int = 0, joint: bool | None = None) -> pd.DataFrame:
         """Draw whole trajectories: the values of one draw belong together, over the times and the channels of a series.

@@ -131,18 +131,13 @@ def predict(
     asked, notes = ask_about(fitted, history, ask, device)
     table, queries = asked.table, asked.queries
     mean, std, found = asked.compute(levels)
-    names = [table.schema.channels[i] for i in fitted.reader(table).target_channels]
-    left_out = [name for name in table.schema.target_channels if name not in names]
-    if left_out:
-        notes.append(
-            f"{count(len(left_out), 'channel had', 'channels had')} no value in training and "
-            f"{'is' if len(left_out) == 1 else 'are'} not forecast: {quote_names(left_out)}."
-        )
+    names = forecast_channels(fitted, table)
+    notes += note_left_out(table.schema, names)
     return Forecast(
         table.schema,
         queries.series,
         queries.time,
-        tuple(names),
+        names,
         mean,
         std,
         levels,
@@ -155,6 +150,22 @@ def predict(
     )
 
 
+def forecast_channels(fitted: FittedModel, table: Table) -> tuple[str, ...]:
+    """Give the names of the channels that are forecast."""
+    return tuple(table.schema.channels[i] for i in fitted.reader(table).target_channels)
+
+
+def note_left_out(schema: Schema, names: Sequence[str]) -> list[str]:
+    """Say which target channels are not among those that are forecast."""
+    left_out = [name for name in schema.target_channels if name not in names]
+    if not left_out:
+        return []
+    return [
+        f"{count(len(left_out), 'channel had', 'channels had')} no value in training and "
+        f"{'is' if len(left_out) == 1 else 'are'} not forecast: {quote_names(left_out)}."
+    ]
+
+
 def ask_about(
     fitted: FittedModel, history: str | Path | pd.DataFrame | Table, ask: Ask, device: torch.device | str
 ) -> tuple[Asked, list[str]]:
@@ -163,43 +174,81 @@ def ask_about(
     Raises:
         DataError, InputError: see `predict`.
     """
-    _check_known_asked(fitted, ask)
+    check_ask(fitted, ask)
     table = read_history(fitted, history)
-    notes = list(table.report.notes)
-    windows = _windows(fitted, table, ask, notes)
-    queries = _queries(fitted, table, windows, ask)
-    notes += queries.notes
+    given = None if ask.queries is None else read_queries(ask.queries, fitted.schema, table)
+    asked, noted = ask_table(fitted, table, ask, given, device)
+    notes = [*table.report.notes, *(given.notes if given else ())]
+    return asked, notes + noted.sentences(fitted, ask)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Counts of what is to be said of the queries of a table; those of its parts add up.
+
+    Attributes:
+        n_later: rows after the origin that was asked for.
+        n_far: queries beyond the horizon of the fit.
+    """
+
+    n_later: int = 0
+    n_far: int = 0
+
+    def __add__(self, other: Noted) -> Noted:
+        return Noted(self.n_later + other.n_later, self.n_far + other.n_far)
+
+    def sentences(self, fitted: FittedModel, ask: Ask) -> list[str]:
+        """Say it."""
+        notes = []
+        if self.n_later:
+            were = "was" if self.n_later == 1 else "were"
+            notes.append(f"{count(self.n_later, 'row', 'rows')} after the origin {ask.origin} {were} not read.")
+        zone = None if ask.at is None else zone_note(ask.at, fitted.schema, name="at")
+        notes += [zone] if zone else []
+        if self.n_far:
+            horizon = format_duration(fitted.spans.horizon, fitted.schema.time_kind)
+            notes.append(
+                f"{count(self.n_far, 'query lies', 'queries lie')} beyond the horizon {horizon} that the model was fitted for; "
+                "expect less of them."
+            )
+        return notes
+
+
+def ask_table(
+    fitted: FittedModel, table: Table, ask: Ask, given: Queries | None, device: torch.device | str
+) -> tuple[Asked, Noted]:
+    """Give what is asked of a table, or of a part of one.
+
+    Args:
+        fitted, table, ask, device: as for `predict`; the table is read.
+        given: the queries of `ask.queries` that are about the table's series.
+
+    Raises:
+        DataError, InputError: see `predict`.
+    """
+    origin = _origin(ask, table)
+    windows = forecast_windows(table, history=fitted.spans.history, origin=origin)
+    queries = _queries(fitted, table, windows, ask) if given is None else given
     is_smoothed = _inside_history(table, windows, queries)
-    _note_far_queries(fitted, table, windows, queries, notes)
-    return Asked(fitted, table, windows, queries, is_smoothed, device), notes
+    n_later = 0 if origin is None else int((table.time > origin[0]).sum())
+    asked = Asked(fitted, table, windows, queries, is_smoothed, device)
+    return asked, Noted(n_later, _count_far(fitted, table, windows, queries))
 
 
-def _check_known_asked(fitted: FittedModel, ask: Ask) -> None:
+def check_ask(fitted: FittedModel, ask: Ask) -> None:
+    """Refuse a question that is no question to this model.
+
+    Raises:
+        InputError: none or several of `at`, `every` and `queries` are given, or one that does not tell what the model needs.
+    """
     names = fitted.schema.known_columns
-    given = [name for name in ("at", "every") if getattr(ask, name) is not None]
-    if names and given:
+    given = [name for name in ("at", "every", "queries") if getattr(ask, name) is not None]
+    told = [name for name in given if name != "queries"]
+    if names and told:
         raise InputError(
-            f"the model takes {quote_names(names)}, known in the future too, which {given[0]} does not tell; "
+            f"the model takes {quote_names(names)}, known in the future too, which {told[0]} does not tell; "
             f"give --queries (`queries`): a table with {quote_names(names)} beside series and time."
         )
-
-
-def _windows(fitted: FittedModel, table: Table, ask: Ask, notes: list[str]) -> Windows:
-    if ask.origin is None:
-        return forecast_windows(table, history=fitted.spans.history)
-    origin = parse_time_list(ask.origin, table.schema, name="origin")
-    if len(origin) != 1:
-        raise InputError(f"origin names {len(origin)} times; give one time for all series.")
-    n_later = int((table.time > origin[0]).sum())
-    if n_later:
-        notes.append(
-            f"{count(n_later, 'row', 'rows')} after the origin {ask.origin} {'was' if n_later == 1 else 'were'} not read."
-        )
-    return forecast_windows(table, history=fitted.spans.history, origin=origin)
-
-
-def _queries(fitted: FittedModel, table: Table, windows: Windows, ask: Ask) -> Queries:
-    given = [name for name in ("at", "every", "queries") if getattr(ask, name) is not None]
     if len(given) != 1:
         found = " and ".join(given) if given else "none"
         raise InputError(
@@ -207,16 +256,36 @@ def _queries(fitted: FittedModel, table: Table, windows: Windows, ask: Ask) -> Q
         )
     if ask.horizon is not None and given != ["every"]:
         raise InputError("horizon goes with every: origin + every, ..., origin + horizon; leave it out or give every.")
+
+
+def _origin(ask: Ask, table: Table) -> np.ndarray | None:
+    if ask.origin is None:
+        return None
+    origin = parse_time_list(ask.origin, table.schema, name="origin")
+    if len(origin) != 1:
+        raise InputError(f"origin names {len(origin)} times; give one time for all series.")
+    return origin
+
+
+def _queries(fitted: FittedModel, table: Table, windows: Windows, ask: Ask) -> Queries:
     every = np.arange(table.n_series)
-    if ask.queries is not None:
-        return read_queries(ask.queries, fitted.schema, table)
+    after = times_per_series(fitted, table.schema, ask)
     if ask.at is not None:
-        time = parse_time_list(ask.at, table.schema, name="at")
-        note = zone_note(ask.at, table.schema, name="at")
-        series = np.repeat(every, len(time))
-        return Queries(series, np.tile(time, table.n_series), (note,) if note else ())
+        return Queries(np.repeat(every, len(after)), np.tile(after, table.n_series))
+    after = after.astype(table.time.dtype)
+    return Queries(np.repeat(every, len(after)), (windows.origin[:, None] + after).reshape(-1))
+
+
+def times_per_series(fitted: FittedModel, schema: Schema, ask: Ask) -> np.ndarray:
+    """Give the times that `at` asks of every series, or how far after its origin those of `every` lie.
+
+    Raises:
+        InputError: one is not of its form.
+    """
+    if ask.at is not None:
+        return parse_time_list(ask.at, schema, name="at")
     assert ask.every is not None
-    kind = table.schema.time_kind
+    kind = schema.time_kind
     step = parse_duration(ask.every, kind, name="every")
     horizon = fitted.spans.horizon if ask.horizon is None else parse_duration(ask.horizon, kind, name="horizon")
     # The ratio of two floats may fall a rounding short of the whole number that was meant.
@@ -226,8 +295,8 @@ def _queries(fitted: FittedModel, table: Table, windows: Windows, ask: Ask) -> Q
             f"every {format_duration(step, kind)} is longer than the horizon {format_duration(horizon, kind)}, "
             "so no time is asked for; give a shorter step."
         )
-    after = np.arange(1, n_steps + 1).astype(table.time.dtype) * np.asarray(step, dtype=table.time.dtype)
-    return Queries(np.repeat(every, n_steps), (windows.origin[:, None] + after).reshape(-1))
+    dtype = np.int64 if kind == "datetime" else np.float64
+    return np.arange(1, n_steps + 1).astype(dtype) * np.asarray(step, dtype=dtype)
 
 
 def _inside_history(table: Table, windows: Windows, queries: Queries) -> np.ndarray:
@@ -250,16 +319,10 @@ def _inside_history(table: Table, windows: Windows, queries: Queries) -> np.ndar
     return queries.time <= windows.origin[queries.series]
 
 
-def _note_far_queries(fitted: FittedModel, table: Table, windows: Windows, queries: Queries, notes: list[str]) -> None:
+def _count_far(fitted: FittedModel, table: Table, windows: Windows, queries: Queries) -> int:
     # One part in 10^9 for the rounding of origin + horizon.
     reach = windows.origin[queries.series] + np.asarray(fitted.spans.horizon * (1 + 1e-9), dtype=table.time.dtype)
-    n_far = int((queries.time > reach).sum())
-    if n_far:
-        horizon = format_duration(fitted.spans.horizon, table.schema.time_kind)
-        notes.append(
-            f"{count(n_far, 'query lies', 'queries lie')} beyond the horizon {horizon} that the model was fitted for; "
-            "expect less of them."
-        )
+    return int((queries.time > reach).sum())
 
 
 @dataclass(frozen=True)
@@ -269,6 +332,7 @@ class Asked:
     Attributes:
         fitted, table, windows, queries, device: the model, the history, one window per series, what is asked, where to compute.
         is_smoothed: which queries lie at or before their origin, bool `(P,)`.
+        first_series: where the table is a part of another one, the position of its first series there, a multiple of `READ_AT_ONCE`.
     """
 
     fitted: FittedModel
@@ -277,6 +341,7 @@ class Asked:
     queries: Queries
     is_smoothed: np.ndarray
     device: torch.device | str
+    first_series: int = 0
 
     def compute(self, levels: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give mean, std `(P, K)` and quantiles `(P, K, L)` in the user's units.
@@ -306,8 +371,10 @@ class Asked:
         shape = (len(self.queries.time), len(self.fitted.reader(self.table).target_channels), n_samples)
         draws = np.empty(shape)
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
             for part in self._answers():
+                # Of its own for every batch, so that a part of a table is drawn as it is within the whole.
+                first = self.first_series + int(self.queries.series[part.here[0]])
+                torch.manual_seed(int(np.random.SeedSequence([seed, first, part.is_smoothed]).generate_state(1)[0]))
                 copula = self.fitted.network.dependence(is_smoothed=part.is_smoothed) if is_joint else None
                 if copula is None:
                     drawn = part.distribution.sample((n_samples,))
@@ -348,8 +415,9 @@ class Asked:
         series, n_asked = np.unique(queries.series[which], return_counts=True)
         most = MAX_QUERIES_CPU if torch.device(self.device).type == "cpu" else MAX_QUERIES
         n_tokens = reader.count_tokens(windows.take(series))
-        for part in chunks(n_asked * len(reader.target_channels), n_tokens, most):
-            here = which[n_asked[: part.start].sum() : n_asked[: part.stop].sum()]
+        begin = np.concatenate([[0], np.cumsum(n_asked)])
+        for part in chunks(series, n_asked * len(reader.target_channels), n_tokens, most):
+            here = which[begin[part.start] : begin[part.stop]]
             row = np.repeat(np.arange(part.stop - part.start), n_asked[part])
             known = None if queries.known is None else queries.known[here]
             batch, column = reader.read_queries(windows.take(series[part]), row, queries.time[here], known)
@@ -374,11 +442,18 @@ class _Answer:
         return shaped.cpu().numpy()[self.row, self.column]
 
 
-def chunks(n_targets: np.ndarray, n_tokens: np.ndarray, most: int) -> list[slice]:
-    """Cut the series into runs of at most `READ_AT_ONCE`, fewer where they ask for many targets or read many values: `most` in all."""
-    widest = max(int(n_targets.max(initial=1)), int(n_tokens.max(initial=1)))
-    size = max(min(READ_AT_ONCE, most // widest), 1)
-    return [slice(start, min(start + size, len(n_targets))) for start in range(0, len(n_targets), size)]
+def chunks(series: np.ndarray, n_targets: np.ndarray, n_tokens: np.ndarray, most: int) -> list[slice]:
+    """Cut ascending series into batches: those of one block of `READ_AT_ONCE` positions, fewer where they ask for or read more than `most`.
+
+    The blocks lie at fixed positions, so that a table gives the same batches, and so the same figures to the last bit, as its parts.
+    """
+    ends = np.flatnonzero(np.append(np.diff(series // READ_AT_ONCE), 1)) + 1
+    found = []
+    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        widest = max(int(n_targets[start:stop].max()), int(n_tokens[start:stop].max()))
+        size = max(most // max(widest, 1), 1)
+        found += [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+    return found
 
 
 def _check_finite(table: Table, queries: Queries, *figures: np.ndarray) -> None:

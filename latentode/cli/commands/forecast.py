@@ -9,16 +9,18 @@ from latentode.cli.parser import (
     OK,
     Parser,
     add_device,
+    add_engine,
     check_outputs,
     choose_device,
+    choose_engine,
     count,
     give,
     number,
     say,
     tell,
 )
-from latentode.files import write_frame
 
+PLOTTED = 64  # series at most
 SUMMARY = "forecast every series of a history"
 EXAMPLE = (
     "latentode forecast runs/mine --history data.csv --every 6h --horizon 7d --out forecast.csv --plot forecast.png"
@@ -40,7 +42,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--quantiles", help="levels, comma-separated (0.025,0.05,0.1,...,0.95,0.975)")
     parser.add_argument("--layout", default="long", choices=("long", "wide"), help="of the output (%(default)s)")
     parser.add_argument("--samples", metavar="N", help="whole trajectories to draw, written to OUT.samples.parquet")
-    parser.add_argument("--out", required=True, help="CSV to write, or Parquet by its suffix")
+    parser.add_argument("--out", required=True, help="CSV to write (.csv, .csv.gz), or Parquet by its suffix")
+    parser.add_argument("--resume", action="store_true", help="go on with what an interrupted forecast has left")
+    add_engine(parser)
     parser.add_argument("--plot", help="picture to write: .png, .pdf or .svg")
     add_device(parser)
 
@@ -48,8 +52,12 @@ def add_options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and give its exit status."""
     from latentode.forecasting.forecast import QUANTILES
-    from latentode.forecasting.predict import Ask, predict
+    from latentode.forecasting.histories import open_histories
+    from latentode.forecasting.parts import answer_here
+    from latentode.forecasting.predict import Ask
     from latentode.forecasting.runs import load_run
+    from latentode.forecasting.stream import forecast_some, write_forecast
+    from latentode.progress import track
 
     ask = Ask(
         at=options.at, every=options.every, horizon=options.horizon, queries=options.queries, origin=options.origin
@@ -57,39 +65,61 @@ def run(options: argparse.Namespace) -> int:
     levels = QUANTILES
     if options.quantiles:
         levels = tuple(number(part, "quantiles") for part in options.quantiles.split(","))
-    n_samples = None if options.samples is None else count(options.samples, "samples")
+    n_samples = 0 if options.samples is None else count(options.samples, "samples")
     check_outputs(options.out, picture=options.plot)
+    device = choose_device(options.device)
+    workers = choose_engine(options)
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
-    forecast = predict(fitted, options.history, ask, quantiles=levels, device=choose_device(options.device))
-    say(forecast.notes)
-    frame = forecast.to_frame(options.layout)
-    write_frame(Path(options.out), frame)
-    n_series = len(set(forecast.series.tolist()))
-    tell(f"{options.out}: {len(frame):,} rows, {len(forecast.time):,} times of {n_series:,} series")
-    if n_samples is not None:
-        samples = Path(f"{options.out}.samples.parquet")
-        write_frame(samples, forecast.sample(n_samples, seed=fitted.seed))
+    histories = open_histories(fitted, options.history)
+    with track("forecasting", len(histories.series_ids), "series") as advance:
+        written = write_forecast(
+            fitted,
+            histories,
+            ask,
+            options.out,
+            quantiles=levels,
+            layout=options.layout,
+            n_samples=n_samples,
+            device=device,
+            resume=options.resume,
+            engine=workers.answer if workers else answer_here,
+            advance=advance,
+        )
+    if written.n_kept:
+        say([f"{written.n_kept:,} parts were there from before."])
+    say(written.notes)
+    tell(f"{options.out}: {written.n_rows:,} rows, {written.n_times:,} times of {written.n_series:,} series")
+    if written.samples:
         whole = (
             f"{n_samples:,} trajectories per series"
-            if forecast.has_trajectories
+            if written.has_trajectories
             else (
                 f"{n_samples:,} draws per forecast, every value for itself: validation held too few to tell how they hang together"
             )
         )
-        tell(f"{samples}: {whole}")
+        tell(f"{written.samples}: {whole}")
     if options.plot:
-        from latentode.plots import save_figure
+        from latentode.plots import BAND_LEVELS, save_figure
 
-        save_figure(forecast.plot(), Path(options.plot))
+        shown = forecast_some(
+            fitted,
+            histories,
+            ask,
+            quantiles=tuple(sorted({*levels, *BAND_LEVELS})),
+            device=device,
+            n_series=PLOTTED,
+        )
+        save_figure(shown.plot(), Path(options.plot))
         tell(f"{options.plot}: picture")
-    written = {
+    result = {
         "out": options.out,
-        "samples": None if n_samples is None else f"{options.out}.samples.parquet",
+        "samples": None if written.samples is None else str(written.samples),
         "plot": options.plot,
-        "n_rows": len(frame),
-        "n_times": len(forecast.time),
-        "n_series": n_series,
-        "notes": list(forecast.notes),
+        "n_rows": written.n_rows,
+        "n_times": written.n_times,
+        "n_series": written.n_series,
+        "n_parts_kept": written.n_kept,
+        "notes": list(written.notes),
     }
-    give(written, lambda: None)
+    give(result, lambda: None)
     return OK
