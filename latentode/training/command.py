@@ -18,6 +18,7 @@ from latentode.errors import InputError
 from latentode.files import write_whole
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
+from latentode.training.launching import all_processes, check_processes
 from latentode.training.task import ForecastingTask
 
 
@@ -82,25 +83,30 @@ class ForecastingCLI(LightningCLI):
             "device": trainer["accelerator"] if isinstance(trainer["accelerator"], str) else "auto",
         }
 
-    def fit(self) -> dict[str, Any]:
-        """Train, keep the best weights, leave the run folder."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        config = self.parser.dump(self.config, skip_none=False)
-        write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
+    def fit(self) -> dict[str, Any] | None:
+        """Train, keep the best weights, leave the run folder; of several processes the first writes, and gives figures."""
+        if self.trainer.is_global_zero:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            config = self.parser.dump(self.config, skip_none=False)
+            write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
         start = time.perf_counter()
         self.model.build(self.datamodule, self._fit_settings())
+        check_processes(self.model, self.trainer)
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])
+        if not self.trainer.is_global_zero:
+            return None
         return finish(self.model, self.datamodule, self.run_dir, seconds=time.perf_counter() - start)[1]
 
-    def validate(self) -> dict[str, Any]:
-        """Give the validation error of a checkpoint."""
+    def validate(self) -> dict[str, Any] | None:
+        """Give the validation error of a checkpoint; of several processes the first gives it."""
         path = self.config["ckpt_path"]
         if path is None:
             raise InputError("validate needs weights; give them with --ckpt_path RUN/best.ckpt.")
         if not Path(path).is_file():
             raise InputError(f"{path} does not exist; give a checkpoint with --ckpt_path RUN/best.ckpt.")
         self.model.build(self.datamodule, self._fit_settings())
-        return dict(self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0])
+        figures = self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0]
+        return dict(figures) if self.trainer.is_global_zero else None
 
 
 def _as_list(callbacks: Any) -> list[Any]:
@@ -126,15 +132,15 @@ def choose_run_dir(chosen: str | None, settings: DataSettings) -> Path:
     return Path("runs") / f"{name}-{n}"
 
 
-def run_command(command: str, arguments: list[str]) -> tuple[Path, dict[str, Any], list[str]]:
-    """Run `fit` or `validate`.
+def run_command(command: str, arguments: list[str]) -> tuple[Path, dict[str, Any] | None, list[str]]:
+    """Run `fit` or `validate`, in this process and in those that it asks for.
 
     Args:
         command: "fit" or "validate".
         arguments: of the command line.
 
     Returns:
-        The run folder, the figures, and what is to be said about the data.
+        The run folder, the figures, and what is to be said about the data; no figures in any process but the first.
 
     Raises:
         InputError: an option is unknown or has a value that it does not take; the message names the nearest one.
@@ -142,7 +148,8 @@ def run_command(command: str, arguments: list[str]) -> tuple[Path, dict[str, Any
     shown = [argument.replace("--help.all", "--help") for argument in arguments]
     with quiet_lightning():
         cli = _build(command, shown)
-        figures = cli.fit() if command == "fit" else cli.validate()
+        with all_processes(cli.trainer, [command, *shown, "--run_dir", str(cli.run_dir)]):
+            figures = cli.fit() if command == "fit" else cli.validate()
     return cli.run_dir, figures, cli.datamodule.notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from latentode.cli.parser import (
     OK,
@@ -40,9 +41,14 @@ def add_options(parser: Parser) -> None:
 
 def run_lightning(command: str, arguments: list[str]) -> int:
     """Run `fit` or `validate` through Lightning's command line and print what came of it."""
+    # Before torch is there: its library warns of what several processes may leave out, which is no news and not for them all to say.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from latentode.training.command import run_command
 
     run_dir, figures, notes = run_command(command, arguments)
+    if figures is None:
+        # Another process of this training has them.
+        return OK
     say(notes)
     if command == "validate":
         for name, value in figures.items():
