@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -24,8 +26,14 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from latentode.errors import InputError, LatentODEError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 WORKER = "LATENTODE_WORKER"  # set in the environment of a process that another one of this machine has started
-ALONE = "another process of this training has ended; its own message says why."
+ALONE = "another process of this training has ended or cannot be reached; its own message says why."
+SIOCGIFADDR = 0x8915  # of Linux
 GRACE = 10.0  # seconds in which the one that has ended may say why
 
 
@@ -189,8 +197,36 @@ def _start(trainer: pl.Trainer, strategy: ParallelStrategy, arguments: Sequence[
         "LOCAL_RANK": "0",
     }
     traceback = ["--traceback"] if "--traceback" in sys.argv else []
+    if trainer.num_nodes > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
+        interface = _interface_towards(cluster.main_address)
+        if interface is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
     command = [sys.executable, "-m", "latentode.cli", *arguments, *traceback]
     return Workers(command, trainer.num_devices - 1)
+
+
+def _interface_towards(address: str) -> str | None:
+    """Give the network interface by which an address is reached; None where that cannot be told.
+
+    Left to itself gloo takes the one of the host's own name, which often is the loopback and leads nowhere else.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            # Nothing is sent: connecting a datagram socket only asks for the way.
+            probe.connect((address, 9))
+            own = probe.getsockname()[0]
+            if fcntl is None:
+                return None
+            for _, name in socket.if_nameindex():
+                try:
+                    held = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name[:15].encode()))[20:24]
+                except OSError:
+                    continue  # it has no address
+                if socket.inet_ntoa(held) == own:
+                    return name
+    except OSError:
+        return None
+    return None
 
 
 def _is_loss_of_peer(error: Exception) -> bool:
