@@ -7,11 +7,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from jsonargparse import ArgumentError
+from jsonargparse.typing import PositiveInt
+from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from latentode.data.settings import DataSettings
 from latentode.errors import InputError
@@ -31,6 +34,11 @@ class ForecastingCLI(LightningCLI):
     datamodule: ForecastingDataModule
     model: ForecastingTask
     trainer: pl.Trainer
+
+    def __init__(self, *args: Any, trainer_settings: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        # Those that stand above YAML and options: the parent builds everything before it returns.
+        self.trainer_settings = trainer_settings or {}
+        super().__init__(*args, **kwargs)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add trainer, model and data."""
@@ -52,6 +60,10 @@ class ForecastingCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to validate or to go on from"
         )
+        parser.add_argument(
+            "--engine", type=Literal["local", "ray"], default="local", help="who starts processes: latentode, or Ray"
+        )
+        parser.add_argument("--workers", type=PositiveInt, default=1, help="processes that Ray trains with")
 
     def _set_seed(self) -> None:
         """Set the seed without Lightning's remark."""
@@ -65,11 +77,15 @@ class ForecastingCLI(LightningCLI):
         self.datamodule = ForecastingDataModule(settings, seed=seed)
         self.model = self.config_init["model"]
         self.run_dir = choose_run_dir(self.config["run_dir"], settings)
-        trainer = dict(self.config_init["trainer"])
+        trainer = {**self.config_init["trainer"], **self.trainer_settings}
         own = run_callbacks(self.run_dir, self.config["patience"], show_progress=not trainer["enable_progress_bar"])
         trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
-        self.trainer = self.trainer_class(**trainer)
+        try:
+            self.trainer = self.trainer_class(**trainer)
+        except (ValueError, MisconfigurationException) as error:
+            # A strategy that is not there, or does not go with the accelerator.
+            raise InputError(" ".join(str(error).split())[:600]) from error
 
     def _fit_settings(self) -> dict[str, Any]:
         """Give what `FitSettings` holds, as this command line has it."""
@@ -132,12 +148,15 @@ def choose_run_dir(chosen: str | None, settings: DataSettings) -> Path:
     return Path("runs") / f"{name}-{n}"
 
 
-def run_command(command: str, arguments: list[str]) -> tuple[Path, dict[str, Any] | None, list[str]]:
+def run_command(
+    command: str, arguments: list[str], *, trainer: dict[str, Any] | None = None
+) -> tuple[Path, dict[str, Any] | None, list[str]]:
     """Run `fit` or `validate`, in this process and in those that it asks for.
 
     Args:
         command: "fit" or "validate".
         arguments: of the command line.
+        trainer: arguments of Lightning's trainer that stand above those of the command line.
 
     Returns:
         The run folder, the figures, and what is to be said about the data; no figures in any process but the first.
@@ -147,13 +166,23 @@ def run_command(command: str, arguments: list[str]) -> tuple[Path, dict[str, Any
     """
     shown = [argument.replace("--help.all", "--help") for argument in arguments]
     with quiet_lightning():
-        cli = _build(command, shown)
+        cli = _build(command, shown, trainer)
+        if command == "fit" and cli.config["engine"] == "ray" and trainer is None:
+            return _run_on_ray(cli, shown)
         with all_processes(cli.trainer, [command, *shown, "--run_dir", str(cli.run_dir)]):
             figures = cli.fit() if command == "fit" else cli.validate()
     return cli.run_dir, figures, cli.datamodule.notes
 
 
-def _build(command: str, arguments: list[str]) -> ForecastingCLI:
+def _run_on_ray(cli: ForecastingCLI, arguments: list[str]) -> tuple[Path, dict[str, Any], list[str]]:
+    from latentode.training import on_ray
+
+    uses_gpu = isinstance(cli.trainer.accelerator, CUDAAccelerator)
+    figures = on_ray.fit(arguments, cli.run_dir, n_workers=cli.config["workers"], uses_gpu=uses_gpu)
+    return cli.run_dir, figures, figures["notes"]
+
+
+def _build(command: str, arguments: list[str], trainer: dict[str, Any] | None = None) -> ForecastingCLI:
     known: list[str] = []
 
     class Parser(LightningArgumentParser):
@@ -176,6 +205,7 @@ def _build(command: str, arguments: list[str]) -> ForecastingCLI:
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            trainer_settings=trainer,
         )
     except ArgumentError as error:
         raise InputError(_explain(str(error), known, command)) from error

@@ -144,6 +144,7 @@ def all_processes(trainer: pl.Trainer, arguments: Sequence[str]) -> Iterator[Non
     if not trainer.is_global_zero:
         # One voice: what there is to say, the first process says.
         logging.getLogger("latentode").setLevel(logging.ERROR)
+    is_joined = torch.distributed.is_initialized()
     workers = _start(trainer, strategy, arguments)
     try:
         yield
@@ -161,7 +162,7 @@ def all_processes(trainer: pl.Trainer, arguments: Sequence[str]) -> Iterator[Non
             workers.stop()
             for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_initialized() and not is_joined:
             torch.distributed.destroy_process_group()
 
 

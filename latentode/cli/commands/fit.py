@@ -33,6 +33,10 @@ def add_options(parser: Parser) -> None:
     group.add_argument("--model.weight_decay", metavar="W", help="of AdamW (0.01)")
     group.add_argument("--trainer.max_epochs", metavar="N", help="epochs at most (30)")
     group.add_argument("--trainer.accelerator", metavar="NAME", help="auto, cpu, gpu (auto)")
+    group.add_argument("--trainer.devices", metavar="N", help="processes on this machine that train together (1)")
+    group.add_argument("--trainer.num_nodes", metavar="N", help="machines that train together (1)")
+    group.add_argument("--engine", metavar="NAME", help="local, or ray: Ray starts the processes (local)")
+    group.add_argument("--workers", metavar="N", help="processes, with --engine ray (1)")
     group.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
     group.add_argument(
         "--help.all", action="store_true", help="show every option of Lightning's trainer too (takes seconds)"
