@@ -50,7 +50,7 @@ class Share:
         """
         if n < self.size:
             raise InputError(
-                f"batches of {n} windows cannot be divided among {self.size} processes; raise --data.batch_size "
+                f"batches of {n} window(s) cannot be divided among {self.size} processes; raise --data.batch_size "
                 "(and --data.windows_per_epoch), or train on fewer (--trainer.devices, --trainer.num_nodes)."
             )
 
