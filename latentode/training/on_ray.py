@@ -96,5 +96,10 @@ def _work(config: dict[str, Any]) -> None:
     run_command(
         "fit",
         [*config["arguments"], "--run_dir", config["run_dir"]],
-        trainer={"strategy": RayDDPStrategy(), "plugins": [RayLightningEnvironment()], "devices": "auto", "num_nodes": 1},
+        trainer={
+            "strategy": RayDDPStrategy(),
+            "plugins": [RayLightningEnvironment()],
+            "devices": "auto",
+            "num_nodes": 1,
+        },
     )

@@ -123,7 +123,9 @@ def main(file):
         together = DistributedDataParallel(Loss(task), find_unused_parameters=True)
         for n in SIZES:
             windows = data.examples.draw(np.random.default_rng(n))
-            whole, share = (data.reader.read(windows.take(i)) for i in (np.arange(n), Share.of(trainer).take(np.arange(n))))
+            whole, share = (
+                data.reader.read(windows.take(i)) for i in (np.arange(n), Share.of(trainer).take(np.arange(n)))
+            )
             alone = gradient(task, task.network.loss, as_double(whole))
             found[f"{name}, {n} windows"] = (*alone, *gradient(task, together, as_double(share)))
     torch.save(found, f"{file}.{trainer.global_rank}")

@@ -21,7 +21,6 @@ from latentode.training.command import run_command
 from latentode.training.launching import WORKER, _interface_towards, check_processes
 from tests.conftest import ROOT
 from tests.data.tables import make_frame
-from tests.training.test_sharing import free_port
 
 # No dropout: its draws are each process' own. 71 windows by 16: the last batch is uneven.
 CONFIG = """
