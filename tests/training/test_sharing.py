@@ -133,3 +133,16 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
             if one is not None:
                 assert torch.allclose(one, two, rtol=1e-9, atol=1e-12), case
                 assert torch.equal(two, other), case
+
+
+@pytest.mark.slow
+def test_a_solve_that_fails_in_one_process_sends_all_back_to_the_same_weights(tmp_path):
+    file = tmp_path / "failed"
+    run_two("tests.training.failing", str(file))
+    one, two = (torch.load(f"{file}.{rank}", weights_only=True) for rank in range(2))
+    assert one["n_rollbacks"] == two["n_rollbacks"] == 1
+    assert one["rate"] == two["rate"] == 0.5
+    assert torch.equal(one["level"], two["level"])
+    assert bool(one["level"].isfinite().all())
+    # Whoever speaks knows the reason, although it lies in the other process.
+    assert any("could not be solved (sample 3 took too many steps)" in said for said in one["heard"]), one["heard"]
