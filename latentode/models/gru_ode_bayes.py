@@ -20,7 +20,7 @@ from latentode.models.cross_fit import Base
 from latentode.models.decoders import GaussianDecoder
 from latentode.models.history import CLAMP, pick
 from latentode.models.interfaces import Decoder, Frame, Path
-from latentode.models.objectives import gaussian_kl, gaussian_nll, gaussian_product, weighted_mean
+from latentode.models.objectives import Mean, gaussian_kl, gaussian_nll, gaussian_product
 from latentode.models.recurrence import GatedUpdate, SeriesContext, Stamps, latest_stamps
 from latentode.models.residual import ResidualModel
 from latentode.models.statics import StaticContext
@@ -316,16 +316,19 @@ class GRUODEBayesPath(Path):
         static_BE = self._static_context(batch)
         return self._decode(self.filter(batch, static_BE).h0, static_BE, batch, frame)
 
-    def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
+    def loss_means(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> list[Mean]:
         """Give the decoder's score of the targets plus the weighted loss on the history."""
         static_BE = self._static_context(batch)
         filtered = self.filter(batch, static_BE)
         forecast = self._decode(filtered.h0, static_BE, batch, frame)
         score = self.decoder.score(forecast, frame.residual(batch.target_value), self.beta)
-        loss = weighted_mean(score, weight_BM, batch.target_observed)
-        return loss + self.history_weight * self.history_loss(filtered) if self.history_weight else loss
+        means = [Mean.weighted(score, weight_BM, batch.target_observed)]
+        if self.history_weight:
+            history = self.history_loss(filtered)
+            means.append(Mean(self.history_weight * history.total, history.count))
+        return means
 
-    def history_loss(self, filtered: Filtered) -> Tensor:
+    def history_loss(self, filtered: Filtered) -> Mean:
         r"""Give the paper's objective, its losses before and after each jump, per observed value in nats (De Brouwer et al. 2019).
 
         .. math::
@@ -340,7 +343,7 @@ class GRUODEBayesPath(Path):
         surprise = gaussian_nll(mean, std, value)
         aim = gaussian_product(mean.detach(), std.detach(), value, self.obs_std)
         correction = gaussian_kl(*aim, *self.observe(filtered.after))
-        return weighted_mean(surprise + self.update_weight * correction, observed, is_observed)
+        return Mean.weighted(surprise + self.update_weight * correction, observed, is_observed)
 
     def filter(self, batch: Batch, static_BE: Tensor | None = None) -> Filtered:
         """Read every history up to the origin."""

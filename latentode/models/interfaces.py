@@ -25,7 +25,7 @@ from latentode.data.scaling import Scaler
 from latentode.data.schema import Schema
 from latentode.errors import InputError
 from latentode.models.distributions import about
-from latentode.models.objectives import beta_square
+from latentode.models.objectives import Mean, beta_square
 
 STEP = 0.01  # horizons, of the difference quotient that tells how fast a state moves
 
@@ -262,8 +262,8 @@ class Path(nn.Module, ABC):
         """Hear, before every epoch, which fraction of the planned training is behind; its parts hear it by themselves."""
 
     @abstractmethod
-    def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
-        """Give the scalar that training lowers.
+    def loss_means(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> list[Mean]:
+        """Give the means whose sum training lowers: always as many, in the same order.
 
         Args:
             batch: of training windows, their seasons taken out.
@@ -320,6 +320,14 @@ class ForecastModel(Part):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Give the scalar that training lowers."""
+
+    def loss_means(self, batch: Batch) -> list[Mean]:
+        """Give the means whose sum `loss` is, always as many: processes that train together weigh them by what each has counted.
+
+        A model that only says its loss is taken to average over the windows of the batch.
+        """
+        n_windows = batch.target_value.new_tensor(float(len(batch)))
+        return [Mean(self.loss(batch) * n_windows, n_windows)]
 
     def smooth(self, batch: Batch) -> Distribution:
         """Give every target of a batch whose queries lie among its tokens, `(B, M)`, from the values on either side.

@@ -15,7 +15,7 @@ from latentode.models.distributions import mix
 from latentode.models.dynamics.solved import SolvedField
 from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, LatentStates, Path, Posterior
-from latentode.models.objectives import annealing, elbo, kl_to_standard_normal, weighted_mean
+from latentode.models.objectives import Mean, annealing, elbo, kl_to_standard_normal
 from latentode.models.residual import ResidualModel
 from latentode.models.statics import StaticContext
 
@@ -121,21 +121,22 @@ class LatentPath(Path):
         """Raise the weight of the divergence."""
         self._annealed = annealing(self.kl_warmup, fraction)
 
-    def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
-        """Give the objective, with what the dynamics adds to it."""
+    def loss_means(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> list[Mean]:
+        """Give the objective, with what the dynamics adds to it, per target and per sample."""
         of_targets = self._negative_bound if self.objective == "elbo" else self._score
         # A batch without a target carries no state: what the last one's path cost must not be charged to it.
         self.dynamics.penalty = self.dynamics.divergence = None
-        loss, penalty = of_targets(batch, frame, weight_BM), self.dynamics.penalty
-        return loss if penalty is None else loss + penalty.mean()
+        means, penalty = of_targets(batch, frame, weight_BM), self.dynamics.penalty
+        return [*means, Mean.of(batch.target_value.new_zeros(0) if penalty is None else penalty)]
 
-    def _score(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
+    def _score(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> list[Mean]:
         posterior = self.encode(batch)
         forecast = self.decode(posterior.mean, posterior, batch, frame)
         score = self.decoder.score(forecast, frame.residual(batch.target_value), self.beta)
-        return weighted_mean(score, weight_BM, _reached(posterior, batch)) + _per_target(self._divergence(batch), batch)
+        of_score = Mean.weighted(score, weight_BM, _reached(posterior, batch))
+        return [of_score, _per_target(self._divergence(batch), batch)]
 
-    def _negative_bound(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
+    def _negative_bound(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> list[Mean]:
         """Give the evidence lower bound of one draw, with its sign turned."""
         posterior = self.encode(batch)
         residual = self.decode(posterior.rsample(), posterior, batch, frame)
@@ -143,7 +144,7 @@ class LatentPath(Path):
         log_likelihood = torch.where(_reached(posterior, batch), density, 0.0).sum(-1)
         kl = kl_to_standard_normal(posterior.mean.flatten(1), posterior.std.flatten(1))
         bound = elbo(log_likelihood, kl, self._annealed * self.kl_weight)
-        return _per_target(self._divergence(batch) - bound * len(batch), batch)
+        return [_per_target(self._divergence(batch) - bound * len(batch), batch)]
 
     def _divergence(self, batch: Batch) -> Tensor:
         """Give the weighted divergence of the last path from the prior, summed over the batch."""
@@ -233,6 +234,6 @@ def _reached(posterior: Posterior, batch: Batch) -> Tensor:
     return batch.target_observed & (batch.lead_time() >= posterior.t0[:, None])
 
 
-def _per_target(total: Tensor, batch: Batch) -> Tensor:
+def _per_target(total: Tensor, batch: Batch) -> Mean:
     # So that the step size does not depend on how many values a window happens to hold.
-    return total / batch.target_observed.sum().clamp(min=1)
+    return Mean(total, batch.target_observed.sum().to(total.dtype))

@@ -6,10 +6,46 @@ Every function averages over the targets that are observed, weighted, and leaves
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean as what it is made of, so that processes that train together can take it over what all of them hold.
+
+    Attributes:
+        total: sum, 0-d, with gradient.
+        count: what it is divided by, 0-d, without; 0: nothing was there to take a mean of.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor) -> Mean:
+        """Give the mean of all of `value`."""
+        return cls(value.sum(), value.new_tensor(float(value.numel())))
+
+    @classmethod
+    def weighted(cls, value: Tensor, weight: Tensor, observed: Tensor) -> Mean:
+        """Give the weighted mean of `value` over what is observed."""
+        weight = torch.where(observed, weight, 0.0)
+        return cls((torch.where(observed, value, 0.0) * weight).sum(), weight.sum())
+
+    @property
+    def value(self) -> Tensor:
+        """The mean, 0-d; where nothing was there its total, which is 0 of an empty sum."""
+        return self.total / torch.where(self.count > 0, self.count, 1.0)
+
+
+def sum_of_means(means: Iterable[Mean]) -> Tensor:
+    """Add means up, 0-d."""
+    return torch.stack([mean.value for mean in means]).sum()
 
 
 def gaussian_nll(mean: Tensor, std: Tensor, value: Tensor) -> Tensor:
@@ -70,9 +106,3 @@ def annealing(warmup: float, fraction: float) -> float:
     of the planned training, however many epochs that is. 0: all of it from the start.
     """
     return 1.0 if warmup == 0 else 1 - 0.01 ** (fraction / warmup)
-
-
-def weighted_mean(value: Tensor, weight: Tensor, observed: Tensor) -> Tensor:
-    """Average `value` over what is observed; 0 where nothing is, so that an empty batch teaches nothing."""
-    weight = torch.where(observed, weight, 0.0)
-    return (torch.where(observed, value, 0.0) * weight).sum() / weight.sum().clamp(min=1e-6)

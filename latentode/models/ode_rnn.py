@@ -16,7 +16,7 @@ from latentode.models.cross_fit import Base
 from latentode.models.decoders import QuantileDecoder
 from latentode.models.history import pick
 from latentode.models.interfaces import Decoder, Frame, Path
-from latentode.models.objectives import weighted_mean
+from latentode.models.objectives import Mean
 from latentode.models.recurrence import ODERNNCell, SeriesContext, check_reading
 from latentode.models.residual import ResidualModel
 from latentode.models.statics import StaticContext
@@ -81,10 +81,10 @@ class ODERNNPath(Path):
         ).ys
         return self.decoder(pick(hidden_BQH, batch.target_row), batch, context_BCE, frame)
 
-    def loss(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> Tensor:
+    def loss_means(self, batch: Batch, frame: Frame, weight_BM: Tensor) -> list[Mean]:
         """Give the decoder's score."""
         score = self.decoder.score(self(batch, frame), frame.residual(batch.target_value), self.beta)
-        return weighted_mean(score, weight_BM, batch.target_observed)
+        return [Mean.weighted(score, weight_BM, batch.target_observed)]
 
 
 class ODERNN(ResidualModel):

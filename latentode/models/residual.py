@@ -24,6 +24,7 @@ from latentode.models.copula import Copula
 from latentode.models.cross_fit import Base, CrossFitted, check_base
 from latentode.models.distributions import about, affine, pool
 from latentode.models.interfaces import Frame, Path
+from latentode.models.objectives import Mean, sum_of_means
 from latentode.models.season import Season
 from latentode.models.smoothing import Smoother
 from latentode.models.stack import Stack
@@ -276,12 +277,17 @@ class ResidualModel(CalibratedModel):
         return thin(batch, self.thinning if self.training else 0.0, self.n_targets < MIN_THINNED)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Give the objective in units of what the base leaves: each member's own, averaged, so that members do not learn as one."""
+        """Give the objective in units of what the base leaves."""
+        return sum_of_means(self.loss_means(batch))
+
+    def loss_means(self, batch: Batch) -> list[Mean]:
+        """Give what the objective is the sum of: each member's own, averaged, so that members do not learn as one."""
         reading = self.read(self.lesson(batch), out_of_fold=True)
         frame = self.frame(reading)
         weight = self.loss_weight[reading.batch.target_channel]
-        losses = [path.loss(reading.batch, frame, weight) for path in self.paths]
-        return torch.stack(losses).mean()
+        # Members read the same batch, so that each part has the same count in all of them.
+        parts = zip(*(path.loss_means(reading.batch, frame, weight) for path in self.paths), strict=True)
+        return [Mean(torch.stack([mean.total for mean in part]).mean(), part[0].count) for part in parts]
 
 
 def _count(batches: Iterable[Batch], at_most: int) -> tuple[Iterable[Batch], bool]:

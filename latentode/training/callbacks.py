@@ -31,11 +31,15 @@ class EpochLog(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the file and the clock."""
         self.start = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
         with self.path.open("w", newline="") as file:
             csv.writer(file).writerow(COLUMNS)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the epoch that has ended."""
+        """Write the epoch that has ended; of several processes the first does."""
+        if not trainer.is_global_zero:
+            return
         metrics = trainer.callback_metrics
         # A baseline has nothing to optimise, so no rate.
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
 
 from latentode.data.batch import Batch, WindowReader
 from latentode.data.partitions import suggest_streaming
@@ -21,6 +20,7 @@ from latentode.errors import DataError, InputError
 from latentode.models.fitted import READ_AT_ONCE, read_batches
 from latentode.training.batching import like_lengths
 from latentode.training.examples import Examples
+from latentode.training.sharing import WHOLE, Share
 from latentode.training.streaming import Stream
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class EpochBatches:
         epoch, position = self._resumed or (0, 0)
         self._position = position if epoch == self._epoch and position < len(self) else 0
         self._resumed = None
-        for batch in islice(self.data.epoch(self._epoch, first=self._position), len(self) - self._position):
+        batches = self.data.epoch(self._epoch, first=self._position, share=Share.of(trainer))
+        for batch in islice(batches, len(self) - self._position):
             self._position += 1
             yield batch
 
@@ -62,13 +63,17 @@ class EpochBatches:
 
 
 class HeldoutBatches(Sequence[Batch]):
-    """Batches of validation windows of like length, in an order that depends on nothing but the windows; few are made once."""
+    """Batches of validation windows of like length, in an order that depends on nothing but the windows; few are made once.
 
-    def __init__(self, data: ForecastingDataModule) -> None:
+    Of several processes each has its share of every batch, which may be empty.
+    """
+
+    def __init__(self, data: ForecastingDataModule, share: Share = WHOLE) -> None:
         self.data = data
         windows = data.validation
         order = np.argsort(data.reader.count_widths(windows), kind="stable")
-        self.parts = [windows.take(order[i : i + READ_AT_ONCE]) for i in range(0, len(order), READ_AT_ONCE)]
+        starts = range(0, len(order), READ_AT_ONCE)
+        self.parts = [windows.take(share.take(order[i : i + READ_AT_ONCE])) for i in starts]
         self.made = [data.reader.read(part) for part in self.parts] if len(self.parts) <= KEPT else []
 
     def __len__(self) -> int:
@@ -116,8 +121,9 @@ class ForecastingDataModule(pl.LightningDataModule):
                 f"{self.examples.table.source}: the training part holds no window with a value to read and a value to forecast; "
                 "choose another horizon (--data.horizon) or hold out less (--data.val_fraction, --data.test_fraction)."
             )
-        stream = self.examples.stream
-        self.n_batches = stream.n_batches if stream else -(-len(first) // self.examples.settings.batch_size)
+        stream, settings = self.examples.stream, self.examples.settings
+        self.n_windows = settings.windows_per_epoch if stream else len(first)
+        self.n_batches = -(-self.n_windows // settings.batch_size)
         self.validation = self.examples.validation
         self._note(first)
         self._heldout = HeldoutBatches(self)
@@ -151,14 +157,22 @@ class ForecastingDataModule(pl.LightningDataModule):
     def _draw_first(self) -> Windows:
         return self.examples.draw(np.random.default_rng(self.seed))
 
-    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """Give the training batches of an epoch from number `first` on; those before it are not made, unless they are streamed."""
+    def epoch(self, epoch: int, *, first: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+        """Give the training batches of an epoch from number `first` on; those before it are not made, unless they are streamed.
+
+        The shares of several processes are together the batches of one; of a stream they are other windows, since each process reads
+        other partitions.
+        """
         if self.examples.stream is not None:
-            return islice(self.examples.stream.batches(self.seed, epoch), first, None)
+            batches = self.examples.stream.batches(self.seed, epoch, share)
+            if share.size > 1:
+                # Partitions may give less than was hoped for, but processes go in step.
+                batches = chain(batches, repeat(self.reader.read(self.validation.take(np.arange(0)))))
+            return islice(batches, first, self.n_batches)
         rng = np.random.default_rng([self.seed, epoch])
         windows = self.examples.draw(rng)
         parts = like_lengths(self.reader.count_widths(windows), self.examples.settings.batch_size, rng)
-        return (self.reader.read(windows.take(index)) for index in parts[first:])
+        return (self.reader.read(windows.take(share.take(index))) for index in parts[first:])
 
     def preparation_batches(self) -> Iterable[Batch]:
         """Give the training windows from which a model takes what it fits before training."""
@@ -176,7 +190,12 @@ class ForecastingDataModule(pl.LightningDataModule):
         del self.reader, self._heldout
 
     def train_dataloader(self) -> EpochBatches:
-        """Give the batches of an epoch."""
+        """Give the batches of an epoch.
+
+        Raises:
+            InputError: they have fewer windows than processes train together.
+        """
+        Share.of(self.trainer).check(min(self.examples.settings.batch_size, self.n_windows))
         return self._batches
 
     def state_dict(self) -> dict[str, int]:
@@ -189,9 +208,10 @@ class ForecastingDataModule(pl.LightningDataModule):
         # schedule of the learning rate has asked it for its length by then.
         self._batches.load_state_dict(state_dict)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Give the validation batches (in a loader, since Lightning reads a list as a list of loaders)."""
-        return DataLoader(self.validation_batches(), batch_size=None)  # pyright: ignore[reportArgumentType]
+    def val_dataloader(self) -> Sequence[Batch]:
+        """Give this process' share of the validation batches (in no loader of torch's, which Lightning would deal out anew)."""
+        share = Share.of(self.trainer)
+        return self._heldout if share.size == 1 else HeldoutBatches(self, share)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch."""

@@ -39,6 +39,8 @@ EMA_DECAY = 0.98
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
+    # More, on this machine or others, are asked for: a fit of a small table gains nothing by all there are.
+    "devices": 1,
     "gradient_clip_val": 1.0,
     "logger": False,
     "enable_progress_bar": False,
@@ -116,7 +118,6 @@ def fit_network(
         trainer = pl.Trainer(
             **{**TRAINER_DEFAULTS, "max_epochs": fit.max_epochs},
             accelerator=fit.device,
-            devices=1,
             default_root_dir=run_dir,
             callbacks=run_callbacks(run_dir, fit.patience, show_progress=show_progress),
         )
@@ -198,7 +199,8 @@ def _origin(fitted: FittedModel, data: ForecastingDataModule) -> dict[str, Any]:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Hold back Lightning's remarks on hardware, workers and folders: they are no news to the user of a forecast."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    names = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -108,7 +108,8 @@ class Rescue(pl.Callback):
             return
         self._look(trainer, pl_module)
         error = float(trainer.callback_metrics.get("val_score", math.inf))
-        if error < self._best_error:
+        # Machines round differently: what one keeps, all do.
+        if trainer.strategy.reduce_boolean_decision(error < self._best_error, all=False):
             self._best_error, self._kept = error, _keep(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -154,7 +155,7 @@ class Rescue(pl.Callback):
             found = found.tolist()
         has_failed, n_lost, typical, best = found
         if has_failed:
-            return f"the field could not be solved ({self.failure or 'in another process'})"
+            return f"the field could not be solved ({_first_text(self.failure, trainer.world_size)})"
         if n_lost:
             return f"the loss or its gradient was not finite in {n_lost:.0f} of {len(values)} steps"
         if has_exploded(typical, best):
@@ -179,6 +180,15 @@ class Rescue(pl.Callback):
         self.n_rollbacks = state_dict["n_rollbacks"]
         self._best_error, self._best_loss = state_dict["best_error"], state_dict["best_loss"]
         self._losses, self._n_lost, self._kept = state_dict["losses"], state_dict["n_lost"], state_dict["kept"]
+
+
+def _first_text(text: str | None, n_processes: int) -> str | None:
+    """Give what the first of all processes that has something to say says."""
+    if n_processes == 1:
+        return text
+    texts: list[str | None] = [None] * n_processes
+    torch.distributed.all_gather_object(texts, text)
+    return next(found for found in texts if found is not None)
 
 
 def _place(trainer: pl.Trainer) -> str:

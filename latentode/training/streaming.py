@@ -25,6 +25,7 @@ from latentode.data.tables import Table
 from latentode.data.windows import Spans, Split, TrainingOrigins, count_teaching, draw_roles, make_split
 from latentode.errors import DataError
 from latentode.training.batching import like_lengths
+from latentode.training.sharing import WHOLE, Share
 
 SAMPLE_ROWS = 1 << 20  # rows of the series that stay in memory
 BATCHES_PER_VISIT = 4  # at least, on average: a partition is not read for a handful of windows
@@ -111,6 +112,11 @@ class _Sample:
         return join([table for table, _ in self.parts]), np.concatenate([series for _, series in self.parts])
 
 
+def _generator(seed: int, use: int, epoch: int, share: Share) -> np.random.Generator:
+    # That of the first process is that of a single one.
+    return np.random.default_rng([seed, use, epoch, *([share.rank] if share.rank else [])])
+
+
 def split_of(table: Table, settings: DataSettings, role: np.ndarray | None, series: slice | np.ndarray) -> Split:
     """Cut a part of a table as the whole table is cut.
 
@@ -177,35 +183,39 @@ class Stream:
         """Batches of an epoch; all are full, so it may hold some windows more than `windows_per_epoch`."""
         return -(-self.settings.windows_per_epoch // self.settings.batch_size)
 
-    def visits(self, seed: int, epoch: int) -> np.ndarray:
-        """Give the partitions that an epoch draws from, in order.
+    def visits(self, seed: int, epoch: int, share: Share = WHOLE) -> np.ndarray:
+        """Give the partitions that a process draws from in an epoch, in order.
 
-        The visits of all epochs go through one shuffle of the partitions after another, so that each is visited equally often, although an
-        epoch of few windows visits few.
+        The visits of all epochs and processes go through one shuffle of the partitions after another, so that each is visited equally
+        often, although an epoch of few windows visits few.
         """
         teaching = np.flatnonzero(self.survey.n_teaching)
-        n = min(len(teaching), max(self.n_batches // BATCHES_PER_VISIT, 1))
-        place = np.arange(epoch * n, (epoch + 1) * n)
+        n = max(min(len(teaching), self.n_batches // BATCHES_PER_VISIT) // share.size, 1)
+        place = np.arange(n) + (epoch * share.size + share.rank) * n
         rounds = {
             r: np.random.default_rng([seed, _ROUND, r]).permutation(teaching) for r in np.unique(place // len(teaching))
         }
         return np.asarray([rounds[at // len(teaching)][at % len(teaching)] for at in place])
 
-    def batches(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """Give the batches of an epoch; those of several partitions are shuffled in a buffer."""
-        rng = np.random.default_rng([seed, _BUFFER, epoch])
+    def batches(self, seed: int, epoch: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """Give a process' share of the batches of an epoch; those of several partitions are shuffled in a buffer.
+
+        A share has as many batches as the whole and its part of the windows of each, from its part of the partitions.
+        """
+        rng = _generator(seed, _BUFFER, epoch, share)
         room = max(BUFFERED_WINDOWS // self.settings.batch_size, 1)
         buffer: list[Batch] = []
-        for batch in self._in_order(seed, epoch):
+        for batch in self._in_order(seed, epoch, share):
             buffer.append(batch)
             if len(buffer) > room:
                 yield buffer.pop(rng.integers(len(buffer)))
         while buffer:
             yield buffer.pop(rng.integers(len(buffer)))
 
-    def _in_order(self, seed: int, epoch: int) -> Iterator[Batch]:
-        visits, missing = self.visits(seed, epoch), 0
-        rng = np.random.default_rng([seed, _VISIT, epoch])
+    def _in_order(self, seed: int, epoch: int, share: Share = WHOLE) -> Iterator[Batch]:
+        visits, missing = self.visits(seed, epoch, share), 0
+        rng = _generator(seed, _VISIT, epoch, share)
+        size = share.count(self.settings.batch_size)
         weight = self.survey.n_teaching[visits]
         n_batches = rng.multinomial(self.n_batches, weight / weight.sum())
         for partition, n in zip(visits, n_batches, strict=True):
@@ -213,16 +223,15 @@ class Stream:
             n += missing
             missing = n
             if n:
-                for batch in self._visit(int(partition), int(n), rng):
+                for batch in self._visit(int(partition), int(n), size, rng):
                     missing -= 1
                     yield batch
 
-    def _visit(self, partition: int, n_batches: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Draw windows in a partition and give `n_batches` full batches, none where nothing can be drawn."""
+    def _visit(self, partition: int, n_batches: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """Draw windows in a partition and give `n_batches` batches of `size`, none where nothing can be drawn."""
         table = self.partitions.read(partition)
         split = split_of(table, self.settings, self.role, self.partitions.series(partition))
         origins = TrainingOrigins.of(table, split, self.spans)
-        size = self.settings.batch_size
         windows = origins.draw(rng, n_batches * size)
         if len(windows) == 0:
             return

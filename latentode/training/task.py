@@ -8,17 +8,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torchmetrics import MaxMetric, MeanMetric
 
 from latentode.data.batch import Batch
 from latentode.errors import SolveError
 from latentode.models import Dynamics, ForecastModel
 from latentode.models.fitted import FittedModel
 from latentode.models.interfaces import Path as LatentPath
+from latentode.models.objectives import Mean
 from latentode.models.registry import make_model
 from latentode.progress import track
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.metrics import ForecastError
 from latentode.training.rescue import Rescue
+from latentode.training.sharing import joint_loss
 
 
 class ForecastingTask(pl.LightningModule):
@@ -39,6 +42,9 @@ class ForecastingTask(pl.LightningModule):
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
         self.rescue = Rescue()
+        # Sums that processes add up: Lightning's own means of several processes round the sizes of batches.
+        self.train_loss, self.nfe = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.nfe_max = MaxMetric(nan_strategy="disable")
 
     @property
     def dynamics(self) -> list[Dynamics]:
@@ -92,6 +98,9 @@ class ForecastingTask(pl.LightningModule):
     def on_train_start(self) -> None:
         """Tell paths and dynamics where training stands: it may go on from within an epoch, whose start is then past."""
         self._tell_progress()
+        if self.global_rank > 0:
+            # Up to here all processes have drawn the same numbers; what each drops out of its own windows is another matter.
+            torch.manual_seed(hash((torch.initial_seed(), self.global_rank, self.global_step)) % 2**63)
 
     def on_train_epoch_start(self) -> None:
         """Tell paths and dynamics where training stands."""
@@ -110,22 +119,47 @@ class ForecastingTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Give the loss; a baseline, which has nothing to learn, gives None."""
         try:
-            loss = self.network.loss(batch)
+            loss = self._loss(batch)
         except SolveError as error:
             self._note_failure(error)
-            # All parameters get a gradient, of zero, so that processes that train together stay together.
-            return sum(p.sum() for p in self.network.parameters() if p.requires_grad) * 0.0  # pyright: ignore[reportReturnType]
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch))
-        self._log_nfe()
+            return self._no_loss()
+        self.train_loss.update(loss.detach(), len(batch))
+        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
+        if len(batch):
+            self._log_nfe()
         return loss if loss.requires_grad else None
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Give the loss of the batch, of several processes that of the batch which they hold together."""
+        n_processes = self.trainer.world_size
+        if n_processes == 1:
+            return self.network.loss(batch)
+        # What has no window teaches nothing, but takes part.
+        means = self.network.loss_means(batch) if len(batch) else [Mean(self._sum_of_weights() * 0, torch.zeros(()))]
+        return joint_loss(means, self.trainer.strategy, n_processes)
+
+    def _no_loss(self) -> Tensor:
+        """Give the loss of a batch that could not be solved: it teaches nothing, and all parameters get a gradient.
+
+        Of several processes the others must not learn from it either: it is made one that `rescue` drops in all of them.
+        """
+        if self.trainer.world_size == 1:
+            return self._sum_of_weights() * 0
+        lost = self._sum_of_weights() * torch.nan
+        return joint_loss([Mean(lost, torch.ones_like(lost))], self.trainer.strategy, self.trainer.world_size)
+
+    def _sum_of_weights(self) -> Tensor:
+        return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum()
 
     def _log_nfe(self) -> None:
         """Log what the solves of the batch cost; it is summed up on the device and read once per epoch."""
         costs = [part.nfe.flatten() for part in self.dynamics if part.nfe is not None]
         if costs:
             nfe = torch.cat(costs).float()
-            self.log("nfe", nfe.mean(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(nfe))
-            self.log("nfe_max", nfe.max(), on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1)
+            self.nfe.update(nfe)
+            self.nfe_max.update(nfe)
+            self.log("nfe", self.nfe, on_step=False, on_epoch=True)
+            self.log("nfe_max", self.nfe_max, on_step=False, on_epoch=True)
 
     def _note_failure(self, error: SolveError) -> None:
         """Leave a failed solve to `rescue`.
@@ -142,6 +176,9 @@ class ForecastingTask(pl.LightningModule):
         try:
             super().backward(loss, *args, **kwargs)
         except SolveError as error:
+            if self.trainer.world_size > 1:
+                # The others wait for the rest of the gradient.
+                raise
             self._note_failure(error)
 
     def configure_gradient_clipping(
@@ -159,9 +196,10 @@ class ForecastingTask(pl.LightningModule):
         """Add the batch to the validation error; where the field cannot be solved it is infinite."""
         errors = {"val_mse": self.error, "val_score": self.score}
         try:
-            forecast = self.network(batch)
-            for error in errors.values():
-                error.update(forecast, batch)
+            if len(batch):
+                forecast = self.network(batch)
+                for error in errors.values():
+                    error.update(forecast, batch)
         except SolveError as failure:
             self._note_failure(failure)
             for error in errors.values():
@@ -176,8 +214,10 @@ class ForecastingTask(pl.LightningModule):
             return None
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         n_steps = max(int(self.trainer.estimated_stepping_batches), 2)
+        # Of ten steps a tenth is the first alone, and PyTorch divides by the steps between the first and the last of the rise.
+        rise = 0.1 if n_steps != 10 else 0.11
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=n_steps, pct_start=0.1
+            optimizer, self.learning_rate, total_steps=n_steps, pct_start=rise
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

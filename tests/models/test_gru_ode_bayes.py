@@ -225,7 +225,7 @@ def test_the_history_teaches_by_its_likelihood_and_by_bayes_rule(prepared):
         aim = Normal(*gaussian_product(before.mean, before.stddev, y, 0.2))
         total += float(-before.log_prob(y) + 0.7 * kl_divergence(aim, Normal(after[0][w, i, c], after[1][w, i, c])))
         count += 1
-    assert float(path.history_loss(filtered)) == pytest.approx(total / count, abs=1e-9)
+    assert float(path.history_loss(filtered).value) == pytest.approx(total / count, abs=1e-9)
 
 
 def test_what_was_expected_does_not_move_towards_the_jump(prepared):
@@ -235,14 +235,14 @@ def test_what_was_expected_does_not_move_towards_the_jump(prepared):
         path = make(prepared, update_weight=weight).path
         filtered = path.filter(prepared.batch)
         before = tuple(x.detach().requires_grad_() for x in filtered.before)
-        gradients.append(torch.autograd.grad(path.history_loss(replace(filtered, before=before)), before))
+        gradients.append(torch.autograd.grad(path.history_loss(replace(filtered, before=before)).value, before))
     assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
 
 
 def test_the_history_loss_adds_to_that_of_the_targets(prepared):
     losses = [float(make(prepared, history_weight=w).loss(prepared.batch).detach()) for w in (0.0, 1.0)]
     path = make(prepared).path
-    expected = float(path.history_loss(path.filter(prepared.batch)).detach())
+    expected = float(path.history_loss(path.filter(prepared.batch)).value.detach())
     assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-4)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from latentode.models.objectives import beta_nll, elbo, gaussian_nll, kl_to_standard_normal, weighted_mean
+from latentode.models.objectives import Mean, beta_nll, elbo, gaussian_nll, kl_to_standard_normal, sum_of_means
 
 
 def draw(*shape):
@@ -42,5 +42,9 @@ def test_the_bound_is_likelihood_less_divergence():
 def test_what_is_not_observed_counts_for_nothing():
     value = torch.tensor([1.0, float("nan"), 3.0])
     observed = torch.tensor([True, False, True])
-    assert weighted_mean(value, torch.tensor([1.0, 5.0, 3.0]), observed) == 2.5
-    assert weighted_mean(value, torch.ones(3), torch.zeros(3, dtype=torch.bool)) == 0
+    mean = Mean.weighted(value, torch.tensor([1.0, 5.0, 3.0]), observed)
+    assert mean.value == 2.5
+    assert mean.count == 4
+    nothing = Mean.weighted(value, torch.ones(3), torch.zeros(3, dtype=torch.bool))
+    assert nothing.value == Mean.of(value[:0]).value == 0
+    assert sum_of_means([mean, nothing, Mean.of(torch.tensor([1.0, 3.0]))]) == 4.5

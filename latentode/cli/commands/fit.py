@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ def add_options(parser: Parser) -> None:
     group.add_argument("--model.weight_decay", metavar="W", help="of AdamW (0.01)")
     group.add_argument("--trainer.max_epochs", metavar="N", help="epochs at most (30)")
     group.add_argument("--trainer.accelerator", metavar="NAME", help="auto, cpu, gpu (auto)")
+    group.add_argument("--trainer.devices", metavar="N", help="processes on this machine that train together (1)")
+    group.add_argument("--trainer.num_nodes", metavar="N", help="machines that train together (1)")
+    group.add_argument("--engine", metavar="NAME", help="local, or ray: Ray starts the processes (local)")
+    group.add_argument("--workers", metavar="N", help="processes, with --engine ray (1)")
     group.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
     group.add_argument(
         "--help.all", action="store_true", help="show every option of Lightning's trainer too (takes seconds)"
@@ -45,9 +50,14 @@ def add_options(parser: Parser) -> None:
 
 def run_lightning(command: str, arguments: list[str]) -> int:
     """Run `fit` or `validate` through Lightning's command line and print what came of it."""
+    # Before torch is there: its library warns of what several processes may leave out, which is no news and not for them all to say.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from latentode.training.command import run_command
 
     run_dir, figures, notes = run_command(command, arguments)
+    if figures is None:
+        # Another process of this training has them.
+        return OK
     say(notes)
     if command == "validate":
         give(figures, lambda: print("\n".join(f"{name} {value:.6g}" for name, value in figures.items())))
