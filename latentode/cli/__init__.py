@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 from latentode import __version__
 from latentode.cli.commands import COMMANDS
 from latentode.cli.parser import FAILURE, OK, USAGE, Parser
-from latentode.errors import DataError, InputError, LatentODEError, RunError
+from latentode.errors import DataError, InputError, LatentODEError, RunError, Stopped
 
 LIGHTNING = ("fit", "validate")
 # What Lightning's own command line would call them.
@@ -30,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error, USAGE, shows_traceback)
     except LatentODEError as error:
         return _report(error, FAILURE, shows_traceback)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
         print("stopped; what was finished before is kept.", file=sys.stderr)
         return 130
@@ -101,6 +106,10 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped("stopped; what was finished before is kept.", signum)
+
+
 def run() -> NoReturn:
     """Run the command and leave the process with its status.
 
@@ -108,6 +117,9 @@ def run() -> NoReturn:
     a process that has done its work, and turn its status into a crash.
     """
     status = FAILURE
+    # As Ctrl-C, so that what is half written is taken away; nothing where the process was started to ignore it.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
     try:
         status = main()
     except SystemExit as leave:
