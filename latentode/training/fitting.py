@@ -205,6 +205,8 @@ def carry_out(
             # Not before the table was read: where it is not there, the run of before still is.
             remove_run(run_dir)
             _write_config(run_dir, config)
+        if is_resumed:
+            check_same_weights(run_dir / LAST, task)
         with stop.training():
             trainer.fit(task, datamodule=data, ckpt_path=run_dir / LAST if is_resumed else None)
         before = sum(log.seconds_before for log in trainer.callbacks if isinstance(log, EpochLog))  # pyright: ignore[reportAttributeAccessIssue]
@@ -291,6 +293,17 @@ def check_same_run(path: Path, now: dict[str, Any]) -> None:
                 "another model" if name == "model.network" else f"{name} {as_json(begun[name])}, not {as_json(value)}"
             )
             raise RunError(f"{run_dir} was begun with {shown}; leave the option out to go on, or name another folder.")
+
+
+def check_same_weights(path: Path, task: ForecastingTask) -> None:
+    """Refuse a checkpoint whose weights are not those of the model as it is built today.
+
+    Raises:
+        RunError: they are not.
+    """
+    found = {name: value.shape for name, value in load_plain(path)["state_dict"].items()}
+    if found != {name: value.shape for name, value in task.state_dict().items()}:
+        raise RunError(f"{path} is of another version of this model; fit it anew with --overwrite.")
 
 
 def as_json(value: Any) -> str:
