@@ -45,7 +45,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise _failure(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # a file system that can only be read does not unlink what is not there either
+        with contextlib.suppress(
+            OSError
+        ):  # a file system that can only be read does not unlink what is not there either
             part.unlink(missing_ok=True)
 
 

@@ -35,7 +35,11 @@ from latentode.models.units import in_error_units
 
 # Raised where a checkpoint of before would be read wrongly; how to read it all the same stands in `MIGRATIONS`.
 FORMAT = 2
-MIGRATIONS: dict[int, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {}
+# From the plain values of a format, and the rest of the file, to those of the next.
+MIGRATIONS: dict[int, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
+    # Models had other weights before intervals were calibrated, as is said where they do not fit; where they do, nothing else differs.
+    1: lambda plain, content: plain,
+}
 READ_AT_ONCE = 256  # windows per batch where nothing is learned
 
 
@@ -283,6 +287,10 @@ class FittedModel:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, RunError):
                 raise
+            if "Missing key(s)" in str(error) or "Unexpected key(s)" in str(error):
+                raise RunError(
+                    f"{path} holds weights of another version of {plain['network']['class']}; fit it again: {_refit_command(path)}"
+                ) from error
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{path} does not hold together ({reason}); fit the model again.") from error
 
@@ -365,11 +373,15 @@ def read_format(content: Any, path: Path) -> dict[str, Any]:
     for version in range(found, FORMAT):
         if version not in MIGRATIONS:
             raise RunError(
-                f"{path} was written by an older latentode (format {found}), whose weights fit no model of today; fit it again: "
-                f"latentode fit --config {shlex.quote(str(path.parent / 'config.yaml'))} --run_dir NEW"
+                f"{path} was written by an older latentode (format {found}), which this one cannot read; fit it again: "
+                f"{_refit_command(path)}"
             )
         plain = MIGRATIONS[version](plain, content)
     return plain
+
+
+def _refit_command(path: Path) -> str:
+    return f"latentode fit --config {shlex.quote(str(path.parent / 'config.yaml'))} --run_dir NEW"
 
 
 def load_plain(path: Path) -> Any:

@@ -59,6 +59,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and put back the figures of the last epoch, which Lightning has cleared since the checkpoint was read."""
+        self.stop.listen()
         self._saved_at = time.monotonic()
         trainer.callback_metrics.update(self._figures)
 
@@ -148,7 +149,11 @@ def _gathered(trainer: pl.Trainer) -> dict[str, dict[str, Tensor]]:
     """Give what the epoch has gathered so far of what is logged, by name."""
     results = trainer.fit_loop.epoch_loop._results
     return {
-        name: {key: getattr(metric, key).detach().clone() for key in ("value", "cumulated_batch_size") if key in metric._defaults}
+        name: {
+            key: getattr(metric, key).detach().clone()
+            for key in ("value", "cumulated_batch_size")
+            if key in metric._defaults
+        }
         for name, metric in results.items()
         if metric.is_tensor and metric.meta.on_epoch
     }

@@ -17,12 +17,20 @@ from latentode.data.settings import DataSettings
 from latentode.errors import InputError
 from latentode.training.checkpoints import SAVE_EVERY, WholeCheckpointIO
 from latentode.training.datamodule import ForecastingDataModule
-from latentode.training.fitting import CONFIG, TRAINER_DEFAULTS, FitSettings, carry_out, quiet_lightning, run_callbacks
+from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, carry_out, quiet_lightning, run_callbacks
+from latentode.training.run_folder import CONFIG
 from latentode.training.stopping import StopRequest
 from latentode.training.task import ForecastingTask
 
 OF_ONE_CALL = ("config", "resume", "overwrite", "ckpt_path", "save_every")
-MAY_CHANGE = ("run_dir", "data.path", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.enable_progress_bar")
+MAY_CHANGE = (
+    "run_dir",
+    "data.path",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.enable_progress_bar",
+)
 
 
 class ForecastingCLI(LightningCLI):
@@ -224,7 +232,9 @@ def begun_with(arguments: list[str]) -> list[str]:
     if path.is_file():
         return ["--config", str(path)]
     if len(arguments) <= (2 if "=" in word else 3):
-        raise InputError(f"{run_dir} holds no run to go on with; begin one: latentode fit --data.path DATA --run_dir {run_dir}")
+        raise InputError(
+            f"{run_dir} holds no run to go on with; begin one: latentode fit --data.path DATA --run_dir {run_dir}"
+        )
     return []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,22 +23,28 @@ from torch import Tensor
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.errors import RunError, Stopped
-from latentode.files import hold_folder, write_json, write_whole
+from latentode.files import hold_folder, write_json
 from latentode.models import ForecastModel
-from latentode.models.fitted import FittedModel, load_plain, read_format
+from latentode.models.fitted import FittedModel, load_plain
 from latentode.models.registry import as_class_path, to_plain
 from latentode.training.callbacks import EffortWatch, EpochLog, EpochProgress
 from latentode.training.checkpoints import BEST, LAST, SAVE_EVERY, RunCheckpoint, WholeCheckpointIO
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
+from latentode.training.run_folder import (
+    METRICS,
+    check_same_run,
+    check_same_weights,
+    is_finished,
+    refuse_run,
+    remove_run,
+    resume_command,
+    write_config,
+)
 from latentode.training.stopping import StopNow, StopRequest
 from latentode.training.task import ForecastingTask
 
 Start = Literal["new", "resume", "overwrite"]
-CONFIG, METRICS = "config.yaml", "metrics.json"
-# By which a folder is told to hold a run; a config alone may be one that the user has put there.
-LEFT_BY_RUN = (BEST, LAST, METRICS, "log.csv")
-
 # Averaged over some fifty steps, an epoch or two: what is validated, kept and forecast with is the average.
 EMA_DECAY = 0.98
 
@@ -199,12 +205,12 @@ def carry_out(
         elif rank_zero_only.rank == 0 and start == "new":
             refuse_run(run_dir)
         if start != "overwrite":
-            _write_config(run_dir, config)
+            write_config(run_dir, config)
         task.build(data, fit)
         if start == "overwrite":
             # Not before the table was read: where it is not there, the run of before still is.
             remove_run(run_dir)
-            _write_config(run_dir, config)
+            write_config(run_dir, config)
         if is_resumed:
             check_same_weights(run_dir / LAST, task)
         with stop.training():
@@ -225,40 +231,6 @@ def _stoppable(stop: StopRequest, go_on: str) -> Iterator[None]:
         raise Stopped(f"stopped; {go_on}", stop.signum) from None
 
 
-def resume_command(run_dir: Path) -> str:
-    """Give the command that goes on with a run."""
-    return f"latentode fit --run_dir {shlex.quote(str(run_dir))} --resume"
-
-
-def _write_config(run_dir: Path, config: str) -> None:
-    if rank_zero_only.rank == 0:
-        write_whole(run_dir / CONFIG, lambda part: part.write_text(config, encoding="utf-8"))
-
-
-def refuse_run(run_dir: Path) -> None:
-    """Refuse a folder that holds a run.
-
-    Raises:
-        RunError: it does.
-    """
-    if any((run_dir / name).exists() for name in LEFT_BY_RUN):
-        raise RunError(
-            f"{run_dir} holds a run already; go on with it by --resume, replace it by --overwrite, or name another folder."
-        )
-
-
-def remove_run(run_dir: Path) -> None:
-    """Remove what a run has left, the weights that forecasts are made with first, so that no half of it passes for a run."""
-    if rank_zero_only.rank == 0:
-        for name in LEFT_BY_RUN:
-            (run_dir / name).unlink(missing_ok=True)
-
-
-def is_finished(run_dir: Path) -> bool:
-    """Tell whether the run of a folder has come to its end; the last thing that it does is to put its baselines into `best.ckpt`."""
-    return (run_dir / METRICS).is_file() and (run_dir / BEST).is_file() and "baselines" in load_plain(run_dir / BEST)
-
-
 def _identity(task: ForecastingTask, data: ForecastingDataModule, fit: dict[str, Any]) -> dict[str, Any]:
     """Give what a run must have been begun with so that this fit may go on with it, by the name of the option."""
     settings = data.examples.settings
@@ -268,54 +240,20 @@ def _identity(task: ForecastingTask, data: ForecastingDataModule, fit: dict[str,
     return {**named, "model.network": to_plain(task.network), "seed": data.seed, "table": data.examples.digest()}
 
 
-def check_same_run(path: Path, now: dict[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with something else.
-
-    Args:
-        path: of a checkpoint of the run.
-        now: what `_identity` gives.
-
-    Raises:
-        RunError: it was; the message names the option.
-    """
-    content, run_dir = load_plain(path), path.parent
-    plain = read_format(content, path)
-    if "run" not in content and "baselines" not in content:
-        raise RunError(f"{path} is of an older latentode, which did not keep all that going on takes; fit again.")
-    begun = {f"data.{name}": value for name, value in plain["settings"].items() if name != "path"}
-    begun |= {name: value for name, value in plain["fit"].items() if name != "device"}
-    begun |= {"model.network": plain["network"], "seed": plain["seed"], "table": plain["digest"]}
-    if as_json(begun["table"]) != as_json(now["table"]):
-        raise RunError(f"{run_dir} was begun on another table than the one that is there now; name another folder.")
-    for name, value in now.items():
-        if name in begun and as_json(begun[name]) != as_json(value):
-            shown = (
-                "another model" if name == "model.network" else f"{name} {as_json(begun[name])}, not {as_json(value)}"
-            )
-            raise RunError(f"{run_dir} was begun with {shown}; leave the option out to go on, or name another folder.")
-
-
-def check_same_weights(path: Path, task: ForecastingTask) -> None:
-    """Refuse a checkpoint whose weights are not those of the model as it is built today.
-
-    Raises:
-        RunError: they are not.
-    """
-    found = {name: value.shape for name, value in load_plain(path)["state_dict"].items()}
-    if found != {name: value.shape for name, value in task.state_dict().items()}:
-        raise RunError(f"{path} is of another version of this model; fit it anew with --overwrite.")
-
-
-def as_json(value: Any) -> str:
-    """Give a plain value as text, in which a tuple is a list."""
-    return json.dumps(value, sort_keys=True, default=str)
-
-
 def _read_back(task: ForecastingTask, run_dir: Path) -> tuple[FittedModel, dict[str, Any]]:
     """Give what a run that has come to its end left; the classes that it was fitted with may be imported again."""
     modules = sorted({type(part).__module__ for part in task.network.modules()})
     fitted = FittedModel.load(run_dir / BEST, allow_modules=modules)
-    return fitted, json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
+    return fitted, _with_nan(json.loads((run_dir / METRICS).read_text(encoding="utf-8")))
+
+
+def _with_nan(value: Any) -> Any:
+    """Put back the figures that are no number, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _with_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(entry) for entry in value]
+    return math.nan if value is None else value
 
 
 def finish(
@@ -340,7 +278,7 @@ def finish(
         "test": fitted.score(data.examples.table, data.examples.test),
         "n_parameters": sum(p.numel() for p in fitted.network.parameters()),
         # Not `current_epoch`, which a fit that went on after its last epoch did not come to raise.
-        "n_epochs": int(task.trainer.fit_loop.epoch_progress.current.processed),
+        "n_epochs": int(task.trainer.fit_loop.epoch_progress.current.processed),  # pyright: ignore[reportAttributeAccessIssue]
         "best_epoch": int(content["epoch"]),
         "n_rollbacks": task.rescue.n_rollbacks,
         "learning_rate_final": task.learning_rate_final,

@@ -30,6 +30,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signum: int | None = None
         self.is_training = False
+        self._heard: list[signal.Signals] = []
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -48,14 +49,19 @@ class StopRequest:
             return
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
         try:
-            for signum, handler in before.items():
-                if handler is not signal.SIG_IGN:
-                    signal.signal(signum, self)
+            self._heard = [signum for signum, handler in before.items() if handler is not signal.SIG_IGN]
+            self.listen()
             yield
         finally:
+            self._heard = []
             for signum, handler in before.items():
                 if handler is not None:
                     signal.signal(signum, handler)
+
+    def listen(self) -> None:
+        """Put the handlers in place, also once more: Lightning puts its own before them, which ends training without a checkpoint."""
+        for signum in self._heard:
+            signal.signal(signum, self)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:

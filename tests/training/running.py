@@ -11,7 +11,12 @@ import time
 from pathlib import Path
 
 # For the server that is forked from; nothing of it is used here.
-PRELOADED = ["latentode.training.command", "latentode.forecasting.benchmark", "latentode.forecasting.backtest", __name__]
+PRELOADED = [
+    "latentode.training.command",
+    "latentode.forecasting.benchmark",
+    "latentode.forecasting.backtest",
+    __name__,
+]
 
 
 class Running:

@@ -140,7 +140,7 @@ def test_a_second_ctrl_c_does_not_wait_and_neither_does_one_outside_of_training(
 
 def test_a_folder_with_a_run_is_refused_unless_it_is_to_be_replaced(whole, tmp_path):
     folder = shutil.copytree(whole[0], tmp_path / "run")
-    with pytest.raises(RunError, match="holds a run already.*--resume.*--overwrite"):
+    with pytest.raises(RunError, match=r"holds a run already.*--resume.*--overwrite"):
         fit(folder)
     # A table that cannot be trained on costs nobody the run of before.
     with pytest.raises(DataError):
