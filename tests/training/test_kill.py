@@ -223,3 +223,23 @@ def test_a_backtest_that_is_killed_does_not_fit_again_what_it_had(whole, folder)
     other = place(folder, "backtest-whole")
     assert Running(*words, folder=other).wait() == 0
     assert (here / "backtest.json").read_bytes() == (other / "backtest.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--run_dir", "run", "--resume", "--trainer.gradient_clip_val", "5"), "trainer.gradient_clip_val 1.0, not 5"),
+        (("--run_dir", "run", "--resume", "--data.horizon", "7"), "data.horizon 3.0, not 7"),
+        (("--run_dir", "run", "--resume", "--overwrite"), "give one of them"),
+        (("--run_dir", "run", "--data.path", "../data.csv"), "holds a run already"),
+        (("--run_dir", "run", "--resume", "--ckpt_path", "run/last.ckpt"), "is for validate"),
+        (("--resume",), "name its folder with --run_dir RUN"),
+        (("--run_dir", "none", "--resume"), "holds no run to go on with"),
+    ],
+)
+def test_options_that_contradict_a_run_are_refused(whole, words, said):
+    refused = Running("fit", *words, folder=whole)
+    assert refused.wait() == 2, refused.said
+    assert said in refused.said
+    assert len(refused.said.splitlines()) == 1
+    assert not (whole / "none").exists()
