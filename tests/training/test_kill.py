@@ -229,7 +229,7 @@ def test_a_backtest_that_is_killed_does_not_fit_again_what_it_had(whole, folder)
     ("words", "said"),
     [
         (("--run_dir", "run", "--resume", "--trainer.gradient_clip_val", "5"), "trainer.gradient_clip_val 1.0, not 5"),
-        (("--run_dir", "run", "--resume", "--data.horizon", "7"), "data.horizon 3.0, not 7"),
+        (("--run_dir", "run", "--resume", "--data.horizon", "7"), "data.horizon 3, not 7"),
         (("--run_dir", "run", "--resume", "--overwrite"), "give one of them"),
         (("--run_dir", "run", "--data.path", "../data.csv"), "holds a run already"),
         (("--run_dir", "run", "--resume", "--ckpt_path", "run/last.ckpt"), "is for validate"),
