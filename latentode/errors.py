@@ -30,6 +30,24 @@ class RunError(LatentODEError, RuntimeError):
     """A run folder or checkpoint is not one, is cut off, or belongs to another schema."""
 
 
+class WriteError(LatentODEError, OSError):
+    """A file could not be written (a full disk, a folder that can only be read); what was there before is as it was."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a fit; the message says how to go on with it.
+
+    Not an error of ours: like the KeyboardInterrupt of a Ctrl-C it passes through whatever catches exceptions.
+
+    Attributes:
+        signum: of the signal.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Give the hint to the known name that is nearest, in brackets behind a space; nothing where none is near.
 

@@ -1,31 +1,157 @@
-"""Files are written whole or not at all: under a temporary name beside their place, then put there in one move."""
+"""Files are written whole or not at all: under a temporary name beside their place, flushed to the disk, then put there in one move."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from latentode.errors import RunError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a folder is not locked
+    fcntl = None
+
+LOCK = ".lock"
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a crash, a kill or a full disk leaves what was there before.
+    """Write a file so that a crash, a kill, a full disk or a loss of power leaves what was there before.
 
     Args:
         path: where it shall be.
         write: writes the content to the path that it is given.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written into.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
+        # The content first, then its name: in the other order a loss of power may leave the name of an empty file.
+        _flush(part)
         part.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise _failure(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(
+            OSError
+        ):  # a file system that can only be read does not unlink what is not there either
+            part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # a folder cannot be opened there
+    try:
+        _flush(folder)
+    except OSError as error:
+        # Some network file systems flush no folder: the file is there, only its name is written when they please.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+
+
+def _failure(path: Path, error: OSError) -> WriteError:
+    """Say in a sentence why a path could not be written."""
+    if isinstance(error, WriteError):
+        return error
+    # Libraries that write by themselves (arrow) give a text of their own instead of the number.
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    reason = error.strerror or " ".join(str(error).split())[:200]
+    if is_full:
+        return WriteError(f"{path} could not be written: No space left on device; free some and try again.")
+    return WriteError(f"{path} could not be written: {reason}; choose another folder, or make it writable.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failure(folder, error) from error
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep a folder for oneself; the hold ends with the process, however that ends, and what a killed one left half written is removed.
+
+    Args:
+        folder: made where it is not there.
+
+    Raises:
+        RunError: another process holds it; the message names it.
+        WriteError: the folder cannot be written into.
+    """
+    make_folder(folder)
+    path = folder / LOCK
+    descriptor = _lock(path)
+    try:
+        for part in folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
+        yield
+    finally:
+        # Removed while it is held, so that nobody else's is removed.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Give the descriptor of the locked file, in which stands who holds it."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        except OSError as error:
+            raise _failure(path.parent, error) from error
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _failure(path.parent, error) from error
+            raise RunError(
+                f"{path.parent} is in use by {holder or 'another process'}; wait until it ends, or name another folder."
+            ) from error
+        # Between opening and locking, whoever held it may have removed the file: the lock would then be of a file that nobody sees.
+        if _is_file_of(descriptor, path):
+            break
+        os.close(descriptor)
+    with contextlib.suppress(OSError):  # on a full disk it is locked all the same
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return descriptor
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def to_json(content: Any) -> str:

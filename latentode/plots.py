@@ -119,17 +119,18 @@ def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
     axis.tick_params(labelsize=8)
 
 
-def _level(forecast: pd.DataFrame, level: float) -> pd.Series | None:
+def _level(forecast: pd.DataFrame, level: float) -> np.ndarray | None:
     """Give the quantile of a level: a column, or what lies between its two neighbours on the scale of normal scores; None without such."""
     if f"q{level:g}" in forecast:
-        return forecast[f"q{level:g}"]
+        return forecast[f"q{level:g}"].to_numpy(np.float64)
     known = sorted(float(name[1:]) for name in forecast if re.fullmatch(r"q[01]?\.?\d+(e-\d+)?", str(name)))
     below, above = ([x for x in known if x < level][-1:], [x for x in known if x > level][:1])
     if not below or not above or above[0] - below[0] > MAX_STEP:
         return None
     z = [NormalDist().inv_cdf(x) for x in (below[0], level, above[0])]
     share = (z[1] - z[0]) / (z[2] - z[0])
-    return forecast[f"q{below[0]:g}"] * (1 - share) + forecast[f"q{above[0]:g}"] * share
+    low, high = (forecast[f"q{x:g}"].to_numpy(np.float64) for x in (below[0], above[0]))
+    return low * (1 - share) + high * share
 
 
 def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
@@ -438,14 +439,13 @@ def plot_learning(log: pd.DataFrame, *, title: str | None = None) -> Figure:
     has_nfe = "nfe" in log and bool(log["nfe"].notna().any())
     figure = Figure(figsize=(4.6 * (1 + has_nfe), 3.4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 1 + has_nfe))
-    epoch = log["epoch"] + 1
+    epoch = np.arange(1, len(log) + 1)
     axes[0].plot(epoch, log["train_loss"], "--", color=GREY, marker=".", lw=1.2, label="training loss")
     axes[0].plot(epoch, log["val_score"], "-", color=BLUE, marker=".", lw=1.6, label="validation score")
-    if log["val_score"].notna().any():
-        best = int(log["val_score"].argmin())
-        axes[0].plot(
-            epoch.iloc[best], log["val_score"].iloc[best], "D", color=ORANGE, ms=6, label="kept: the lowest score"
-        )
+    score = log["val_score"].to_numpy(np.float64)
+    if not np.isnan(score).all():
+        best = int(np.nanargmin(score))
+        axes[0].plot([best + 1], [score[best]], "D", color=ORANGE, ms=6, label="kept: the lowest score")
     axes[0].set_ylabel("in units of what the base leaves", fontsize=9)
     axes[0].legend(frameon=False, fontsize=8)
     if has_nfe:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 from latentode import __version__
 from latentode.cli.commands import COMMANDS, GROUPS
 from latentode.cli.parser import FAILURE, OK, USAGE, Parser, add_output, speaking, unknown_option
-from latentode.errors import DataError, InputError, LatentODEError, RunError, did_you_mean
+from latentode.errors import DataError, InputError, LatentODEError, RunError, Stopped, did_you_mean
 
 LIGHTNING = ("fit", "validate")
 # What Lightning's own command line would call them.
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error, USAGE, shows_traceback)
     except LatentODEError as error:
         return _report(error, FAILURE, shows_traceback)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
         print("stopped; what was finished before is kept.", file=sys.stderr)
         return 130
@@ -131,6 +136,10 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped("stopped; what was finished before is kept.", signum)
+
+
 def run() -> NoReturn:
     """Run the command and leave the process with its status.
 
@@ -138,6 +147,9 @@ def run() -> NoReturn:
     a process that has done its work, and turn its status into a crash.
     """
     status = FAILURE
+    # As Ctrl-C, so that what is half written is taken away; nothing where the process was started to ignore it.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
     try:
         status = main()
     except SystemExit as leave:

@@ -22,7 +22,7 @@ from latentode.data.seen import Seen
 from latentode.data.tables import Table
 from latentode.data.times import format_duration, parse_duration
 from latentode.data.windows import Rows, Windows, begin_history, lowest_time, make_split
-from latentode.errors import DataError, InputError
+from latentode.errors import DataError, InputError, RunError
 from latentode.forecasting.report import scores_frame
 from latentode.metrics import PitCounts, Totals, check_metrics
 from latentode.models.fitted import FittedModel
@@ -44,6 +44,7 @@ def backtest(
     device: torch.device | str = "cpu",
     n_draws: int = 1000,
     say: Callable[[str], None] = lambda _: None,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Score forecasts from rolling origins.
 
@@ -61,6 +62,8 @@ def backtest(
         device: where to compute.
         n_draws: of the bootstrap over series; 0: no intervals.
         say: takes one line of progress.
+        keep: folder of the refitted models, one below it for each origin: what is there from a backtest that was killed is not fitted
+            again; None: they are not kept.
 
     Returns:
         The figures of `FittedModel.score` over all origins, and `origins`: a list of the same for each, oldest first, with its `origin`
@@ -98,7 +101,7 @@ def backtest(
             if len(windows) == 0:
                 continue
             say(f"origin {back} {'horizons' if back > 1 else 'horizon'} before the end: {len(windows):,} windows")
-            scorer = _refit(fitted, table, span, back, fit or {}) if refit else fitted
+            scorer = _refit(fitted, table, span, back, fit or {}, keep) if refit else fitted
             sums[back] = _score(scorer, fitted, table, windows, names, device, span)
             advance()
     if not sums:
@@ -172,7 +175,9 @@ def _unseen(fitted: FittedModel, table: Table, windows: Windows) -> Windows:
     return windows.take(np.flatnonzero(Seen.of(table, make_split(table, fitted.settings)).is_unseen(table, windows)))
 
 
-def _refit(fitted: FittedModel, table: Table, span: float, back: int, fit: dict[str, Any]) -> FittedModel:
+def _refit(
+    fitted: FittedModel, table: Table, span: float, back: int, fit: dict[str, Any], keep: Path | None
+) -> FittedModel:
     """Fit the same model on the rows up to the origins; what was held out for the test before is now the past."""
     from latentode.training import FitSettings, fit_network
 
@@ -185,12 +190,22 @@ def _refit(fitted: FittedModel, table: Table, span: float, back: int, fit: dict[
         val_from=None,
         test_from=None,
     )
-    network = from_plain(to_plain(fitted.network))
     known = rows_until(table, rolling_origins(table, span, back))
-    with tempfile.TemporaryDirectory(prefix="latentode-") as folder:
-        return fit_network(
-            network, settings, FitSettings(**{"seed": fitted.seed, **fitted.fit, **fit}), Path(folder), data=known
-        )[0]
+    chosen = FitSettings(**{"seed": fitted.seed, **fitted.fit, **fit})
+
+    def fit_in(folder: Path, start: Any, go_on: str) -> FittedModel:
+        network = from_plain(to_plain(fitted.network))
+        return fit_network(network, settings, chosen, folder, data=known, start=start, go_on=go_on)[0]
+
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="latentode-") as name:
+            return fit_in(Path(name), "new", "nothing of it is kept; with --out it could be gone on with.")
+    folder, go_on = keep / f"origin-{back}", "give the same command again to go on."
+    try:
+        return fit_in(folder, "resume", go_on)
+    except RunError:
+        # Of another table, model or setting; or there is one that is in use, which is said by the second try as well.
+        return fit_in(folder, "overwrite", go_on)
 
 
 def _score(

@@ -26,8 +26,8 @@ from latentode.data.datasets import protocols_of
 from latentode.data.protocols import Protocol, Task
 from latentode.data.settings import DataSettings
 from latentode.data.windows import Windows
-from latentode.errors import InputError, LatentODEError, did_you_mean
-from latentode.files import write_json
+from latentode.errors import InputError, LatentODEError, RunError, WriteError, did_you_mean
+from latentode.files import hold_folder, make_folder, write_json
 from latentode.forecasting.leaderboard import find_losses, mean_of, number_or_dash, sort_key
 from latentode.metrics import Totals
 from latentode.models.fitted import FittedModel
@@ -124,8 +124,17 @@ def run_benchmark(
     Raises:
         DataError: the data are not there or are not of their published form.
         InputError: the settings name what does not exist.
+        RunError: another process writes the same file.
+        WriteError: the disk is full, or the folder cannot be written into.
     """
     protocol = choose_protocol(settings)
+    with hold_folder(out.with_name(f"{out.name}.runs")):
+        return _run_all(settings, protocol, out, say)
+
+
+def _run_all(
+    settings: BenchmarkSettings, protocol: Protocol, out: Path, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     splits = settings.splits or protocol.splits[:1]
     runs: list[dict[str, Any]] = []
     n_reused = 0
@@ -148,6 +157,8 @@ def run_benchmark(
                         start = time.perf_counter()
                         try:
                             found = run_once(settings, protocol, task, recipe, split, seed, folder, wanted)
+                        except WriteError:
+                            raise  # of no model's making, and the others would meet with it, too
                         except LatentODEError as error:
                             # One model that breaks down must not cost the others their figures; it is tried again next time.
                             found = _failed(settings, protocol, recipe, split, seed, error)
@@ -174,14 +185,28 @@ def run_once(
     folder: Path,
     wanted: dict[str, Any],
 ) -> dict[str, Any]:
-    """Fit one model and score it on the test windows in the protocol's units; leaves a run folder with `record.json`."""
+    """Fit one model and score it on the test windows in the protocol's units; leaves a run folder with `record.json`.
+
+    A fit that was killed goes on, where it was begun with what is wanted.
+    """
     from latentode.training import Examples, FitSettings, fit_network
 
-    folder.mkdir(parents=True, exist_ok=True)
+    is_begun = _read_wanted(folder / "begun.json") == wanted
+    make_folder(folder)
+    if not is_begun:
+        write_json(folder / "begun.json", {"wanted": wanted})
     examples = Examples.of_task(task, DataSettings(batch_size=settings.batch_size))
     fit = FitSettings(**settings.fit, seed=seed)
     reset_peak_memory()
-    fitted, metrics = fit_network(recipe.build(), examples.settings, fit, folder, data=examples)
+    options: Any = {"data": examples, "go_on": "give the same command again to go on."}
+    try:
+        start = "resume" if is_begun else "overwrite"
+        fitted, metrics = fit_network(recipe.build(), examples.settings, fit, folder, start=start, **options)
+    except RunError:
+        if not is_begun:
+            raise
+        # Begun on data, or by a version, that are not those of today.
+        fitted, metrics = fit_network(recipe.build(), examples.settings, fit, folder, start="overwrite", **options)
     peak = peak_memory()
     figures, validation = (score_windows(fitted, task, windows) for windows in (task.test, task.validation))
     n_epochs = max(metrics["n_epochs"], 1)
@@ -348,10 +373,12 @@ def _fingerprint(
 
 def _read_record(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     path = folder / "record.json"
-    if not path.is_file():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return record if record.get("wanted") == wanted else None
+    return json.loads(path.read_text(encoding="utf-8")) if _read_wanted(path) == wanted else None
+
+
+def _read_wanted(path: Path) -> dict[str, Any] | None:
+    """Give what a file says that its run was to be."""
+    return json.loads(path.read_text(encoding="utf-8")).get("wanted") if path.is_file() else None
 
 
 def reset_peak_memory() -> None:

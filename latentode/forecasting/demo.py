@@ -13,7 +13,7 @@ from latentode.data.settings import DataSettings
 from latentode.data.tables import Table, read_table
 from latentode.data.windows import Windows, bisect_rows, heldout_windows, make_split
 from latentode.errors import InputError
-from latentode.files import write_frame
+from latentode.files import make_folder, write_frame
 from latentode.forecasting.forecast import Forecast
 from latentode.forecasting.predict import Ask, predict
 from latentode.models import LatentODE
@@ -46,7 +46,7 @@ def run_demo(
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     table = read_table(pbcseq.path())
     say(
         f"{table.n_series} patients with irregular blood tests ({len(table.schema.channels)} channels, "
@@ -54,7 +54,7 @@ def run_demo(
     )
     fit = FitSettings(seed=seed) if max_epochs is None else FitSettings(seed=seed, max_epochs=max_epochs)
     settings = DataSettings(**{**SETTINGS.__dict__, "path": str(pbcseq.path())})
-    fitted, metrics = fit_network(LatentODE(), settings, fit, out)
+    fitted, metrics = fit_network(LatentODE(), settings, fit, out, start="overwrite")
     forecast, truth = forecast_heldout(fitted, table)
     write_frame(out / "forecast.csv", forecast.to_frame())
     chosen = _most_observed(forecast, truth)

@@ -136,15 +136,24 @@ class Forecaster(BaseEstimator):
         self.device = device
         self.show_progress = show_progress
 
-    def fit(self, table: Source) -> Forecaster:
+    def fit(
+        self, table: Source, *, run_dir: str | Path | None = None, resume: bool = False, overwrite: bool = False
+    ) -> Forecaster:
         """Fit the model and the baselines; best weights on validation are kept.
 
         Args:
             table: a table, or what `read_table` reads.
+            run_dir: run folder to fit in, made where it is not there; None: nothing is left on the disk before `save`.
+            resume: whether to go on with the run in `run_dir`, which ends with the weights of one that was never cut off; where there is
+                none, one is begun, and one that has come to its end is read back.
+            overwrite: whether to replace the run in `run_dir`.
 
         Raises:
             DataError: nothing trainable remains.
             InputError: a setting is outside what it allows, or a table that was read before was read without columns that are named.
+            RunError: `run_dir` is in use, holds a run, or is to be gone on with and was begun with other settings.
+            WriteError: the disk is full, or the folder cannot be written into.
+            Stopped: Ctrl-C or SIGTERM; like KeyboardInterrupt, which it is.
         """
         from latentode.training.fitting import FitSettings, fit_network
 
@@ -158,11 +167,16 @@ class Forecaster(BaseEstimator):
             read = read_table(table, **settings.reading())
         if read is not None:
             _check_read(read, settings)
+        if run_dir is None and (resume or overwrite):
+            raise InputError("resume and overwrite are of a run on the disk; name it with run_dir.")
+        if resume and overwrite:
+            raise InputError("resume goes on with a run and overwrite replaces it; choose one of them.")
+        start = "resume" if resume else "overwrite" if overwrite else "new"
+        how = "give run_dir to be able to go on" if run_dir is None else "fit with resume=True to go on"
         with tempfile.TemporaryDirectory(prefix="latentode-") as name:
-            folder = Path(name)
-            self.fitted_, self.metrics_ = fit_network(
-                network, settings, fit, folder, data=read, show_progress=self.show_progress
-            )
+            folder = Path(name if run_dir is None else run_dir)
+            options: Any = {"data": read, "show_progress": self.show_progress, "start": start, "go_on": f"{how}."}
+            self.fitted_, self.metrics_ = fit_network(network, settings, fit, folder, **options)
             # Kept in memory, so that an estimator can be copied and pickled without a folder that may be gone.
             self._files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name in FILES}
         return self

@@ -5,9 +5,11 @@ Loads with `torch.load(..., weights_only=True)`: a checkpoint from a stranger ru
 
 from __future__ import annotations
 
+import io
 import pickle
+import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +34,13 @@ from latentode.models.registry import BASELINES, from_plain, make_model, to_plai
 from latentode.models.units import in_error_units
 from latentode.progress import track
 
+# Raised where a checkpoint of before would be read wrongly; how to read it all the same stands in `MIGRATIONS`.
 FORMAT = 2
+# From the plain values of a format, and the rest of the file, to those of the next.
+MIGRATIONS: dict[int, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
+    # Models had other weights before intervals were calibrated, as is said where they do not fit; where they do, nothing else differs.
+    1: lambda plain, content: plain,
+}
 READ_AT_ONCE = 256  # windows per batch where nothing is learned
 
 
@@ -257,7 +265,7 @@ class FittedModel:
             "baselines": self.baselines.state_dict(),
             "seen": None if self.seen is None else [torch.from_numpy(x) for x in (self.seen.names, self.seen.until)],
         }
-        write_whole(path, lambda part: torch.save(content, part))
+        save_plain(path, content)
 
     @classmethod
     def load(cls, path: Path, *, allow_modules: Sequence[str] = ()) -> FittedModel:
@@ -271,20 +279,21 @@ class FittedModel:
             RunError: the file is cut off, is no checkpoint of latentode, or holds more than plain values.
         """
         content = load_plain(path)
-        plain = content.get("latentode") if isinstance(content, dict) else None
-        if not isinstance(plain, dict) or "state_dict" not in content:
-            raise RunError(f"{path} is no checkpoint of latentode; name a run folder that `latentode fit` wrote.")
-        if plain.get("format") != FORMAT:
-            raise RunError(
-                f"{path} has format {plain.get('format')}, this version reads {FORMAT}; fit the model again."
-            )
+        plain = read_format(content, path)
         if "baselines" not in content:
-            raise RunError(f"{path} is of a fit that did not come to its end; fit the model again.")
+            raise RunError(
+                f"{path} is of a fit that did not come to its end; go on with it: "
+                f"latentode fit --run_dir {shlex.quote(str(path.parent))} --resume"
+            )
         try:
             return cls._rebuild(plain, content, allow_modules)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, RunError):
                 raise
+            if "Missing key(s)" in str(error) or "Unexpected key(s)" in str(error):
+                raise RunError(
+                    f"{path} holds weights of another version of {plain['network']['class']}; fit it again: {_refit_command(path)}"
+                ) from error
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{path} does not hold together ({reason}); fit the model again.") from error
 
@@ -330,6 +339,52 @@ def read_batches(reader: WindowReader, windows: Windows, size: int = READ_AT_ONC
     order = np.argsort(reader.count_widths(windows), kind="stable")
     for start in range(0, len(order), size):
         yield reader.read(windows.take(order[start : start + size]))
+
+
+def save_plain(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written into.
+    """
+    buffer = io.BytesIO()
+    # Not into the file itself: torch turns a full disk into an error that does not say so.
+    torch.save(content, buffer)
+    write_whole(path, lambda part: part.write_bytes(buffer.getbuffer()))
+
+
+def read_format(content: Any, path: Path) -> dict[str, Any]:
+    """Give the plain values of a checkpoint in the form of today.
+
+    Args:
+        content: of the file.
+        path: of the file, for the message.
+
+    Raises:
+        RunError: it is no checkpoint of ours, is of a newer version, or of one so old that its weights fit no model of today.
+    """
+    plain = content.get("latentode") if isinstance(content, dict) else None
+    if not isinstance(plain, dict) or "state_dict" not in content:
+        raise RunError(f"{path} is no checkpoint of latentode; name a run folder that `latentode fit` wrote.")
+    found = plain.get("format")
+    if not isinstance(found, int) or found < 1:
+        raise RunError(f"{path} does not say its format, so it is no checkpoint of latentode; fit the model again.")
+    if found > FORMAT:
+        raise RunError(
+            f"{path} was written by a newer latentode (format {found}; this one reads up to {FORMAT}); upgrade latentode."
+        )
+    for version in range(found, FORMAT):
+        if version not in MIGRATIONS:
+            raise RunError(
+                f"{path} was written by an older latentode (format {found}), which this one cannot read; fit it again: "
+                f"{_refit_command(path)}"
+            )
+        plain = MIGRATIONS[version](plain, content)
+    return plain
+
+
+def _refit_command(path: Path) -> str:
+    return f"latentode fit --config {shlex.quote(str(path.parent / 'config.yaml'))} --run_dir NEW"
 
 
 def load_plain(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import time
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from latentode.files import write_whole
 from latentode.progress import track
 
 _log = logging.getLogger(__name__)
@@ -23,18 +25,26 @@ NFE_GROWTH = 2.0
 
 
 class EpochLog(pl.Callback):
-    """Writes one row per epoch to `log.csv`, flushed at once."""
+    """Writes one row per epoch to `log.csv`, at once.
+
+    The rows stand in checkpoints, too: a fit that goes on has exactly those of the epochs before, none twice and none missing.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.seconds_before = 0.0
+        self._rows: list[list[Any]] = []
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the fit so far, without those in which it lay still."""
+        return self.seconds_before + time.perf_counter() - self._start
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the file and the clock."""
-        self.start = time.perf_counter()
-        if not trainer.is_global_zero:
-            return
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
+        self._start = time.perf_counter()
+        self._write(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch that has ended; of several processes the first does."""
@@ -44,10 +54,23 @@ class EpochLog(pl.Callback):
         # A baseline has nothing to optimise, so no rate.
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rate = groups[0]["lr"] if groups else 0.0
-        seconds = round(time.perf_counter() - self.start, 2)
         figures = [float(metrics[name]) if name in metrics else "" for name in FIGURES]
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([trainer.current_epoch, trainer.global_step, seconds, rate, *figures])
+        self._rows.append([trainer.current_epoch, trainer.global_step, round(self.seconds, 2), rate, *figures])
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([COLUMNS, *self._rows])
+            write_whole(self.path, lambda part: part.write_text(text.getvalue(), encoding="utf-8", newline=""))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the rows and the time they took."""
+        return {"rows": self._rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._rows, self.seconds_before = list(state_dict["rows"]), state_dict["seconds"]
 
 
 class EffortWatch(pl.Callback):
@@ -91,7 +114,8 @@ class EpochProgress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin: only here does the trainer know how many batches an epoch has."""
         n_epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-        work = track("fitting", n_epochs, "epochs", done=trainer.current_epoch)
+        n_batches = max(int(trainer.num_training_batches), 1)
+        work = track("fitting", n_epochs, "epochs", done=(trainer.fit_loop.total_batch_idx + 1) / n_batches)
         # The end of training takes it away, or its failure: a callback is told of either.
         self.advance = self.open.enter_context(work)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentError
+import yaml
+from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -17,14 +17,27 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from latentode.data.settings import DataSettings, check_choice
 from latentode.errors import InputError
-from latentode.files import write_whole
+from latentode.training.checkpoints import SAVE_EVERY, WholeCheckpointIO
 from latentode.training.datamodule import ForecastingDataModule
-from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
-from latentode.training.launching import all_processes, check_processes
+from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, carry_out, quiet_lightning, run_callbacks
+from latentode.training.launching import all_processes
 from latentode.training.refusals import explain
+from latentode.training.run_folder import CONFIG
+from latentode.training.stopping import StopRequest
 from latentode.training.task import ForecastingTask
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+OF_ONE_CALL = ("config", "resume", "overwrite", "ckpt_path", "save_every")
+MAY_CHANGE = (
+    "run_dir",
+    "data.path",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.enable_progress_bar",
+    "engine",
+    "workers",
+)
 
 
 class ForecastingCLI(LightningCLI):
@@ -59,8 +72,11 @@ class ForecastingCLI(LightningCLI):
         parser.add_argument(
             "--patience", type=int, default=FitSettings.patience, help="epochs without improvement before training ends"
         )
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to validate")
+        parser.add_argument("--resume", action="store_true", help="go on with the run of run_dir")
+        parser.add_argument("--overwrite", action="store_true", help="replace the run of run_dir")
         parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="checkpoint to validate or to go on from"
+            "--save_every", type=float, default=SAVE_EVERY, help="seconds between checkpoints within an epoch"
         )
         parser.add_argument(
             "--engine", type=Literal["local", "ray"], default="local", help="who starts processes: latentode, or Ray"
@@ -79,11 +95,19 @@ class ForecastingCLI(LightningCLI):
         self.datamodule = ForecastingDataModule(settings, seed=seed)
         self.model = self.config_init["model"]
         self.run_dir = choose_run_dir(self.config["run_dir"], settings)
+        self.stop = StopRequest()
         trainer = {**self.config_init["trainer"], **self.trainer_settings}
         if isinstance(trainer["accelerator"], str):
             check_choice("--trainer.accelerator", trainer["accelerator"], ACCELERATORS)
-        own = run_callbacks(self.run_dir, self.config["patience"], show_progress=not trainer["enable_progress_bar"])
+        own = run_callbacks(
+            self.run_dir,
+            self.config["patience"],
+            self.stop,
+            show_progress=not trainer["enable_progress_bar"],
+            save_every=self.config["save_every"],
+        )
         trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
+        trainer["plugins"] = [*_as_list(trainer["plugins"]), WholeCheckpointIO()]
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
         try:
             self.trainer = self.trainer_class(**trainer)
@@ -104,18 +128,52 @@ class ForecastingCLI(LightningCLI):
         }
 
     def fit(self) -> dict[str, Any] | None:
-        """Train, keep the best weights, leave the run folder; of several processes the first writes, and gives figures."""
-        if self.trainer.is_global_zero:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            config = self.parser.dump(self.config, skip_none=False)
-            write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
-        start = time.perf_counter()
-        self.model.build(self.datamodule, self._fit_settings())
-        check_processes(self.model, self.trainer)
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])
-        if not self.trainer.is_global_zero:
-            return None
-        return finish(self.model, self.datamodule, self.run_dir, seconds=time.perf_counter() - start)[1]
+        """Train, keep the best weights, leave the run folder; of several processes the first writes, and gives figures.
+
+        Raises:
+            InputError: options contradict each other or those that the run was begun with.
+        """
+        if self.config["ckpt_path"] is not None:
+            raise InputError("--ckpt_path is for validate; go on with a run by --run_dir RUN --resume.")
+        if self.config["resume"] and self.config["overwrite"]:
+            raise InputError("--resume goes on with a run and --overwrite replaces it; give one of them.")
+        start = "resume" if self.config["resume"] else "overwrite" if self.config["overwrite"] else "new"
+        if start == "resume":
+            self._check_same_options()
+        done = carry_out(
+            self.model,
+            self.datamodule,
+            self.trainer,
+            self.run_dir,
+            stop=self.stop,
+            config=self._described(self.config),
+            fit=self._fit_settings(),
+            start=start,
+        )
+        return None if done is None else done[1]
+
+    def _described(self, config: Namespace) -> str:
+        """Give the settings as YAML, without those that are of one call alone."""
+        kept = config.clone()
+        for name in OF_ONE_CALL:
+            kept.pop(name, None)
+        return self.parser.dump(kept, skip_none=False, skip_validation=True)
+
+    def _check_same_options(self) -> None:
+        """Refuse options other than those that the run was begun with."""
+        path = self.run_dir / CONFIG
+        if not path.is_file():
+            return
+        begun = _flat(yaml.safe_load(self._described(self.parser.parse_args(["--config", str(path)]))))
+        now = _flat(yaml.safe_load(self._described(self.config)))
+        for name in sorted(begun.keys() | now.keys()):
+            # Where it is computed and where the table lies may change; that the table is the same is checked when it is read.
+            if name in MAY_CHANGE or begun.get(name) == now.get(name):
+                continue
+            raise InputError(
+                f"{self.run_dir} was begun with {name} {begun.get(name)}, not {now.get(name)}; leave the option out to go on, or name "
+                "another folder."
+            )
 
     def validate(self) -> dict[str, Any] | None:
         """Give the validation error of a checkpoint; of several processes the first gives it."""
@@ -127,6 +185,14 @@ class ForecastingCLI(LightningCLI):
         self.model.build(self.datamodule, self._fit_settings())
         figures = self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0]
         return dict(figures) if self.trainer.is_global_zero else None
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Give nested settings by their dotted names."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    parts = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in config.items()]
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _as_list(callbacks: Any) -> list[Any]:
@@ -171,6 +237,8 @@ def run_command(
         InputError: an option is unknown or has a value that it does not take; the message names the nearest one.
     """
     shown = [argument.replace("--help.all", "--help") for argument in arguments]
+    if command == "fit" and "--resume" in arguments:
+        shown = [*begun_with(arguments), *shown]
     with quiet_lightning():
         cli = _build(command, shown, trainer)
         if command == "fit" and cli.config["engine"] == "ray" and trainer is None:
@@ -186,6 +254,28 @@ def _run_on_ray(cli: ForecastingCLI, arguments: list[str]) -> tuple[Path, dict[s
     uses_gpu = isinstance(cli.trainer.accelerator, CUDAAccelerator)
     figures = on_ray.fit(arguments, cli.run_dir, n_workers=cli.config["workers"], uses_gpu=uses_gpu)
     return cli.run_dir, figures, figures["notes"]
+
+
+def begun_with(arguments: list[str]) -> list[str]:
+    """Give the option that reads the settings of the run that is to be gone on with, before all others.
+
+    Raises:
+        InputError: no run folder is named, or it holds no run and nothing says what to begin.
+    """
+    places = [i for i, word in enumerate(arguments) if word.split("=")[0] == "--run_dir"]
+    word = arguments[places[-1]] if places else ""
+    following = arguments[places[-1] + 1 :] if places else []
+    run_dir = word.split("=", 1)[1] if "=" in word else following[0] if following else None
+    if run_dir is None:
+        raise InputError("--resume goes on with a run; name its folder with --run_dir RUN.")
+    path = Path(run_dir) / CONFIG
+    if path.is_file():
+        return ["--config", str(path)]
+    if len(arguments) <= (2 if "=" in word else 3):
+        raise InputError(
+            f"{run_dir} holds no run to go on with; begin one: latentode fit --data.path DATA --run_dir {run_dir}"
+        )
+    return []
 
 
 def _build(command: str, arguments: list[str], trainer: dict[str, Any] | None = None) -> ForecastingCLI:

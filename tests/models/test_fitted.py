@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from latentode.errors import InputError, RunError
+from latentode.forecasting.predict import Ask, predict
 from latentode.models import AttentionEncoder, AugmentedField, LatentODE, LinearField, MLPField, NeuralFlow
-from latentode.models.fitted import FittedModel
+from latentode.models import fitted as module
+from latentode.models.fitted import FORMAT, FittedModel
 from latentode.models.registry import MODELS, from_plain, make_model, to_plain
+from tests.data.tables import make_frame
 from tests.models.conftest import perturb
 from tests.models.own_part import Standstill
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 def fit(prepared, network=None):
@@ -106,6 +113,63 @@ def test_damaged_settings_are_refused(prepared, tmp_path):
     del content["latentode"]["scaler"]["mean"]
     torch.save(content, path)
     with pytest.raises(RunError, match="does not hold together"):
+        FittedModel.load(path)
+
+
+def rewritten(prepared, path, change):
+    """A run's checkpoint after somebody has changed its content."""
+    fit(prepared).save(path)
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (FORMAT + 1, "written by a newer latentode.*upgrade latentode"),
+        (0, "does not say its format"),
+        ("2", "does not say its format"),
+        (None, "does not say its format"),
+    ],
+)
+def test_a_checkpoint_of_a_format_that_is_not_known_is_refused(prepared, tmp_path, found, said):
+    path = rewritten(prepared, tmp_path / "best.ckpt", lambda content: content["latentode"].update(format=found))
+    with pytest.raises(RunError, match=said):
+        FittedModel.load(path)
+
+
+def test_what_cannot_be_brought_to_the_format_of_today_says_how_to_fit_it_again(prepared, tmp_path, monkeypatch):
+    path = rewritten(prepared, tmp_path / "best.ckpt", lambda content: content["latentode"].update(format=1))
+    monkeypatch.setattr(module, "MIGRATIONS", {})
+    with pytest.raises(
+        RunError, match=r"older latentode \(format 1\).*fit it again: latentode fit --config .*config.yaml"
+    ):
+        FittedModel.load(path)
+
+
+def test_formats_are_brought_on_one_after_the_other(prepared, tmp_path, monkeypatch):
+    path = rewritten(prepared, tmp_path / "best.ckpt", lambda content: content["latentode"].update(seed="one"))
+    steps = {FORMAT: lambda plain, content: {**plain, "seed": f"{plain['seed']} two"}}
+    steps[FORMAT + 1] = lambda plain, content: {**plain, "seed": f"{plain['seed']} three"}
+    monkeypatch.setattr(module, "FORMAT", FORMAT + 2)
+    monkeypatch.setattr(module, "MIGRATIONS", steps)
+    assert FittedModel.load(path).seed == "one two three"
+
+
+def test_a_run_of_the_first_format_forecasts_what_it_did():
+    """The file and the forecast were written by the version of that time."""
+    run = FittedModel.load(GOLDEN / "format-1.ckpt")
+    found = predict(run, make_frame(n_series=3), Ask(every=1.5)).to_frame()
+    pd.testing.assert_frame_equal(found, pd.read_csv(GOLDEN / "format-1.csv"), rtol=1e-6)
+
+
+def test_weights_of_another_version_of_a_model_say_how_to_fit_it_again(prepared, tmp_path):
+    path = rewritten(
+        prepared, tmp_path / "best.ckpt", lambda content: content["state_dict"].update({"network.gate": torch.ones(1)})
+    )
+    with pytest.raises(RunError, match=r"weights of another version of .*fit it again: latentode fit --config"):
         FittedModel.load(path)
 
 

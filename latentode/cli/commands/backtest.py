@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         metrics=words(options.metrics),
         device=device,
         say=show_progress,
+        keep=Path(f"{options.out}.runs") if options.refit and options.out else None,
     )
     say([*table.report.notes, *report["notes"]])
     tell(

@@ -28,7 +28,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--run_dir", help="run folder (left out: runs/<name>-<n>)")
     parser.add_argument("--seed_everything", metavar="SEED", help="of weights and windows (0)")
     parser.add_argument("--patience", help="epochs without improvement before training ends (30)")
-    parser.add_argument("--ckpt_path", help="checkpoint to go on from, or to validate")
+    parser.add_argument("--resume", action="store_true", help="go on with the run of --run_dir, with its settings")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run of --run_dir")
+    parser.add_argument("--save_every", metavar="SECONDS", help="between checkpoints within an epoch (60)")
     add_data_settings(parser, skip=(), prefix="--data.")
     group = parser.add_argument_group("model and training (all of them: --help.all)")
     group.add_argument(
