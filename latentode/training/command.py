@@ -16,6 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from latentode.data.settings import DataSettings
 from latentode.errors import InputError
 from latentode.files import write_whole
+from latentode.training.checkpoints import PlainCheckpointIO, find_checkpoint, refuse_unfit
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
 from latentode.training.task import ForecastingTask
@@ -52,6 +53,9 @@ class ForecastingCLI(LightningCLI):
             "--ckpt_path", type=str | None, default=None, help="checkpoint to validate or to go on from"
         )
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave settings that stand in a checkpoint where they are: Lightning would import the classes that they name."""
+
     def _set_seed(self) -> None:
         """Set the seed without Lightning's remark."""
         pl.seed_everything(self.config["seed_everything"], workers=True, verbose=False)
@@ -67,6 +71,7 @@ class ForecastingCLI(LightningCLI):
         trainer = dict(self.config_init["trainer"])
         own = run_callbacks(self.run_dir, self.config["patience"], show_progress=not trainer["enable_progress_bar"])
         trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
+        trainer["plugins"] = [*_as_list(trainer["plugins"]), PlainCheckpointIO(self.run_dir)]
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
         self.trainer = self.trainer_class(**trainer)
 
@@ -84,12 +89,17 @@ class ForecastingCLI(LightningCLI):
 
     def fit(self) -> dict[str, Any]:
         """Train, keep the best weights, leave the run folder."""
+        checkpoint = None if self.config["ckpt_path"] is None else find_checkpoint(self.config["ckpt_path"])
+        if checkpoint is not None:
+            # Before anything is written and trained: the trainer reads it late.
+            PlainCheckpointIO(self.run_dir).load_checkpoint(checkpoint)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         config = self.parser.dump(self.config, skip_none=False)
         write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
         start = time.perf_counter()
         self.model.build(self.datamodule, self._fit_settings())
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])
+        with refuse_unfit(checkpoint, lambda: self.model.has_begun):
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         return finish(self.model, self.datamodule, self.run_dir, seconds=time.perf_counter() - start)[1]
 
     def validate(self) -> dict[str, Any]:
@@ -97,10 +107,13 @@ class ForecastingCLI(LightningCLI):
         path = self.config["ckpt_path"]
         if path is None:
             raise InputError("validate needs weights; give them with --ckpt_path RUN/best.ckpt.")
-        if not Path(path).is_file():
-            raise InputError(f"{path} does not exist; give a checkpoint with --ckpt_path RUN/best.ckpt.")
+        checkpoint = find_checkpoint(path)
         self.model.build(self.datamodule, self._fit_settings())
-        return dict(self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0])
+        with refuse_unfit(checkpoint, lambda: self.model.has_begun):
+            figures = self.trainer.validate(
+                self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
+            )
+        return dict(figures[0])
 
 
 def _as_list(callbacks: Any) -> list[Any]:

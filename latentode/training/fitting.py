@@ -22,9 +22,11 @@ from latentode.data.tables import Table
 from latentode.errors import RunError
 from latentode.files import write_json, write_whole
 from latentode.models import ForecastModel
-from latentode.models.fitted import FittedModel, load_plain
+from latentode.models.fitted import FittedModel
+from latentode.models.plain_file import load_plain
 from latentode.models.registry import as_class_path, to_plain
 from latentode.training.callbacks import EffortWatch, EpochLog, EpochProgress
+from latentode.training.checkpoints import PlainCheckpointIO
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
 from latentode.training.task import ForecastingTask
@@ -115,6 +117,7 @@ def fit_network(
             accelerator=fit.device,
             devices=1,
             default_root_dir=run_dir,
+            plugins=[PlainCheckpointIO(run_dir)],
             callbacks=run_callbacks(run_dir, fit.patience, show_progress=show_progress),
         )
         start = time.perf_counter()

@@ -37,6 +37,8 @@ class ForecastingTask(pl.LightningModule):
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
         self.rescue = Rescue()
+        # Whether a batch was seen, so that a checkpoint, where there is one, has been taken up.
+        self.has_begun = False
 
     @property
     def dynamics(self) -> list[Dynamics]:
@@ -105,6 +107,7 @@ class ForecastingTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Give the loss; a baseline, which has nothing to learn, gives None."""
+        self.has_begun = True
         try:
             loss = self.network.loss(batch)
         except SolveError as error:
@@ -153,6 +156,7 @@ class ForecastingTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch to the validation error; where the field cannot be solved it is infinite."""
+        self.has_begun = True
         errors = {"val_mse": self.error, "val_score": self.score}
         try:
             forecast = self.network(batch)
