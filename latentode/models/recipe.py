@@ -13,6 +13,7 @@ Only classes that `registry.py` lists are built from it, so that a file from a s
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from contextlib import suppress
 from dataclasses import dataclass

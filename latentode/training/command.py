@@ -14,11 +14,11 @@ from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from latentode.data.settings import DataSettings
-from latentode.errors import InputError
+from latentode.errors import InputError, LatentODEError
 from latentode.files import write_whole
-from latentode.training.checkpoints import PlainCheckpointIO, find_checkpoint, refuse_unfit
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
+from latentode.training.plain_checkpoints import PlainCheckpointIO, find_checkpoint, refuse_unfit
 from latentode.training.task import ForecastingTask
 
 
@@ -52,6 +52,20 @@ class ForecastingCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to validate or to go on from"
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read options and YAML.
+
+        Raises:
+            ArgumentError: one cannot be read.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, LatentODEError):
+            raise
+        except Exception as error:
+            # Bytes that are no text, a tag with a cell that is none of its kind: not everything that is wrong is told as such.
+            raise ArgumentError(None, f"the options, or the file of --config, cannot be read ({error})") from error
 
     def _parse_ckpt_path(self) -> None:
         """Leave settings that stand in a checkpoint where they are: Lightning would import the classes that they name."""
@@ -184,12 +198,12 @@ def _build(command: str, arguments: list[str]) -> ForecastingCLI:
             load_from_checkpoint_support=False,
         )
     except ArgumentError as error:
-        raise InputError(_explain(str(error), known, command)) from error
+        raise InputError(explain(str(error), known, command)) from error
     finally:
         sys.argv = argv
 
 
-def _explain(message: str, known: list[str], command: str) -> str:
+def explain(message: str, known: list[str], command: str) -> str:
     """Turn the parser's message into one sentence that names the nearest option."""
     text = " ".join(message.split())
     unknown = re.search(r"(?:[Uu]nrecognized arguments?|Unknown option).*?(--[\w.]+)", text) or re.search(

@@ -26,9 +26,9 @@ from latentode.models.fitted import FittedModel
 from latentode.models.plain_file import load_plain
 from latentode.models.registry import as_class_path, to_plain
 from latentode.training.callbacks import EffortWatch, EpochLog, EpochProgress
-from latentode.training.checkpoints import PlainCheckpointIO
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
+from latentode.training.plain_checkpoints import PlainCheckpointIO
 from latentode.training.task import ForecastingTask
 
 BEST, LAST = "best.ckpt", "last.ckpt"
