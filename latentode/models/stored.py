@@ -77,6 +77,8 @@ def _field(plain: dict[str, Any], name: str, kind: type) -> Any:
 
 
 def _is_choice(positions: Any, n: int) -> bool:
+    if not positions:
+        return False
     return fits(positions, list[int]) and len({*positions}) == len(positions) and all(0 <= i < n for i in positions)
 
 
@@ -86,7 +88,7 @@ def _read_schema(plain: dict[str, Any]) -> Schema:
     columns += [] if schema.id_column is None else [schema.id_column]
     of_channels = (schema.target_channels, schema.log_channels, schema.count_channels, schema.bounded_channels)
     is_sound = (
-        len(schema.channels) > 0
+        len(schema.target_channels) > 0
         and len({*columns}) == len(columns)
         and all({*names} <= {*schema.channels} and len({*names}) == len(names) for names in of_channels)
         and len(schema.categories) == len(schema.static_categories)

@@ -91,6 +91,13 @@ def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ())
     return bytes(out)
 
 
+def mutate_gzip(data: bytes, rng: random.Random) -> bytes:
+    """Change bytes of a compressed file, or of what is in it."""
+    if rng.random() < 0.5:
+        return mutate_bytes(data, rng)
+    return gzip.compress(mutate_bytes(gzip.decompress(data), rng, _CSV_WORDS), mtime=0)
+
+
 def _write(folder: Path, name: str, data: bytes) -> Path:
     path = folder / name
     path.write_bytes(data)
@@ -432,23 +439,36 @@ _YAML_WORDS = (
 )  # fmt: skip
 
 
-def all_readers() -> dict[str, Reader]:
-    """Give every reader by name."""
-    return {
-        "csv": Reader((WIDE, DATES), _read_csv, words=_CSV_WORDS),
-        "covariates": Reader((WIDE,), _read_covariates, words=_CSV_WORDS),
-        "long": Reader((LONG,), _read_long, words=_CSV_WORDS),
-        "gzip": Reader((gzip.compress(WIDE, mtime=0),), _read_gzip),
-        "queries": Reader((QUERIES,), _read_queries, words=_CSV_WORDS),
-        "parquet": Reader(parquet_seeds(), _read_parquet, mutate_parquet),
-        "checkpoint": Reader(checkpoint_seeds(), _read_checkpoint, mutate_checkpoint),
-        "model_yaml": Reader((YAML,), _read_yaml, words=_YAML_WORDS),
-        "config_yaml": Reader((CONFIG,), _read_config, words=_YAML_WORDS),
-        "record_json": Reader(record_seeds(), _read_record, mutate_json),
-    }
+_READERS: dict[str, Callable[[], Reader]] = {
+    "csv": lambda: Reader((WIDE, DATES), _read_csv, words=_CSV_WORDS),
+    "covariates": lambda: Reader((WIDE,), _read_covariates, words=_CSV_WORDS),
+    "long": lambda: Reader((LONG,), _read_long, words=_CSV_WORDS),
+    "gzip": lambda: Reader((gzip.compress(WIDE, mtime=0),), _read_gzip, mutate_gzip),
+    "queries": lambda: Reader((QUERIES,), _read_queries, words=_CSV_WORDS),
+    "parquet": lambda: Reader(parquet_seeds(), _read_parquet, mutate_parquet),
+    "checkpoint": lambda: Reader(checkpoint_seeds(), _read_checkpoint, mutate_checkpoint),
+    "model_yaml": lambda: Reader((YAML,), _read_yaml, words=_YAML_WORDS),
+    "config_yaml": lambda: Reader((CONFIG,), _read_config, words=_YAML_WORDS),
+    "record_json": lambda: Reader(record_seeds(), _read_record, mutate_json),
+}
+NAMES = tuple(_READERS)
+
+
+def make_reader(name: str) -> Reader:
+    """Give the reader of this name, with its seeds."""
+    return _READERS[name]()
+
+
+def mutate_seed(reader: Reader, data: bytes, rng: random.Random) -> bytes:
+    """Change valid content, by the reader's own mutations where it has some; what is not valid any more gives way to a seed."""
+    if reader.mutate is None:
+        return mutate_bytes(data, rng, reader.words)
+    try:
+        return reader.mutate(data, rng)
+    except Exception:
+        return reader.mutate(rng.choice(reader.seeds), rng)
 
 
 def mutate(reader: Reader, rng: random.Random) -> bytes:
     """Give a mutated seed."""
-    seed = rng.choice(reader.seeds)
-    return reader.mutate(seed, rng) if reader.mutate else mutate_bytes(seed, rng, reader.words)
+    return mutate_seed(reader, rng.choice(reader.seeds), rng)
