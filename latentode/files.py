@@ -21,6 +21,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the content to the path that it is given.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Somebody may have put a link there, by which something else would be written over.
+    part.unlink(missing_ok=True)
     try:
         write(part)
         part.replace(path)
@@ -42,6 +44,38 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+# What a spreadsheet takes a cell for a formula by; an apostrophe is among them so that what was put before can be told from what was there.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
+
+def guard_text(text: str) -> str:
+    """Put an apostrophe before a text that a spreadsheet would take for a formula; all other texts stay.
+
+    To read such texts back, drop the first apostrophe of those that begin with one.
+
+    >>> guard_text("=1+1"), guard_text("a=b"), guard_text("'a")
+    ("'=1+1", 'a=b', "''a")
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def guard_frame(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Give a table whose texts and names of columns no spreadsheet takes for formulas (`guard_text`), and how many were changed."""
+    names = [guard_text(str(name)) for name in frame.columns]
+    n_changed = sum(new != str(old) for new, old in zip(names, frame.columns, strict=True))
+    guarded = frame.set_axis(names, axis=1)
+    for name, (_, column) in zip(names, frame.items(), strict=True):
+        is_text = column.map(lambda cell: isinstance(cell, str))
+        if is_text.any():
+            guarded[name] = column.map(_guard_cell)
+            n_changed += int((guarded[name].to_numpy() != column.to_numpy())[is_text.to_numpy()].sum())
+    return guarded, n_changed
+
+
+def _guard_cell(cell: Any) -> Any:
+    return guard_text(cell) if isinstance(cell, str) else cell
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:

@@ -30,7 +30,9 @@ class EpochLog(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the file and the clock."""
         self.start = time.perf_counter()
-        with self.path.open("w", newline="") as file:
+        # A new file, not what a link of that name points to.
+        self.path.unlink(missing_ok=True)
+        with self.path.open("x", newline="") as file:
             csv.writer(file).writerow(COLUMNS)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -17,7 +17,7 @@ import time
 import warnings
 from pathlib import Path
 
-SECONDS, MEBIBYTES, MAX_BYTES = 20, 3000, 1 << 16  # of one input, of the process, of one input
+SECONDS, MEBIBYTES, MAX_BYTES = 90, 3000, 1 << 16  # of one input, of the process, of one input
 
 
 def main() -> int:
@@ -69,6 +69,7 @@ def run_child(name: str, options: argparse.Namespace) -> dict[str, object]:
         "failure": None,
     }
     if done.returncode:
+        (options.artifacts / f"{name}.log").write_text(done.stderr)
         # The last lines of Python's traceback, or libFuzzer's own word.
         told = [
             line

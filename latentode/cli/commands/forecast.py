@@ -14,7 +14,7 @@ from latentode.cli.parser import (
     number,
     say,
 )
-from latentode.files import write_frame
+from latentode.files import guard_frame, write_frame
 
 SUMMARY = "forecast every series of a history"
 EXAMPLE = (
@@ -38,6 +38,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--layout", default="long", choices=("long", "wide"), help="of the output (%(default)s)")
     parser.add_argument("--samples", type=int, help="whole trajectories to draw, written to OUT.samples.parquet")
     parser.add_argument("--out", required=True, help="CSV to write, or Parquet by its suffix")
+    parser.add_argument(
+        "--safe-csv", action="store_true", help="put an apostrophe before texts that a spreadsheet takes for formulas"
+    )
     parser.add_argument("--plot", help="picture to write: .png, .pdf or .svg")
     add_device(parser)
 
@@ -59,6 +62,13 @@ def run(options: argparse.Namespace) -> int:
     forecast = predict(fitted, options.history, ask, quantiles=levels, device=choose_device(options.device))
     say(forecast.notes)
     frame = forecast.to_frame(options.layout)
+    if options.safe_csv and Path(options.out).suffix != ".parquet":
+        frame, n_guarded = guard_frame(frame)
+        say(
+            [
+                f"{n_guarded:,} texts that a spreadsheet would take for formulas begin with an apostrophe in {options.out}."
+            ]
+        )
     write_frame(Path(options.out), frame)
     print(
         f"{options.out}: {len(frame):,} rows, {len(forecast.time):,} times of {len(set(forecast.series.tolist())):,} series"
