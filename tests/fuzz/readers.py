@@ -314,7 +314,7 @@ def _read_checkpoint(data: bytes, folder: Path) -> Any:
     from latentode.models.fitted import FittedModel
 
     fitted = FittedModel.load(_write(folder, "best.ckpt", data))
-    return predict(fitted, _patients(), Ask(every=365.0), quantiles=(0.1, 0.5))
+    return predict(fitted, _patients(), Ask(every=365.0, horizon=730.0), quantiles=(0.1, 0.5))
 
 
 @cache

@@ -363,6 +363,13 @@ def test_what_a_run_says_of_its_fit_is_of_the_type_that_it_is_taken_for(setting,
             Stored.read({**plain, place: value}, None)
 
 
+def test_a_horizon_without_an_end_asks_for_no_more_times_than_there_is_memory_for(setting, refuse, tmp_path):
+    content = setting.content("best.ckpt")
+    content["latentode"]["spans"]["horizon"] = 2**40
+    run = as_run(tmp_path / "run", content)
+    assert "at most 1,000,000" in refuse(*ways_in(setting, run, tmp_path)["forecast"])
+
+
 def test_a_link_of_a_run_folder_is_not_written_through(setting, tmp_path):
     secret, run = tmp_path / "secret", tmp_path / "run"
     secret.write_text("mine")

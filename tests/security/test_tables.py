@@ -102,9 +102,7 @@ def test_parquet_metadata_is_neither_unpickled_nor_believed(marker, tmp_path):
         "columns": [{"name": EVIL, "numpy_type": "object"}],
     }
     table = pa.table({"series_id": ["a", "a"], "time": [0.0, 1.0], "x": [1.0, 2.0]}, schema=pa.schema(fields))
-    pq.write_table(
-        table.replace_schema_metadata({"pandas": json.dumps(pandas)}), tmp_path / "data.parquet"
-    )
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), tmp_path / "data.parquet")
     read = read_table(tmp_path / "data.parquet")
     assert read.values.tolist() == [[1.0], [2.0]]
 
