@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,4 +87,15 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     # Nine digits: more than float32 holds, so that nothing is lost, and less noise than a float64's seventeen. No time stamp in the
     # compressed file: the same table gives the same bytes.
     compression = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-    write_whole(path, lambda part: frame.to_csv(part, index=False, float_format="%.9g", compression=compression))
+    # The writer leaves a carriage return without quotes, and readers take it for the end of a row.
+    has_return = any(
+        isinstance(cell, str) and "\r" in cell for name in frame.columns for cell in (name, *_distinct(frame[name]))
+    )
+    options = {"quoting": csv.QUOTE_ALL} if has_return else {}
+    write_whole(
+        path, lambda part: frame.to_csv(part, index=False, float_format="%.9g", compression=compression, **options)
+    )
+
+
+def _distinct(column: pd.Series) -> Iterable[Any]:
+    return () if column.dtype.kind in "iufbM" else column.unique()

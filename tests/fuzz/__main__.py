@@ -25,6 +25,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="readers (all)")
     parser.add_argument("--runs", type=int, default=100_000, help="inputs of each reader (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=int, default=0, help="for each reader at most; 0: until all inputs are done (%(default)s)"
+    )
     parser.add_argument("--artifacts", type=Path, default=Path("runs/fuzz"), help="folder for what fails (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file of the figures")
     parser.add_argument("--seed", type=int, default=1, help="of the mutations; 0: another one every time")
@@ -32,7 +35,7 @@ def main() -> int:
     options = parser.parse_args()
     options.artifacts.mkdir(parents=True, exist_ok=True)
     if options.child:
-        fuzz(options.names[0], options.runs, options.artifacts, options.seed)
+        fuzz(options.names[0], options)
         return 0
     from tests.fuzz.readers import NAMES
 
@@ -55,6 +58,8 @@ def run_child(name: str, options: argparse.Namespace) -> dict[str, object]:
         str(options.runs),
         "--seed",
         str(options.seed),
+        "--seconds",
+        str(options.seconds),
     ]
     done = subprocess.run(
         [*command, "--artifacts", options.artifacts], capture_output=True, text=True, errors="replace", check=False
@@ -81,7 +86,7 @@ def run_child(name: str, options: argparse.Namespace) -> dict[str, object]:
     return row
 
 
-def fuzz(name: str, runs: int, artifacts: Path, seed: int) -> None:
+def fuzz(name: str, options: argparse.Namespace) -> None:
     """Hand a reader to libFuzzer; the process ends here."""
     import atheris
 
@@ -106,8 +111,8 @@ def fuzz(name: str, runs: int, artifacts: Path, seed: int) -> None:
         return mutate_seed(reader, data, rng)[:max_size]
 
     arguments = [
-        f"-runs={runs}", f"-seed={seed}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEBIBYTES}", f"-max_len={MAX_BYTES}",
-        f"-artifact_prefix={artifacts / name}-", "-print_final_stats=1", "-reload=0", "-verbosity=1",
+        f"-runs={options.runs}", f"-seed={options.seed}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEBIBYTES}", f"-max_len={MAX_BYTES}",
+        f"-artifact_prefix={options.artifacts / name}-", "-print_final_stats=1", "-reload=0", "-verbosity=1",
     ]  # fmt: skip
     atheris.Setup(
         [sys.argv[0], *arguments, str(corpus)], lambda data: holds(reader, data, folder) and None, custom_mutator=change
