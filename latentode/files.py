@@ -91,9 +91,10 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     has_return = any(
         isinstance(cell, str) and "\r" in cell for name in frame.columns for cell in (name, *_distinct(frame[name]))
     )
-    options = {"quoting": csv.QUOTE_ALL} if has_return else {}
+    quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
     write_whole(
-        path, lambda part: frame.to_csv(part, index=False, float_format="%.9g", compression=compression, **options)
+        path,
+        lambda part: frame.to_csv(part, index=False, float_format="%.9g", compression=compression, quoting=quoting),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from latentode.data.settings import DataSettings
@@ -66,6 +66,9 @@ class ForecastingCLI(LightningCLI):
         except Exception as error:
             # Bytes that are no text, a tag with a cell that is none of its kind: not everything that is wrong is told as such.
             raise ArgumentError(None, f"the options, or the file of --config, cannot be read ({error})") from error
+        wrong = [name for name in ("data", "model", "trainer") if not isinstance(self.config[name], Namespace)]
+        if wrong:
+            raise ArgumentError(None, f"{wrong[0]} is {self.config[wrong[0]]!r}, and not settings with their names")
 
     def _parse_ckpt_path(self) -> None:
         """Leave settings that stand in a checkpoint where they are: Lightning would import the classes that they name."""

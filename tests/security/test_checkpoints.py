@@ -24,6 +24,11 @@ from tests.security.conftest import EVIL, Payload
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+def _slow(*values):
+    """Leave some of many alike to the slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def as_run(folder, content):
     """Make a run folder of a checkpoint: bytes, or what torch saves."""
     folder.mkdir()
@@ -68,7 +73,7 @@ def payloads(setting, mark):
     }
 
 
-@pytest.mark.parametrize("way", ["forecast", "evaluate", "backtest", "refit", "validate", "fit"])
+@pytest.mark.parametrize("way", ["forecast", "fit", *_slow("evaluate", "backtest", "refit", "validate")])
 def test_a_pickle_runs_nothing_whichever_command_reads_it(setting, marker, refuse, tmp_path, way):
     for i, content in enumerate(payloads(setting, marker).values()):
         run = as_run(tmp_path / f"run-{i}", content)
@@ -178,7 +183,7 @@ def test_settings_of_a_class_are_plain_values_of_its_types(value):
 
 
 @pytest.mark.parametrize(
-    "scheme", ["http", "https", "s3", "gs", "file", "local", "memory", "simplecache::file", "zip://x::http"]
+    "scheme", ["http", "simplecache::file", *_slow("https", "s3", "gs", "file", "local", "memory", "zip://x::http")]
 )
 def test_an_address_is_refused_and_not_asked(setting, refuse, tmp_path, scheme):
     asked = []
@@ -221,7 +226,7 @@ def test_a_file_whose_name_begins_like_an_address_is_a_file(setting, tmp_path, m
     "form",
     [
         "local://{}",
-        *(pytest.param(form, marks=pytest.mark.slow) for form in ("{}", "{inside}/../../victim", "file://{}")),
+        *_slow("{}", "{inside}/../../victim", "file://{}"),
     ],
 )
 def test_a_checkpoint_that_training_goes_on_from_removes_nothing(setting, tmp_path, form):
