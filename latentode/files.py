@@ -98,5 +98,5 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     )
 
 
-def _distinct(column: pd.Series) -> Iterable[Any]:
+def _distinct(column: Any) -> Iterable[Any]:
     return () if column.dtype.kind in "iufbM" else column.unique()
