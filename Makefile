@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes: one thread each, so that they do not fight for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test slow check docs site notebooks bench nightly clean
+.PHONY: help demo test slow check docs site notebooks bench fuzz nightly clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -58,8 +58,12 @@ bench: $(VENV)/.installed-bench ## run the benchmarks, print ratios, write JSON 
 	@for file in $(filter-out benchmarks/ablation.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; \
 	  $(BIN)/python "$$file" --out "benchmarks/results/$$(basename "$$file" .py).json"; done
 
-nightly: $(VENV)/.installed-dev ## all tests, gpu and slow ones included, then the benchmarks
+fuzz: $(VENV)/.installed-dev ## fuzz every reader of files by atheris; RUNS=100000 inputs each, what fails is left in runs/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --runs $(or $(RUNS),100000)
+
+nightly: $(VENV)/.installed-dev ## all tests, gpu and slow ones included, then fuzzing and the benchmarks
 	$(PYTEST) -n 2
+	$(MAKE) fuzz
 	$(MAKE) bench
 
 clean: ## remove the environment, caches and the demo's output

@@ -99,9 +99,9 @@ def _pick(frame: pd.DataFrame | None, series: Any, channel: str) -> pd.DataFrame
 def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
     axis.plot(history["time"], history["value"], ".-", color=GREY, ms=4, lw=0.7, alpha=0.9, label="history")
     for low, high, name, alpha in BANDS:
-        edges = _level(forecast, low), _level(forecast, high)
-        if edges[0] is not None and edges[1] is not None:
-            axis.fill_between(forecast["time"], *edges, color=BLUE, alpha=alpha, lw=0, label=f"{name} of outcomes")
+        below, above = _level(forecast, low), _level(forecast, high)
+        if below is not None and above is not None:
+            axis.fill_between(forecast["time"], below, above, color=BLUE, alpha=alpha, lw=0, label=f"{name} of outcomes")
     middle = "q0.5" if "q0.5" in forecast else "mean"
     style = "-" if len(forecast) > 1 else "o"
     axis.plot(forecast["time"], forecast[middle], style, color=BLUE, lw=1.6, ms=4, label="forecast")

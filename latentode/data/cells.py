@@ -22,11 +22,15 @@ import pyarrow.parquet as pa_parquet
 
 from latentode.data.arrow import TEXT_CODES, is_string, plain, to_arrow
 from latentode.data.csv_text import NO_ROWS, Text, check_names, read_csv
+from latentode.data.memory import available_memory
 from latentode.data.parts import join
 from latentode.data.schema import count, quote_names
 from latentode.errors import DataError, InputError
 
 _GZIP = b"\x1f\x8b"
+# Unpacked bytes that are never refused, and how many times its size a larger file may unpack to.
+_GZIP_FREE, _GZIP_RATIO = 256 << 20, 200
+_ALWAYS_READ = 1 << 28  # bytes of a Parquet file's numbers, of which the memory is not even looked at
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -147,10 +151,21 @@ def _version(file: Path) -> tuple[int, ...] | None:
 def _gunzip(path: str, data: bytes) -> bytes:
     if data[:2] != _GZIP:
         return data
+    parts, n_bytes = [], 0
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while part := file.read(1 << 22):
+                parts.append(part)
+                n_bytes += len(part)
+                # Text shrinks to a tenth. What unpacks to so much more is made to fill the memory.
+                if n_bytes > max(_GZIP_FREE, _GZIP_RATIO * len(data)):
+                    raise DataError(
+                        f"{path}: the gzip file unpacks to more than {_GZIP_RATIO} times its size; if you trust it, unpack it "
+                        "first (gunzip) and name the CSV."
+                    )
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the gzip file is cut off or damaged ({error}); copy or download it again.") from error
+    return b"".join(parts)
 
 
 def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
@@ -159,6 +174,7 @@ def _read_parquet(path: Path, text_columns: Collection[str]) -> Cells:
         partitions = [_partition(file.relative_to(path)) if path.is_dir() else {} for file in files]
         untyped = frozenset(key for partition in partitions for key in partition)
         names = [_parquet_names(file) for file in files]
+        _refuse_huge(str(path), files)
         for file, inside in zip(files, names, strict=True):
             for name in untyped & set(inside.values()):
                 raise DataError(
@@ -207,6 +223,24 @@ def _parquet_names(file: Path) -> dict[str, str]:
     names = [name for name in schema.names if not name.startswith("__index_level_")]
     check_names(str(file), [name.strip() for name in names])
     return {name: name.strip() for name in names}
+
+
+def _refuse_huge(path: str, files: Sequence[Path]) -> None:
+    """Refuse, before a row is read, what cannot be in memory: a few bytes of Parquet can stand for any number of equal cells.
+
+    Raises:
+        DataError: the numbers alone take more memory than there is.
+    """
+    found = [pa_parquet.read_metadata(file) for file in files]
+    n_bytes = 8 * sum(one.num_rows * one.num_columns for one in found)
+    if n_bytes < _ALWAYS_READ:
+        return
+    available = available_memory()
+    if available is not None and n_bytes > available:
+        raise DataError(
+            f"{path}: its {sum(one.num_rows for one in found):,} rows take at least {n_bytes / 1e9:,.1f} GB of memory, and "
+            f"{available / 1e9:.1f} GB are available; train from the files with --data.streaming true (`streaming=True`)."
+        )
 
 
 def _read_parquet_file(file: Path, names: Mapping[str, str], text_columns: Collection[str]) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from latentode.data.arrow import is_missing_text, is_numeric, is_string, parse_numbers, pc, read_flags
 from latentode.data.cells import Cells
 from latentode.data.columns import read_numbers
-from latentode.data.rows import Ids, as_text
+from latentode.data.rows import Ids, number_texts
 from latentode.data.schema import Schema, count, quote_cell, quote_names
 from latentode.errors import DataError
 
@@ -110,7 +110,7 @@ def _read_texts(cells: Cells, name: str) -> tuple[np.ndarray, list[str]]:
     kind = cells.columns[name].type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise DataError(f"{cells.at(0)}: column '{name}' is of type {kind}; write each category as text or a number.")
-    encoded = as_text(cells.columns[name]).unify_dictionaries().combine_chunks()
+    encoded = number_texts(cells, name)
     trimmed = pc.utf8_trim_whitespace(encoded.dictionary)
     is_missing = is_missing_text(trimmed).to_pylist()
     words = ["" if missing else word for word, missing in zip(trimmed.to_pylist(), is_missing, strict=True)]

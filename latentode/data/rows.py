@@ -91,7 +91,7 @@ def encode_text(cells: Cells, column: str, what: str) -> tuple[np.ndarray, pa.Ar
         raise DataError(
             f"{cells.at(0)}: column '{column}' is of type {kind}; write each {what} as text or a whole number."
         )
-    encoded = as_text(cells.columns[column]).unify_dictionaries().combine_chunks()
+    encoded = number_texts(cells, column)
     is_blank = pc.equal(pc.utf8_trim_whitespace(encoded.dictionary), "")
     if encoded.null_count or pc.any(is_blank).as_py():
         rows = np.flatnonzero(pc.fill_null(is_blank.take(encoded.indices), True).to_numpy(zero_copy_only=False))
@@ -100,6 +100,22 @@ def encode_text(cells: Cells, column: str, what: str) -> tuple[np.ndarray, pa.Ar
             "fill it in or remove the row."
         )
     return encoded.indices.to_numpy(), encoded.dictionary
+
+
+def number_texts(cells: Cells, column: str) -> pa.DictionaryArray:
+    """Give a column as numbered text, see `as_text`.
+
+    Raises:
+        DataError: it is of a type, such as dates, with a cell that has no text.
+    """
+    try:
+        return as_text(cells.columns[column]).unify_dictionaries().combine_chunks()
+    except (OverflowError, ValueError) as error:
+        kind, reason = cells.columns[column].type, " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{cells.at(0)}: column '{column}' is of type {kind}, and not all of its cells can be written as text ({reason}); "
+            "write them as text or whole numbers."
+        ) from error
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -148,7 +148,9 @@ def _read_numbers(column: _Column, values: np.ndarray) -> Times:
 
 def _read_stamps(column: _Column) -> Times:
     zone = None if pa.types.is_date(column.cells.type) else column.cells.type.tz
-    column.refuse_years(to_numpy(pc.year(column.cells.cast(pa.timestamp("us"), safe=False))))
+    # In seconds, and by numpy: arrow's finer units, and its years, overflow to others that look right.
+    seconds = to_numpy(column.cells.cast(pa.timestamp("s"), safe=False).cast(pa.int64())).view("datetime64[s]")
+    column.refuse_years(seconds.astype("datetime64[Y]").astype(np.int64) + 1970)
     # The number of an arrow timestamp with a zone is UTC already.
     nanoseconds = to_numpy(column.cells.cast(pa.timestamp("ns", tz=zone)).cast(pa.int64()))
     zone = zone and name_zone(zone)

@@ -6,7 +6,6 @@ back instead of computed again when the same command is given once more.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
@@ -23,12 +22,14 @@ import torch
 
 from latentode import __version__
 from latentode.data.datasets import protocols_of
+from latentode.data.plain import fits
 from latentode.data.protocols import Protocol, Task
 from latentode.data.settings import DataSettings
 from latentode.data.windows import Windows
 from latentode.errors import InputError, LatentODEError, RunError, WriteError, did_you_mean
 from latentode.files import hold_folder, make_folder, write_json
 from latentode.forecasting.leaderboard import find_losses, mean_of, number_or_dash, sort_key
+from latentode.forecasting.runs import read_record
 from latentode.metrics import Totals
 from latentode.models.fitted import FittedModel
 from latentode.models.recipe import Recipe
@@ -38,6 +39,13 @@ SCORED = ("mse", "mae", "mae_mean", "crps", "nll", "coverage_80", "coverage_95")
 # Of which a record also has the ratio to the blend's; a density has none, its zero being that of the unit.
 ERRORS = ("mse_macro", "mse_common", "mse_pooled", "mae_mean", "mae_median", "mae_pooled", "crps")
 MIB = 2**20
+_RECORD = {
+    **dict.fromkeys(("metrics", "validation", "blend"), dict[str, float | None]),
+    **dict.fromkeys(("n_test", "n_parameters", "n_epochs"), int),
+    **dict.fromkeys(("seconds", "seconds_per_epoch", "peak_mb"), float),
+    "notes": list[str],
+}
+_TOLD = {"mse", "mae", "ratio_to_blend"}  # of each run
 TINY = 1e-300  # below any error, so that nothing is divided by 0
 
 
@@ -149,7 +157,7 @@ def _run_all(
                     advance(0, f"{recipe.name}, split {split}, seed {seed}")
                     folder = out.with_name(f"{out.name}.runs") / name
                     wanted = _fingerprint(settings, protocol, recipe, split, seed)
-                    found = _read_record(folder, wanted)
+                    found = _read_record(folder, wanted, _identity(settings, protocol, recipe, split, seed))
                     if found is None:
                         if task is None:
                             say(f"{settings.dataset}, {protocol.name}, split {split}: reading")
@@ -371,14 +379,29 @@ def _fingerprint(
     return {**kept, "version": __version__}
 
 
-def _read_record(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _read_record(folder: Path, wanted: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Give the record of a run that was made with `wanted`; None where there is none, or one that was made with something else.
+
+    Raises:
+        RunError: the file is no record.
+    """
     path = folder / "record.json"
-    return json.loads(path.read_text(encoding="utf-8")) if _read_wanted(path) == wanted else None
+    if not path.is_file():
+        return None
+    record = read_record(path)
+    if record.get("wanted") != wanted:
+        return None
+    wrong = [name for name, hint in _RECORD.items() if not fits(record.get(name), hint)]
+    wrong += [name for name, value in identity.items() if record.get(name) != value]
+    wrong += [name for name in ("metrics", "validation") if name not in wrong and not record[name].keys() >= _TOLD]
+    if wrong:
+        raise RunError(f"{path}: {wrong[0]} is not what a benchmark writes; remove the file to compute the run anew.")
+    return record
 
 
 def _read_wanted(path: Path) -> dict[str, Any] | None:
     """Give what a file says that its run was to be."""
-    return json.loads(path.read_text(encoding="utf-8")).get("wanted") if path.is_file() else None
+    return read_record(path).get("wanted") if path.is_file() else None
 
 
 def reset_peak_memory() -> None:

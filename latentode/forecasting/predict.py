@@ -40,6 +40,9 @@ class Ask:
     origin: Any = None
 
 
+MAX_STEPS = 1_000_000  # of `every`, per series: the horizon may be that of a run, and nobody has read what stands there
+
+
 def read_history(fitted: FittedModel, source: str | Path | pd.DataFrame | Table) -> Table:
     """Read a history by the columns that the model was fitted on.
 
@@ -294,6 +297,11 @@ def times_per_series(fitted: FittedModel, schema: Schema, ask: Ask) -> np.ndarra
         raise InputError(
             f"every {format_duration(step, kind)} is longer than the horizon {format_duration(horizon, kind)}, "
             "so no time is asked for; give a shorter step."
+        )
+    if n_steps > MAX_STEPS:
+        raise InputError(
+            f"every {format_duration(step, kind)} up to the horizon {format_duration(horizon, kind)} asks for {n_steps:,} times of each "
+            f"series; give a longer step or a shorter horizon, so that there are at most {MAX_STEPS:,}."
         )
     dtype = np.int64 if kind == "datetime" else np.float64
     return np.arange(1, n_steps + 1).astype(dtype) * np.asarray(step, dtype=dtype)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from latentode.errors import RunError
+from latentode.data.plain import read_json
+from latentode.errors import InputError, RunError
 from latentode.models.fitted import FittedModel
 
 CHECKPOINT = "best.ckpt"
@@ -30,3 +32,20 @@ def load_run(path: str | Path, *, allow_modules: Sequence[str] = ()) -> FittedMo
             f"{folder} holds no {CHECKPOINT}, so it is no run folder; name the one that `latentode fit` wrote."
         )
     return FittedModel.load(folder / CHECKPOINT, allow_modules=allow_modules)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read figures that a run or a benchmark has left as JSON: names with plain values.
+
+    Raises:
+        RunError: the file holds something else.
+    """
+    try:
+        content = read_json(path)
+    except InputError as error:
+        raise RunError(
+            f"{error.args[0].rstrip('.')}; remove the file, or give the one that latentode wrote."
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds no names with values; remove the file, or give the one that latentode wrote.")
+    return content

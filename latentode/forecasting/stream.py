@@ -29,7 +29,7 @@ from latentode.data.schema import count
 from latentode.data.tables import Queries, read_queries
 from latentode.data.times import format_times
 from latentode.errors import InputError
-from latentode.files import write_json, write_whole
+from latentode.files import guard_text, write_json, write_whole
 from latentode.forecasting.forecast import QUANTILES, Forecast, Rows, check_levels
 from latentode.forecasting.histories import Histories
 from latentode.forecasting.parts import Asking, Part, answer_here, cut, read_columns, read_facts
@@ -58,6 +58,7 @@ class Written:
         notes: what was assumed or is unusual, one sentence each.
         has_trajectories: whether draws of a series belong together, see `Forecast`.
         samples: file of the draws; None where there are none.
+        n_guarded: texts that got an apostrophe.
     """
 
     n_rows: int
@@ -67,6 +68,7 @@ class Written:
     notes: tuple[str, ...]
     has_trajectories: bool
     samples: Path | None
+    n_guarded: int = 0
 
 
 def write_forecast(
@@ -80,6 +82,7 @@ def write_forecast(
     n_samples: int = 0,
     device: str = "cpu",
     resume: bool = False,
+    is_safe: bool = False,
     engine: Engine = answer_here,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Written:
@@ -94,6 +97,7 @@ def write_forecast(
         layout: as for `Forecast.to_frame`.
         n_samples: trajectories to draw into `<out>.samples.parquet`; 0: none.
         resume: whether to go on with what an interrupted call has left.
+        is_safe: whether texts of a CSV that a spreadsheet takes for formulas get an apostrophe (`files.guard_text`).
         engine: who answers the parts.
         advance: is told the number of series of each part that is done.
 
@@ -144,10 +148,21 @@ def write_forecast(
     if n_samples:
         samples = out.with_name(f"{out.name}.samples.parquet")
         _put(samples, asking.folder, assembly.samples())
-    n_rows, n_times, n_series = _put(out, asking.folder, assembly.rows(layout))
+    guarded = Guarded()
+    rows = assembly.rows(layout)
+    if is_safe and out.suffix != ".parquet":
+        rows = ((guarded.guard(part), series) for part, series in rows)
+    n_rows, n_times, n_series = _put(out, asking.folder, rows)
     shutil.rmtree(asking.folder)
     return Written(
-        n_rows, n_times, n_series, n_kept, tuple(notes), all(fact["has_trajectories"] for fact in facts), samples
+        n_rows,
+        n_times,
+        n_series,
+        n_kept,
+        tuple(notes),
+        all(fact["has_trajectories"] for fact in facts),
+        samples,
+        guarded.n_texts,
     )
 
 
@@ -323,6 +338,29 @@ class _Assembly:
             return
         held, order = list(parts), np.argsort(asked)
         yield {name: np.concatenate([part[name] for part in held])[order] for name in held[0]}
+
+
+class Guarded:
+    """Puts apostrophes before what a spreadsheet takes for formulas, and counts them; of names of columns once."""
+
+    def __init__(self) -> None:
+        self.n_texts = 0
+        self._names: list[str] | None = None
+
+    def guard(self, rows: Rows) -> Rows:
+        """Give rows whose texts are no formulas."""
+        if self._names is None:
+            self._names = [guard_text(name) for name in rows.names]
+            self.n_texts += sum(new != old for new, old in zip(self._names, rows.names, strict=True))
+        return Rows({guard_text(name): self._cells(key) for name, key in rows.keys.items()}, self._names, rows.figures)
+
+    def _cells(self, key: np.ndarray) -> np.ndarray:
+        if key.dtype != object:
+            return key
+        codes, distinct = pd.factorize(key)
+        safe = np.asarray([guard_text(text) if isinstance(text, str) else text for text in distinct], dtype=object)
+        self.n_texts += int((safe != distinct)[codes].sum())
+        return safe[codes]
 
 
 def _put(path: Path, folder: Path, parts: Iterator[tuple[Rows, np.ndarray]]) -> tuple[int, int, int]:

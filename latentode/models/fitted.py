@@ -6,9 +6,7 @@ Loads with `torch.load(..., weights_only=True)`: a checkpoint from a stranger ru
 from __future__ import annotations
 
 import io
-import pickle
 import shlex
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -30,7 +28,9 @@ from latentode.files import write_whole
 from latentode.metrics import METRICS, SHARES, PitCounts, Totals, horizon_edges, skill_summary
 from latentode.models.conformal import CalibratedModel
 from latentode.models.interfaces import ForecastModel, Part
+from latentode.models.plain_file import bounded_memory, load_plain
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
+from latentode.models.stored import Stored
 from latentode.models.units import in_error_units
 from latentode.progress import track
 
@@ -42,6 +42,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
     1: lambda plain, content: plain,
 }
 READ_AT_ONCE = 256  # windows per batch where nothing is learned
+_BUILT_AT_MOST = 256 << 20  # bytes that building a model takes beyond some times its file
 
 
 @dataclass
@@ -286,10 +287,12 @@ class FittedModel:
                 f"latentode fit --run_dir {shlex.quote(str(path.parent))} --resume"
             )
         try:
-            return cls._rebuild(plain, content, allow_modules)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, RunError):
-                raise
+            with bounded_memory(_BUILT_AT_MOST + 16 * path.stat().st_size, str(path)):
+                return cls._rebuild(plain, content, allow_modules)
+        except RunError:
+            raise
+        except Exception as error:
+            # A file from elsewhere may hold anything under any name; whatever that makes our code raise, the file is at fault.
             if "Missing key(s)" in str(error) or "Unexpected key(s)" in str(error):
                 raise RunError(
                     f"{path} holds weights of another version of {plain['network']['class']}; fit it again: {_refit_command(path)}"
@@ -299,11 +302,11 @@ class FittedModel:
 
     @classmethod
     def _rebuild(cls, plain: dict[str, Any], content: dict[str, Any], allow_modules: Sequence[str]) -> FittedModel:
-        schema = Schema.from_dict(plain["schema"])
+        stored = Stored.read(plain, content.get("seen"))
         network = from_plain(plain["network"], allow_modules)
         baselines = nn.ModuleDict({name: make_model(name) for name in BASELINES})
         for module in _members(network, baselines):
-            module.setup(schema)
+            module.setup(stored.schema)
         prefix = "network."
         network.load_state_dict(
             {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
@@ -311,23 +314,7 @@ class FittedModel:
         baselines.load_state_dict(content["baselines"])
         network.eval()
         baselines.eval()
-        settings, scaler = DataSettings(**plain["settings"]), Scaler.from_dict(plain["scaler"])
-        # A run of an older version has none of these.
-        naive_error, targets = plain.get("naive_error"), plain.get("target_channels")
-        return cls(
-            network,
-            baselines,
-            schema,
-            scaler,
-            settings,
-            Spans(**plain["spans"]),
-            plain["digest"],
-            plain["seed"],
-            None if naive_error is None else tuple(naive_error),
-            None if targets is None else tuple(targets),
-            plain.get("fit", {}),
-            None if content.get("seen") is None else Seen(*(x.numpy() for x in content["seen"])),
-        )
+        return cls(network, baselines, **{f.name: getattr(stored, f.name) for f in fields(stored)})
 
 
 def _members(network: ForecastModel, baselines: nn.ModuleDict) -> list[ForecastModel]:
@@ -385,22 +372,3 @@ def read_format(content: Any, path: Path) -> dict[str, Any]:
 
 def _refit_command(path: Path) -> str:
     return f"latentode fit --config {shlex.quote(str(path.parent / 'config.yaml'))} --run_dir NEW"
-
-
-def load_plain(path: Path) -> Any:
-    """Read a file of tensors and plain values, and nothing else.
-
-    Raises:
-        RunError: it is not there, is cut off, or holds anything that would run code.
-    """
-    if not path.is_file():
-        raise RunError(f"{path} does not exist; name a run folder that `latentode fit` wrote.")
-    try:
-        with warnings.catch_warnings():
-            # torch warns of an unusual pickle before it refuses it; the refusal says enough.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise RunError(f"{path} holds more than plain values and tensors, so it is not loaded.") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise RunError(f"{path} is cut off or is no checkpoint; fit the model again.") from error

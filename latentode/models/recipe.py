@@ -15,14 +15,12 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from latentode.data.plain import fits, parse_yaml, read_text, shorten
 from latentode.errors import InputError, LatentODEError, did_you_mean
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.registry import CLASSES, PACKAGE, as_class_path, from_plain, make_model, to_plain
@@ -77,10 +75,7 @@ def read_model(path: Path) -> ForecastModel:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the short name of a model or a YAML file of one.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML ({' '.join(str(error).split())}).") from error
+    content = parse_yaml(read_text(path), str(path))
     try:
         model = _build(content, "the model")
     except LatentODEError as error:
@@ -134,22 +129,10 @@ def _read(value: Any, hint: Any, name: str) -> Any:
         # YAML 1.1 takes 1e-3, which has no point, for a text.
         with suppress(ValueError):
             value = float(value)
-    if not _fits(value, hint):
-        shown = type(value).__name__ if isinstance(value, Part) else repr(value)
+    if not fits(value, hint):
+        shown = type(value).__name__ if isinstance(value, Part) else shorten(value)
         raise InputError(f"{name} is {shown}; it takes {_describe(hint)}.")
     return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Say whether a plain value or a part is of a type: a class, a choice of types, or a sequence of one."""
-    kind, inner = typing.get_origin(hint), typing.get_args(hint)
-    if kind in (typing.Union, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if isinstance(kind, type) and issubclass(kind, Sequence):
-        return isinstance(value, list) and all(_fits(entry, inner[0]) for entry in value)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _describe(hint: Any) -> str:

@@ -7,9 +7,12 @@ module, because importing a module runs it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from latentode.data.plain import fits, shorten
 from latentode.errors import InputError, RunError, did_you_mean
 from latentode.models import decoders, dynamics, encoders, equations
 from latentode.models.baselines import BASELINE_MODELS
@@ -31,6 +34,7 @@ MODELS: dict[str, type[ForecastModel]] = {
 }
 PACKAGE = "latentode.models"  # before the names of our classes in YAML
 BASELINES = ("constant", "last_value", "blend")
+_MAX_PARTS = 32  # of a part in a part in a part
 
 # What a folder offers is built from files and checkpoints, too: whoever adds a part names it there, and nowhere else.
 PARTS: list[type[Part]] = [
@@ -106,38 +110,73 @@ def from_plain(plain: dict[str, Any], allow_modules: Sequence[str] = ()) -> Fore
         allow_modules: modules of own classes that may be imported.
 
     Raises:
-        RunError: a class is not known and its module not allowed, or does not take the settings.
+        RunError: a class is not known and its module not allowed, is no model, or does not take the settings.
     """
-    return _build(plain, allow_modules)
+    model = _build(plain, allow_modules)
+    if not isinstance(model, ForecastModel):
+        raise RunError(f"the run's {type(model).__name__} is no model; it was written by another program.")
+    return model
 
 
-def _build(plain: Any, allow_modules: Sequence[str]) -> Any:
+def _build(plain: Any, allow_modules: Sequence[str], depth: int = 0) -> Any:
+    if isinstance(plain, list | tuple):
+        return [_build(entry, allow_modules, depth + 1) for entry in plain]
     if not isinstance(plain, dict):
-        return plain
-    cls = _find_class(str(plain.get("class")), allow_modules)
-    settings = {key: _build(value, allow_modules) for key, value in plain.get("settings", {}).items()}
+        if plain is None or type(plain) in (str, int, float, bool):
+            return plain
+        raise RunError(f"a setting of the run is a {type(plain).__name__}, which is no plain value.")
+    name, given = plain.get("class"), plain.get("settings")
+    if not isinstance(name, str) or not isinstance(given, dict) or depth > _MAX_PARTS:
+        raise RunError("the run does not say which class with which settings its model is.")
+    cls = _find_class(name, allow_modules)
+    known = inspect.signature(cls).parameters
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise RunError(f"{name} has no setting {unknown[0]!r}; the run was written by another version of latentode.")
+    settings = {key: _build(value, allow_modules, depth + 1) for key, value in given.items()}
+    _check_types(cls, settings)
     try:
         return cls(**settings)
     except TypeError as error:
         raise RunError(
-            f"the run's {plain['class']} cannot be built from its settings ({error}); "
-            "it was written by another version of latentode."
+            f"the run's {name} cannot be built from its settings ({error}); it was written by another version of latentode."
         ) from error
+
+
+def _check_types(cls: type[Part], settings: Mapping[str, Any]) -> None:
+    """Refuse a setting of another type than the constructor says; an own class may say nothing, and sees to it itself.
+
+    Raises:
+        RunError: see above.
+    """
+    if cls not in CLASSES.values():
+        return
+    hints = typing.get_type_hints(cls.__init__)
+    for key, value in settings.items():
+        if not fits(value, hints[key]):
+            shown = type(value).__name__ if isinstance(value, Part) else shorten(value)
+            raise RunError(f"the run's {cls.__name__}.{key} is {shown}, which that class does not take.")
 
 
 def _find_class(name: str, allow_modules: Sequence[str]) -> type[Part]:
     if name in CLASSES:
         return CLASSES[name]
     module, _, attribute = name.rpartition(".")
+    # Word for word: a module that only begins like an allowed one, or lies inside it, is another module.
     if module and module in allow_modules:
         try:
             cls = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise RunError(f"the run uses {name}, which cannot be imported ({error}).") from error
-        if isinstance(cls, type) and issubclass(cls, Part):
+        # What the module has only imported from elsewhere is not what its name says.
+        if (
+            isinstance(cls, type)
+            and issubclass(cls, Part)
+            and (cls.__module__, cls.__qualname__) == (module, attribute)
+        ):
             return cls
-        raise RunError(f"the run uses {name}, which is no part of a model.")
+        raise RunError(f"the run uses {name}, which is no part of a model of that module.")
     remedy = f"--allow-module {module} (allow_modules=['{module}'])" if module else "a newer latentode"
     raise RunError(
-        f"the run uses the class {name}, which is none of latentode's; if you trust it, load it with {remedy}."
+        f"the run uses the class {name!r}, which is none of latentode's; if you trust it, load it with {remedy}."
     )

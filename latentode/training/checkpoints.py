@@ -12,27 +12,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from latentode.errors import RunError
-from latentode.models.fitted import load_plain, save_plain
 from latentode.training.stopping import StopNow, StopRequest
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 SAVE_EVERY = 60.0  # seconds
-
-
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints through our own two functions: written whole or not at all, read as plain values only."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint; `storage_options` are of other file systems."""
-        save_plain(Path(path), checkpoint)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, to the processor and as plain values, whatever is asked for."""
-        return load_plain(Path(path))
 
 
 class RunCheckpoint(Checkpoint):

@@ -16,11 +16,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from latentode.data.settings import DataSettings, check_choice
-from latentode.errors import InputError
-from latentode.training.checkpoints import SAVE_EVERY, WholeCheckpointIO
+from latentode.errors import InputError, LatentODEError
+from latentode.training.checkpoints import SAVE_EVERY
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, carry_out, quiet_lightning, run_callbacks
 from latentode.training.launching import all_processes
+from latentode.training.plain_checkpoints import PlainCheckpointIO, find_checkpoint, refuse_unfit
 from latentode.training.refusals import explain
 from latentode.training.run_folder import CONFIG
 from latentode.training.stopping import StopRequest
@@ -83,6 +84,26 @@ class ForecastingCLI(LightningCLI):
         )
         parser.add_argument("--workers", type=PositiveInt, default=1, help="processes that Ray trains with")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read options and YAML.
+
+        Raises:
+            ArgumentError: one cannot be read.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, LatentODEError):
+            raise
+        except Exception as error:
+            # Bytes that are no text, a tag with a cell that is none of its kind: not everything that is wrong is told as such.
+            raise ArgumentError(None, f"the options, or the file of --config, cannot be read ({error})") from error
+        wrong = [name for name in ("data", "model", "trainer") if not isinstance(self.config[name], Namespace)]
+        if wrong:
+            raise ArgumentError(None, f"{wrong[0]} is {self.config[wrong[0]]!r}, and not settings with their names")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave settings that stand in a checkpoint where they are: Lightning would import the classes that they name."""
+
     def _set_seed(self) -> None:
         """Set the seed without Lightning's remark."""
         pl.seed_everything(self.config["seed_everything"], workers=True, verbose=False)
@@ -107,7 +128,7 @@ class ForecastingCLI(LightningCLI):
             save_every=self.config["save_every"],
         )
         trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
-        trainer["plugins"] = [*_as_list(trainer["plugins"]), WholeCheckpointIO()]
+        trainer["plugins"] = [*_as_list(trainer["plugins"]), PlainCheckpointIO(self.run_dir)]
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
         try:
             self.trainer = self.trainer_class(**trainer)
@@ -180,11 +201,13 @@ class ForecastingCLI(LightningCLI):
         path = self.config["ckpt_path"]
         if path is None:
             raise InputError("validate needs weights; give them with --ckpt_path RUN/best.ckpt.")
-        if not Path(path).is_file():
-            raise InputError(f"{path} does not exist; give a checkpoint with --ckpt_path RUN/best.ckpt.")
+        checkpoint = find_checkpoint(path)
         self.model.build(self.datamodule, self._fit_settings())
-        figures = self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)[0]
-        return dict(figures) if self.trainer.is_global_zero else None
+        with refuse_unfit(checkpoint, lambda: self.model.has_begun):
+            figures = self.trainer.validate(
+                self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
+            )
+        return dict(figures[0]) if self.trainer.is_global_zero else None
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

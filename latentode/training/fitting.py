@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import math
 import time
@@ -22,19 +21,22 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from latentode.data.durations import suggest_step
+from latentode.data.plain import read_json
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.errors import RunError, Stopped
 from latentode.files import hold_folder, write_json
 from latentode.models import ForecastModel
-from latentode.models.fitted import FittedModel, load_plain
+from latentode.models.fitted import FittedModel
+from latentode.models.plain_file import load_plain
 from latentode.models.registry import as_class_path, foreign_modules, name_model, to_plain
 from latentode.progress import showing_progress, track
 from latentode.training.callbacks import EffortWatch, EpochLog, EpochProgress
-from latentode.training.checkpoints import BEST, LAST, SAVE_EVERY, RunCheckpoint, WholeCheckpointIO
+from latentode.training.checkpoints import BEST, LAST, SAVE_EVERY, RunCheckpoint
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
 from latentode.training.launching import check_processes
+from latentode.training.plain_checkpoints import PlainCheckpointIO
 from latentode.training.run_folder import (
     METRICS,
     check_same_run,
@@ -146,7 +148,7 @@ def fit_network(
             accelerator=fit.device,
             default_root_dir=run_dir,
             callbacks=run_callbacks(run_dir, fit.patience, stop, show_progress=show_progress, save_every=save_every),
-            plugins=[WholeCheckpointIO()],
+            plugins=[PlainCheckpointIO(run_dir)],
         )
         config = describe(network, settings, fit)
         done = carry_out(
@@ -225,7 +227,9 @@ def carry_out(
         if is_resumed:
             check_same_weights(run_dir / LAST, task)
         with stop.training():
-            trainer.fit(task, datamodule=data, ckpt_path=run_dir / LAST if is_resumed else None)
+            trainer.fit(
+                task, datamodule=data, ckpt_path=(run_dir / LAST).absolute() if is_resumed else None, weights_only=True
+            )
         if not trainer.is_global_zero:
             return None
         before = sum(log.seconds_before for log in trainer.callbacks if isinstance(log, EpochLog))  # pyright: ignore[reportAttributeAccessIssue]
@@ -257,7 +261,7 @@ def _read_back(task: ForecastingTask, run_dir: Path) -> tuple[FittedModel, dict[
     """Give what a run that has come to its end left; the classes that it was fitted with may be imported again."""
     modules = sorted({type(part).__module__ for part in task.network.modules()})
     fitted = FittedModel.load(run_dir / BEST, allow_modules=modules)
-    return fitted, _with_nan(json.loads((run_dir / METRICS).read_text(encoding="utf-8")))
+    return fitted, _with_nan(read_json(run_dir / METRICS))
 
 
 def _with_nan(value: Any) -> Any:

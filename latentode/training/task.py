@@ -45,6 +45,8 @@ class ForecastingTask(pl.LightningModule):
         # Sums that processes add up: Lightning's own means of several processes round the sizes of batches.
         self.train_loss, self.nfe = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.nfe_max = MaxMetric(nan_strategy="disable")
+        # Whether a batch was seen, so that a checkpoint, where there is one, has been taken up.
+        self.has_begun = False
 
     @property
     def dynamics(self) -> list[Dynamics]:
@@ -118,6 +120,7 @@ class ForecastingTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Give the loss; a baseline, which has nothing to learn, gives None."""
+        self.has_begun = True
         try:
             loss = self._loss(batch)
         except SolveError as error:
@@ -194,6 +197,7 @@ class ForecastingTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch to the validation error; where the field cannot be solved it is infinite."""
+        self.has_begun = True
         errors = {"val_mse": self.error, "val_score": self.score}
         try:
             if len(batch):

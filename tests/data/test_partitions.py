@@ -146,7 +146,7 @@ def test_streaming_is_suggested_where_memory_is_scarce(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process holds")
 def test_available_memory_is_what_a_limit_leaves():
     program = (
-        "import resource; from latentode.data import partitions as p; held = p._proc('/proc/self/status')['VmData']; "
+        "import resource; from latentode.data import memory as p; held = p._proc('/proc/self/status')['VmData']; "
         "resource.setrlimit(resource.RLIMIT_DATA, (held + 50_000_000, held + 50_000_000)); print(p.available_memory())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -66,8 +66,7 @@ def _list_categories(names: Sequence[str]) -> str:
 
 
 def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
-    import yaml
-
+    from latentode.data.plain import parse_yaml
     from latentode.data.settings import COLUMN_LISTS, DataSettings
     from latentode.data.tables import read_table
 
@@ -77,7 +76,7 @@ def _read_described(options: argparse.Namespace) -> tuple[Table, Any]:
         if name in given:
             given[name] = _split_names(given[name])
     if "bounded_channels" in given:
-        given["bounded_channels"] = yaml.safe_load(given["bounded_channels"])
+        given["bounded_channels"] = parse_yaml(given["bounded_channels"], "bounded_channels")
     if given.get("calendar", "auto") not in ("auto", "none"):
         given["calendar"] = _split_names(given["calendar"])
     for name in ("val_fraction", "test_fraction"):

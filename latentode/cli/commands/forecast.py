@@ -45,6 +45,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--out", required=True, help="CSV to write (.csv, .csv.gz), or Parquet by its suffix")
     parser.add_argument("--resume", action="store_true", help="go on with what an interrupted forecast has left")
     add_engine(parser)
+    parser.add_argument(
+        "--safe-csv", action="store_true", help="put an apostrophe before texts that a spreadsheet takes for formulas"
+    )
     parser.add_argument("--plot", help="picture to write: .png, .pdf or .svg")
     add_device(parser)
 
@@ -82,9 +85,12 @@ def run(options: argparse.Namespace) -> int:
             n_samples=n_samples,
             device=device,
             resume=options.resume,
+            is_safe=options.safe_csv,
             engine=workers.answer if workers else answer_here,
             advance=advance,
         )
+    if options.safe_csv:
+        say([f"{written.n_guarded:,} texts that a spreadsheet would take for formulas begin with an apostrophe."])
     if written.n_kept:
         say([f"{written.n_kept:,} parts were there from before."])
     say(written.notes)
