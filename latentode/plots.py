@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from latentode.errors import InputError
 from latentode.files import write_whole
@@ -390,6 +390,100 @@ def plot_leaderboard(records: Sequence[dict[str, Any]], *, metric: str = "mse", 
     axis.set_xlabel(f"{metric} on the test part (± 1 sd over runs{single}); lower is better", fontsize=9)
     _finish(figure, title)
     return figure
+
+
+def plot_study(study: dict[str, Any], *, title: str | None = None, max_settings: int = 6) -> Figure:
+    """Draw a tuning: how its scores came down, what they depended on, and the score by each of the settings that mattered most.
+
+    Args:
+        study: as `study.json` holds it: `trials` with `number, state, score, epochs, params`, and `importance` by setting.
+        title: of the figure.
+        max_settings: settings that get a panel, the most important first.
+    """
+    trials, importance = study["trials"], study["importance"]
+    names = list(dict.fromkeys([*importance, *(key for row in trials for key in row["params"])]))
+    shown = names[:max_settings]
+    n_rows = 1 + -(-len(shown) // 3)
+    figure = Figure(figsize=(9.6, 2.9 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, 6 if shown else 2, squeeze=False)
+    grid = axes[0, 0].get_gridspec()
+    for axis in axes.flat:
+        axis.remove()
+    half = grid.ncols // 2
+    _draw_course(figure.add_subplot(grid[0, :half]), trials)
+    _draw_importance(figure.add_subplot(grid[0, half:]), importance)
+    ended = [row for row in trials if row["state"] == "complete"]
+    for i, key in enumerate(shown):
+        axis = figure.add_subplot(grid[1 + i // 3, 2 * (i % 3) : 2 * (i % 3) + 2])
+        _draw_setting(axis, key, ended, has_label=i % 3 == 0)
+    _finish(figure, title)
+    return figure
+
+
+def _draw_course(axis: Axes, trials: Sequence[dict[str, Any]]) -> None:
+    ended = [row for row in trials if row["state"] == "complete"]
+    number = [row["number"] for row in ended]
+    score = [row["score"] for row in ended]
+    axis.plot(number, score, "o", color=BLUE, ms=4, label="trial")
+    if ended:
+        last = trials[-1]["number"]
+        axis.step(
+            [*number, last],
+            [*np.minimum.accumulate(score), min(score)],
+            where="post",
+            color=ORANGE,
+            lw=1.2,
+            label="best so far",
+        )
+    cut = [(row["number"], min(row["epochs"])) for row in trials if row["state"] == "pruned" and row["epochs"]]
+    if cut:
+        axis.plot(*zip(*cut, strict=True), "o", mfc="none", color=GREY, ms=4, label="ended early (its best epoch)")
+    failed = [row["number"] for row in trials if row["state"] == "failed"]
+    if failed:
+        # At the upper edge, whatever the scores are: a failed trial has none.
+        axis.plot(
+            failed, [0.97] * len(failed), "x", color=GREY, ms=5, transform=axis.get_xaxis_transform(), label="failed"
+        )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("trial", fontsize=9)
+    axis.set_ylabel("score (lower is better)", fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _draw_importance(axis: Axes, importance: dict[str, float]) -> None:
+    if not importance:
+        axis.text(0.5, 0.5, "too few trials to tell\nwhat scores depended on", ha="center", va="center", fontsize=9)
+        axis.set_axis_off()
+        return
+    place = range(len(importance))
+    axis.barh(place, list(importance.values()), color=BLUE, height=0.6)
+    axis.set_yticks(place, [_last_words(key) for key in importance])
+    axis.invert_yaxis()
+    axis.set_xlabel("share of how much scores differ", fontsize=9)
+
+
+def _draw_setting(axis: Axes, key: str, ended: Sequence[dict[str, Any]], *, has_label: bool) -> None:
+    """Draw the scores by one setting: numbers along an axis, what is none in columns."""
+    value = [row["params"][key] for row in ended]
+    score = [row["score"] for row in ended]
+    if all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+        axis.plot(value, score, "o", color=BLUE, ms=4)
+        positive = [x for x in value if x > 0]
+        if len(positive) == len(value) > 1 and max(positive) > 8 * min(positive):
+            axis.set_xscale("log")
+    else:
+        words = sorted({str(x) for x in value})
+        axis.plot([words.index(str(x)) for x in value], score, "o", color=BLUE, ms=4)
+        axis.set_xticks(range(len(words)), [_shorten(word.rsplit(".", 1)[-1], 16) for word in words])
+        axis.set_xlim(-0.5, len(words) - 0.5)
+    axis.set_xlabel(_last_words(key), fontsize=9)
+    if has_label:
+        axis.set_ylabel("score", fontsize=9)
+
+
+def _last_words(key: str) -> str:
+    """Give the last two words of a dotted key, which tell the part and its setting."""
+    return ".".join([word for word in key.split(".") if word != "init_args"][-2:])
 
 
 def _finish(figure: Figure, title: str | None) -> None:

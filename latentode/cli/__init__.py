@@ -14,7 +14,7 @@ from latentode.cli.commands import COMMANDS
 from latentode.cli.parser import FAILURE, OK, USAGE, Parser
 from latentode.errors import DataError, InputError, LatentODEError, RunError
 
-LIGHTNING = ("fit", "validate")
+LIGHTNING = ("fit", "validate", "tune")
 # What Lightning's own command line would call them.
 LIGHTNING_WORDS = {"test": "evaluate", "predict": "forecast"}
 

@@ -84,13 +84,18 @@ class ForecastingCLI(LightningCLI):
 
     def fit(self) -> dict[str, Any]:
         """Train, keep the best weights, leave the run folder."""
+        seconds = self.train()
+        return finish(self.model, self.datamodule, self.run_dir, seconds=seconds)[1]
+
+    def train(self) -> float:
+        """Train into the run folder; give the seconds that it took."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         config = self.parser.dump(self.config, skip_none=False)
         write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
         start = time.perf_counter()
         self.model.build(self.datamodule, self._fit_settings())
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])
-        return finish(self.model, self.datamodule, self.run_dir, seconds=time.perf_counter() - start)[1]
+        return time.perf_counter() - start
 
     def validate(self) -> dict[str, Any]:
         """Give the validation error of a checkpoint."""
@@ -141,12 +146,17 @@ def run_command(command: str, arguments: list[str]) -> tuple[Path, dict[str, Any
     """
     shown = [argument.replace("--help.all", "--help") for argument in arguments]
     with quiet_lightning():
-        cli = _build(command, shown)
+        cli = build_cli(command, shown)
         figures = cli.fit() if command == "fit" else cli.validate()
     return cli.run_dir, figures, cli.datamodule.notes
 
 
-def _build(command: str, arguments: list[str]) -> ForecastingCLI:
+def build_cli(command: str, arguments: list[str]) -> ForecastingCLI:
+    """Read the arguments of `command` and build task, data and trainer from them.
+
+    Raises:
+        InputError: see `run_command`.
+    """
     known: list[str] = []
 
     class Parser(LightningArgumentParser):

@@ -141,9 +141,15 @@ def write_config(path: Path, network: ForecastModel, settings: DataSettings, fit
 
 
 def finish(
-    task: ForecastingTask, data: ForecastingDataModule, run_dir: Path, *, seconds: float
+    task: ForecastingTask, data: ForecastingDataModule, run_dir: Path, *, seconds: float, scores_test: bool = True
 ) -> tuple[FittedModel, dict[str, Any]]:
     """Take the best weights, let validation decide the rest, score, and write `best.ckpt` and `metrics.json` whole.
+
+    Args:
+        task, data: after training.
+        run_dir: of the checkpoints.
+        seconds: that training took.
+        scores_test: False leaves the test part alone: whoever chooses among many fits must not have seen it.
 
     Raises:
         RunError: training ended before its first validation.
@@ -161,7 +167,7 @@ def finish(
     fitted.save(best, extra={key: content[key] for key in ("pytorch-lightning_version", "epoch", "global_step")})
     metrics = {
         "validation": fitted.score(data.examples.table, data.validation),
-        "test": fitted.score(data.examples.table, data.examples.test),
+        "test": fitted.score(data.examples.table, data.examples.test) if scores_test else None,
         "n_parameters": sum(p.numel() for p in fitted.network.parameters()),
         "n_epochs": int(task.trainer.current_epoch),
         "best_epoch": int(content["epoch"]),

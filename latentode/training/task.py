@@ -36,6 +36,8 @@ class ForecastingTask(pl.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
+        # Of a score that fits of other settings can be compared by (`trial.py`), per channel; None: there is no such score.
+        self.common_unit: Tensor | None = None
         self.rescue = Rescue()
 
     @property
@@ -74,7 +76,10 @@ class ForecastingTask(pl.LightningModule):
         self.network.prepare(data.preparation_batches(), data.validation_batches())
         n_channels, flat = len(data.examples.table.schema.channels), self.fitted.flat_channels()
         self.error = ForecastError(n_channels, left_out=flat)
-        self.score = ForecastError(n_channels, average="balanced", left_out=flat, unit=self.network.error_unit())
+        self.score, self.common = (
+            ForecastError(n_channels, average="balanced", left_out=flat, unit=unit)
+            for unit in (self.network.error_unit(), self.common_unit)
+        )
 
     def on_fit_start(self) -> None:
         """End after one epoch where there is nothing to train."""
@@ -154,6 +159,8 @@ class ForecastingTask(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch to the validation error; where the field cannot be solved it is infinite."""
         errors = {"val_mse": self.error, "val_score": self.score}
+        if self.common_unit is not None:
+            errors["val_common"] = self.common
         try:
             forecast = self.network(batch)
             for error in errors.values():

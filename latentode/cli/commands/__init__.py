@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import backtest, benchmark, demo, describe, evaluate, fit, forecast, validate
+from . import backtest, benchmark, demo, describe, evaluate, fit, forecast, tune, validate
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "describe": describe,
     "fit": fit,
     "validate": validate,
+    "tune": tune,
     "forecast": forecast,
     "evaluate": evaluate,
     "backtest": backtest,
