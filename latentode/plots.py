@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from latentode.errors import InputError
 from latentode.files import write_whole
@@ -403,19 +403,15 @@ def plot_study(study: dict[str, Any], *, title: str | None = None, max_settings:
     trials, importance = study["trials"], study["importance"]
     names = list(dict.fromkeys([*importance, *(key for row in trials for key in row["params"])]))
     shown = names[:max_settings]
-    n_rows = 1 + -(-len(shown) // 3)
-    figure = Figure(figsize=(9.6, 2.9 * n_rows), layout="constrained")
-    axes = figure.subplots(n_rows, 6 if shown else 2, squeeze=False)
-    grid = axes[0, 0].get_gridspec()
-    for axis in axes.flat:
-        axis.remove()
-    half = grid.ncols // 2
-    _draw_course(figure.add_subplot(grid[0, :half]), trials)
-    _draw_importance(figure.add_subplot(grid[0, half:]), importance)
+    n_rows = -(-len(shown) // 3)
+    figure = Figure(figsize=(9.6, 2.9 * (1 + n_rows)), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, max(n_rows, 0.01)))
+    course, shares = top.subplots(1, 2)
+    _draw_course(course, trials)
+    _draw_importance(shares, importance)
     ended = [row for row in trials if row["state"] == "complete"]
     for i, key in enumerate(shown):
-        axis = figure.add_subplot(grid[1 + i // 3, 2 * (i % 3) : 2 * (i % 3) + 2])
-        _draw_setting(axis, key, ended, has_label=i % 3 == 0)
+        _draw_setting(bottom.add_subplot(n_rows, 3, i + 1), key, ended, has_label=i % 3 == 0)
     _finish(figure, title)
     return figure
 
@@ -468,9 +464,14 @@ def _draw_setting(axis: Axes, key: str, ended: Sequence[dict[str, Any]], *, has_
     score = [row["score"] for row in ended]
     if all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
         axis.plot(value, score, "o", color=BLUE, ms=4)
+        if len(set(value)) <= 5:
+            axis.set_xticks(sorted(set(value)))
         positive = [x for x in value if x > 0]
-        if len(positive) == len(value) > 1 and max(positive) > 8 * min(positive):
+        if len(set(value)) > 5 and len(positive) == len(value) and max(positive) > 4 * min(positive):
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         words = sorted({str(x) for x in value})
         axis.plot([words.index(str(x)) for x in value], score, "o", color=BLUE, ms=4)

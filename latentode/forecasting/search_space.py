@@ -33,6 +33,20 @@ NOT_TUNABLE = {
 }
 
 
+def check_optuna() -> None:
+    """Refuse to tune without Optuna.
+
+    Raises:
+        InputError: it is missing.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError("tuning needs Optuna; install it with: pip install 'latentode[tune]'") from error
+    # What is to be said of a trial, we say.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting and what it may be.
@@ -100,7 +114,8 @@ def read_space(path: str | Path) -> list[Setting]:
     """Read a search space.
 
     Raises:
-        InputError: the file is not there, is no YAML, or has an entry that is neither a range nor a list; the message names file, line and key.
+        InputError: the file is not there, is no YAML, or has an entry that is neither a range nor a list; the message names file, line
+            and key.
     """
     path = Path(path)
     if not path.is_file():

@@ -24,7 +24,7 @@ import yaml
 from latentode.errors import InputError, LatentODEError, RunError
 from latentode.files import write_json, write_whole
 from latentode.forecasting.runs import CHECKPOINT, FILES
-from latentode.forecasting.search_space import Setting, as_option, as_text, check_keys, read_space
+from latentode.forecasting.search_space import Setting, as_option, as_text, check_keys, check_optuna, read_space
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -82,9 +82,9 @@ def tune(
 ) -> dict[str, Any]:
     """Search for the settings that forecast the validation part best, and leave the best fit as a run folder.
 
-    The first trial is the configuration as it stands, where the space holds it. What is lowered is the squared error on validation, balanced
-    over channels, in units of what a blend of last value and means leaves in training: below 1 is better than the blend. The test part is
-    scored once, for the best trial, in the end.
+    The first trial is the configuration as it stands, as far as the space holds it. What is lowered is the squared error on validation,
+    balanced over channels, in units of what a blend of last value and means leaves in training. The test part is scored once, for the
+    best trial, in the end.
 
     Args:
         space: YAML file of a search space, see `search_space.py`; None: that of the study that is gone on with.
@@ -107,20 +107,6 @@ def tune(
     settings = settings or TuneSettings()
     tuning = Tuning.open(space, Path(run_dir), list(arguments), settings, resume=resume)
     return tuning.run(say)
-
-
-def check_optuna() -> None:
-    """Refuse to tune without Optuna.
-
-    Raises:
-        InputError: it is missing.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise InputError("tuning needs Optuna; install it with: pip install 'latentode[tune]'") from error
-    # What is to be said of a trial, we say.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @dataclass

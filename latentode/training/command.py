@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import ArgumentError
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from latentode.data.settings import DataSettings
@@ -18,6 +19,7 @@ from latentode.errors import InputError
 from latentode.files import write_whole
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
+from latentode.training.loggers import log_settings, make_loggers
 from latentode.training.task import ForecastingTask
 
 
@@ -33,7 +35,17 @@ class ForecastingCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add trainer, model and data."""
-        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.add_class_arguments(
+            self.trainer_class, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={"logger"}
+        )
+        # Built by us: by its type, a logger would have to be told where to write.
+        parser.add_argument(
+            "--trainer.logger",
+            # Plain, and not `Any`, of which jsonargparse would build the class itself.
+            type=bool | dict[str, Any] | list[str | dict[str, Any]] | str | None,
+            default=False,
+            help="class path of a logger, such as pytorch_lightning.loggers.CSVLogger, one with init_args, or a list of these",
+        )
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         parser.add_lightning_class_args(ForecastingTask, "model")
         parser.add_class_arguments(DataSettings, "data")
@@ -58,14 +70,17 @@ class ForecastingCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; the run folder is chosen here, since the callbacks write into it."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         settings: DataSettings = self.config_init["data"]
         seed = self.config["seed_everything"]
         self.datamodule = ForecastingDataModule(settings, seed=seed)
         self.model = self.config_init["model"]
         self.run_dir = choose_run_dir(self.config["run_dir"], settings)
         trainer = dict(self.config_init["trainer"])
+        trainer["logger"] = self.loggers = make_loggers(trainer["logger"], self.run_dir)
         own = run_callbacks(self.run_dir, self.config["patience"], show_progress=not trainer["enable_progress_bar"])
+        if self.loggers:
+            own.append(LearningRateMonitor(logging_interval="epoch"))
         trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
         self.trainer = self.trainer_class(**trainer)
@@ -90,8 +105,9 @@ class ForecastingCLI(LightningCLI):
     def train(self) -> float:
         """Train into the run folder; give the seconds that it took."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        config = self.parser.dump(self.config, skip_none=False)
+        config = self.parser.dump(self.config, skip_unset=False)
         write_whole(self.run_dir / "config.yaml", lambda part: part.write_text(config, encoding="utf-8"))
+        log_settings(self.loggers, {key: self.config[key] for key in self.config.keys()})  # noqa: SIM118  a namespace is no dict
         start = time.perf_counter()
         self.model.build(self.datamodule, self._fit_settings())
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config["ckpt_path"])

@@ -1,4 +1,4 @@
-"""One trial of a tuning: a fit with some settings changed, which tells of every epoch, may be ended early and leaves the test part alone."""
+"""One trial of a tuning: a fit with changed settings, which tells of every epoch, may be ended early and leaves the test part alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from latentode.models.validation import MIN_UNIT
 from latentode.training.command import ForecastingCLI, build_cli
 from latentode.training.datamodule import ForecastingDataModule, read_settings
 from latentode.training.fitting import finish, quiet_lightning
+
+# Of what is built and not trained: a logger would begin to log.
+QUIET = ("--trainer.logger=false",)
 
 # Tells a score after every epoch (counted from 0), and hears whether the trial is to end.
 Report = Callable[[int, float], bool]
@@ -81,13 +84,13 @@ class TrialSetup:
             DataError: nothing trainable is in the table.
         """
         with quiet_lightning():
-            cli = build_cli("tune", list(arguments))
+            cli = build_cli("tune", [*arguments, *QUIET])
             settings = cli.datamodule.settings
             table = None if settings.streaming else read_settings(settings)
             data = ForecastingDataModule(settings, table, seed=cli.datamodule.seed)
             data.setup("fit")
             digest, unit = data.examples.digest(), _blend_leaves(data)
-        config = cli.config.clone()
+            config = cli.parser.parse_args(list(arguments))
         config["run_dir"] = None
         leaves = tuple(config.keys())
         # Above a class path stands the setting that it is a value of.
@@ -106,7 +109,7 @@ def takes(config: Path, options: Sequence[str]) -> str | None:
     """Say why a fit of this configuration does not take these options; None: it does."""
     try:
         with quiet_lightning():
-            build_cli("tune", ["--config", str(config), *options])
+            build_cli("tune", ["--config", str(config), *options, *QUIET])
     except (InputError, ValueError) as error:
         return " ".join(str(error).split())
     return None
@@ -171,7 +174,7 @@ def score_test(setup: TrialSetup, config: Path, options: Sequence[str], checkpoi
         checkpoint: that it left.
     """
     with quiet_lightning():
-        cli = build_cli("tune", ["--config", str(config), *options])
+        cli = build_cli("tune", ["--config", str(config), *options, *QUIET])
         # Whoever named own classes in the configuration has had them imported: its own checkpoint asks for nothing else.
         modules = {type(part).__module__ for part in cli.model.network.modules()}
         fitted = FittedModel.load(checkpoint, allow_modules=sorted(modules))

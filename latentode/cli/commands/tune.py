@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,12 @@ FIT_OPTIONS = ("--config", "--seed_everything", "--patience", "--ckpt_path", "--
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
-    from latentode.forecasting.tune import TuneSettings, check_optuna, tune
+    from latentode.forecasting.search_space import check_optuna
 
+    # Before what takes seconds to load.
     check_optuna()
+    from latentode.forecasting.tune import TuneSettings, tune
+
     check_outputs(picture=options.plot)
     settings = TuneSettings(
         n_trials=count(options.trials, "--trials"),
@@ -94,8 +98,6 @@ def _seconds(text: str) -> float:
 
 def _show(study: dict[str, Any], run_dir: Path) -> None:
     """Print the trials, best first, what mattered, and how good the best one is."""
-    import json
-
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -104,7 +106,7 @@ def _show(study: dict[str, Any], run_dir: Path) -> None:
     keys = list(best["params"])
     short = _shortened(keys)
     table = Table(
-        title="trials, best first; score: squared error on validation, 1 is a blend of last value and means",
+        title="trials, best first; score: squared error on validation; 1 is what a blend of last value and means leaves in training",
         title_justify="left",
     )
     for name in ("trial", "score", "epochs", "seconds", *(short[key] for key in keys)):
@@ -135,7 +137,8 @@ def _show(study: dict[str, Any], run_dir: Path) -> None:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    # Of a class path the class is enough.
+    return f"{value:.4g}" if isinstance(value, float) else str(value).removeprefix("latentode.models.")
 
 
 def _shortened(keys: list[str]) -> dict[str, str]:
