@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import backtest, benchmark, demo, describe, evaluate, fit, forecast, tune, validate
+from . import backtest, benchmark, demo, describe, evaluate, export, fit, forecast, tune, validate
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -19,4 +19,5 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "backtest": backtest,
     "benchmark": benchmark,
+    "export": export,
 }
