@@ -29,7 +29,7 @@ class ExportableForecast(nn.Module):
 
     Args:
         fitted: the model; it is copied.
-        levels: of the quantiles, ascending in (0, 1).
+        levels: of the quantiles, ascending in (0, 1); none: mean and deviation alone.
         n_steps: of every solve, where a field is solved.
 
     Attributes:
@@ -93,7 +93,7 @@ class ExportableForecast(nn.Module):
         query_known: Tensor | None = None,
         statics: Tensor | None = None,
         categories: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Forecast.
 
         Args:
@@ -110,7 +110,7 @@ class ExportableForecast(nn.Module):
             categories: static categories by number, from 1, 0 where not known, int64 `(B, P)`.
 
         Returns:
-            mean and std `(B, Q, K)`, quantiles `(B, Q, K, L)`, float64 in the user's units.
+            mean and std `(B, Q, K)` and, where there are levels, quantiles `(B, Q, K, L)`, float64 in the user's units.
         """
         lead = (time - origin[:, None]).double() / self.time_scale
         # Ascending, with the padding at the end: what models ask of a batch.
@@ -145,10 +145,12 @@ class ExportableForecast(nn.Module):
         )
         said = self.network(batch)
         centre, size = (x[target_channel] for x in (self.channel_centre, self.channel_size))
-        found = torch.stack([quantile(said, level).double() for level in self.levels], -1)
         mean, std = centre + size * said.mean.double(), size * said.stddev.double()
-        quantiles = centre[..., None] + size[..., None] * found
         grid = (n_batch, n_queries, n_targets)
+        if not self.levels:
+            return mean.view(grid), std.view(grid)
+        found = torch.stack([quantile(said, level).double() for level in self.levels], -1)
+        quantiles = centre[..., None] + size[..., None] * found
         return mean.view(grid), std.view(grid), quantiles.view(*grid, len(self.levels))
 
     def _scaled(self, name: str, value: Tensor, column: Tensor | None = None) -> Tensor:
