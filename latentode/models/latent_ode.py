@@ -5,15 +5,13 @@ Rubanova, Chen and Duvenaud (2019) give the three parts; the residual base is th
 
 from __future__ import annotations
 
-import torch
-
 from latentode.data.batch import Batch
 from latentode.errors import InputError
 from latentode.models.cross_fit import Base
 from latentode.models.decoders import GaussianDecoder, QuantileDecoder
 from latentode.models.dynamics import MLPField
 from latentode.models.encoders import AttentionEncoder
-from latentode.models.interfaces import Decoder, Dynamics, Encoder, LatentStates
+from latentode.models.interfaces import Decoder, Dynamics, Encoder
 from latentode.models.latent_path import LatentModel, LatentPath, history_as_targets
 
 OBJECTIVES = ("nll", "elbo")
@@ -100,15 +98,3 @@ class LatentODE(LatentModel):
         """Give what a window teaches, where asked for with the values of its history among the targets."""
         batch = super().lesson(batch)
         return history_as_targets(batch) if self.reconstructs else batch
-
-    @torch.no_grad()
-    def latent(self, batch: Batch) -> LatentStates:
-        """Give the latent state of the first member at every target, from the mean of the posterior."""
-        adjusted = self.season.adjust(batch)[0]
-        posterior = self.path.encode(adjusted)
-        is_per_channel = posterior.mean.ndim == 3
-        context = posterior.channel_context
-        if not is_per_channel:
-            context = posterior.series_context[:, None].expand(-1, batch.n_channels, -1)
-        state = self.path.carry(posterior.mean, posterior, adjusted)
-        return LatentStates(state, context, is_per_channel, self.dynamics.velocity)

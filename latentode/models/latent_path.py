@@ -13,7 +13,7 @@ from latentode.data.batch import Batch
 from latentode.data.schema import Schema
 from latentode.models.distributions import mix
 from latentode.models.history import pick
-from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, Path, Posterior
+from latentode.models.interfaces import Decoder, Dynamics, Encoder, Frame, LatentStates, Path, Posterior
 from latentode.models.objectives import annealing, elbo, kl_to_standard_normal, weighted_mean
 from latentode.models.residual import ResidualModel
 from latentode.models.statics import StaticContext
@@ -178,6 +178,18 @@ class LatentModel(ResidualModel):
     def decoder(self) -> Decoder:
         """The decoder of the first member."""
         return self.path.decoder
+
+    @torch.no_grad()
+    def latent(self, batch: Batch) -> LatentStates:
+        """Give the latent state of the first member at every target, from the mean of the posterior."""
+        adjusted = self.season.adjust(batch)[0]
+        posterior = self.path.encode(adjusted)
+        is_per_channel = posterior.mean.ndim == 3
+        context = posterior.channel_context
+        if not is_per_channel:
+            context = posterior.series_context[:, None].expand(-1, batch.n_channels, -1)
+        state = self.path.carry(posterior.mean, posterior, adjusted)
+        return LatentStates(state, context, is_per_channel, self.dynamics.velocity)
 
 
 def history_as_targets(batch: Batch) -> Batch:

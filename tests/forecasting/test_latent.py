@@ -8,7 +8,7 @@ import torch
 
 from latentode import Forecaster
 from latentode.errors import DataError, InputError
-from latentode.models import AttentionEncoder, LatentODE, LinearField, MLPField
+from latentode.models import AttentionEncoder, LatentODE, LinearField, MLPField, NeuralCDE
 from tests.data.tables import make_frame
 
 QUICK = {"max_epochs": 1, "windows_per_epoch": 32, "batch_size": 16, "device": "cpu", "show_progress": False}
@@ -19,16 +19,22 @@ def frame():
     return make_frame(n_series=3)
 
 
-@pytest.fixture(scope="module", params=["channel", "series"])
+MODELS = {
+    "channel": lambda: LatentODE(AttentionEncoder(states="channel"), LinearField(), latent_size=6),
+    "series": lambda: LatentODE(AttentionEncoder(states="series"), LinearField(), latent_size=6),
+    "neural_cde": lambda: NeuralCDE(dynamics=LinearField(), latent_size=6),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def fitted(frame, request):
-    model = LatentODE(AttentionEncoder(states=request.param), LinearField(), latent_size=6)
-    return Forecaster(model, horizon=3.0, **QUICK).fit(frame)
+    return Forecaster(MODELS[request.param](), horizon=3.0, **QUICK).fit(frame)
 
 
 def test_a_path_has_a_row_per_time_and_state(fitted, frame):
     path = fitted.latent(frame, every=0.5)
     table = path.to_frame()
-    is_per_channel = fitted.fitted_.network.encoder.states == "channel"
+    is_per_channel = getattr(fitted.fitted_.network.encoder, "states", "series") == "channel"
     assert list(table.columns) == ["series_id", "time", *["channel"] * is_per_channel, *(f"z{i}" for i in range(1, 7))]
     assert len(table) == 3 * 6 * (2 if is_per_channel else 1)
     forecast = fitted.predict(frame, every=0.5).to_frame()
