@@ -405,7 +405,7 @@ def plot_study(study: dict[str, Any], *, title: str | None = None, max_settings:
     shown = names[:max_settings]
     n_rows = -(-len(shown) // 3)
     figure = Figure(figsize=(9.6, 2.9 * (1 + n_rows)), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, max(n_rows, 0.01)))
+    top, bottom = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=(1, max(n_rows, 0.01)))))
     course, shares = top.subplots(1, 2)
     _draw_course(course, trials)
     _draw_importance(shares, importance)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from latentode.metrics.quantiles import quantile
 from latentode.models.dynamics.solved import SolvedField
 from latentode.models.exportable import N_STEPS, ExportableForecast
 from latentode.models.fitted import FittedModel
+from latentode.models.interfaces import Decoder, Dynamics, Encoder
 from latentode.models.units import in_user_units
 
 FORMAT = 1  # of the JSON beside the program
@@ -112,29 +113,30 @@ def _trace(module: ExportableForecast, inputs: dict[str, Tensor], name: str) -> 
         with _quiet(), torch.no_grad():
             return torch.export.export(module, (), inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
         parts = [
-            type(part).__name__ for part in module.network.modules() if type(part).__module__.startswith("latentode")
+            type(part).__name__ for part in module.network.modules() if isinstance(part, Encoder | Dynamics | Decoder)
         ]
-        shown = ", ".join(dict.fromkeys(parts[1:4]))
+        shown = ", ".join(dict.fromkeys(parts))
         raise InputError(
-            f"{name}{f' ({shown})' if shown else ''} cannot be exported, since how it computes depends on the data ({reason}); "
+            f"{name}{f' ({shown})' if shown else ''} cannot be exported, since the steps that it computes by depend on the data; "
             f"what can be: {CAN}."
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what torch says of its own internals while it exports."""
-    logger = logging.getLogger("torch")
-    level = logger.level
+    """Hold back what torch says of its own internals while it exports: where it fails, the whole program so far."""
     try:
-        logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        logging.disable(logging.CRITICAL)
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 def _compare(program: ExportedProgram, example: Example) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ForecastingCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add trainer, model and data."""
         parser.add_class_arguments(
-            self.trainer_class, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={"logger"}
+            pl.Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={"logger"}
         )
         # Built by us: by its type, a logger would have to be told where to write.
         parser.add_argument(

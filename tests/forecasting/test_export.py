@@ -106,7 +106,7 @@ def test_a_program_forecasts_in_a_process_without_latentode_as_the_run_does(fram
         "query_time",
     ]
     inputs = observations(frame, ["x0", "x1"])
-    last = frame.groupby("series_id")["time"].max().to_numpy()
+    last = frame.groupby("series_id")["time"].max().to_numpy(copy=True)
     inputs["origin"] = torch.from_numpy(last)
     after = np.array([0.4, 1.0, 2.2])
     inputs["query_time"] = torch.from_numpy(last[:, None] + after)

@@ -79,6 +79,8 @@ def test_tensorboard_holds_them_too(run):
 
 
 @pytest.mark.slow
+# MLflow's own use of SQLAlchemy.
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_mlflow_holds_them_too(run):
     from mlflow.tracking import MlflowClient
 
