@@ -30,13 +30,15 @@ torch.save(program(**torch.load("inputs.pt")), "outputs.pt")
 
 
 def model(dynamics):
-    # Steps large enough that a part of the forecast is the network's.
+    # Without base and companion, so that what is compared is the network.
     return LatentODE(
         AttentionEncoder(hidden_size=8, n_layers=1),
         dynamics,
         QuantileDecoder(hidden_size=8),
         latent_size=4,
         context_size=8,
+        base=None,
+        has_companion=False,
     )
 
 
