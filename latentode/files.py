@@ -28,9 +28,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def to_json(content: Any) -> str:
+    """Give plain values as JSON; NaN and infinity, which JSON has not, become null."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values as JSON; NaN and infinity, which JSON has not, become null."""
-    text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+    """Write plain values as `to_json` gives them."""
+    text = to_json(content)
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 

@@ -20,7 +20,18 @@ from latentode.data.simulation import Options, simulate
 from tests.data.tables import make_covariate_frame, make_frame
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COMMANDS = ["demo", "describe", "fit", "validate", "forecast", "evaluate", "backtest", "benchmark"]
+COMMANDS = [
+    "demo",
+    "describe",
+    "fit",
+    "validate",
+    "forecast",
+    "evaluate",
+    "backtest",
+    "benchmark",
+    "runs",
+    "completion",
+]
 QUICK = [
     "--data.horizon",
     "3",
@@ -99,7 +110,7 @@ def test_describe_draws_the_table(folder, tmp_path):
     picture = tmp_path / "overview.png"
     done = succeed("describe", folder / "data.csv", "--json", "--plot", picture)
     json.loads(done.stdout)
-    assert f"picture: {picture}" in done.stderr
+    assert f"{picture}: picture" in done.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "name a picture that ends in" in refuse("describe", folder / "data.csv", "--plot", tmp_path / "overview.xyz")
 

@@ -22,7 +22,9 @@ def loaded(arguments, names):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["describe"], ["fit"], ["validate"], ["forecast"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["describe"], ["fit"], ["validate"], ["forecast"], ["evaluate"], ["runs"], ["completion"]]
+)
 def test_help_loads_neither_torch_nor_pandas(command):
     assert (
         loaded([*command, "--help"], ["torch", "pytorch_lightning", "jsonargparse", "pandas", "pyarrow", "matplotlib"])
@@ -40,3 +42,8 @@ def test_the_package_itself_loads_nothing_heavy():
     code = "import latentode, latentode.data, sys; print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("arguments", [["completion", "bash"], ["completion", "zsh"], ["runs", "."]])
+def test_completion_and_the_index_of_runs_need_no_torch(arguments):
+    assert loaded(arguments, ["torch", "pytorch_lightning", "pandas"]) == ""

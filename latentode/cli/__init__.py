@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import traceback
@@ -10,9 +9,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from latentode import __version__
-from latentode.cli.commands import COMMANDS
-from latentode.cli.parser import FAILURE, OK, USAGE, Parser
-from latentode.errors import DataError, InputError, LatentODEError, RunError
+from latentode.cli.commands import COMMANDS, GROUPS
+from latentode.cli.parser import FAILURE, OK, USAGE, Parser, add_output, speaking, unknown_option
+from latentode.errors import DataError, InputError, LatentODEError, RunError, did_you_mean
 
 LIGHTNING = ("fit", "validate", "tune")
 # What Lightning's own command line would call them.
@@ -54,14 +53,18 @@ def _report(error: Exception, status: int, shows_traceback: bool) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if argv and argv[0] in LIGHTNING and not {"-h", "--help"} & set(argv[1:]):
-        return COMMANDS[argv[0]].run_lightning(argv[0], argv[1:])
+    name = argv[0] if argv else None
+    if name in LIGHTNING and not {"-h", "--help"} & set(argv[1:]):
+        words, quiet, json = argv[1:], ("-q", "--quiet"), ("--json",)
+        rest = [word for word in words if word not in (*quiet, *json)]
+        with speaking(is_quiet=bool({*quiet} & {*words}), is_json=bool({*json} & {*words})):
+            return COMMANDS[name].run_lightning(name, rest)
     parser, commands = build_parser()
-    if not argv:
+    if name is None:
         parser.print_help()
         return OK
-    if argv[0] in commands:
-        command = commands[argv[0]]
+    if name in commands:
+        command = commands[name]
         # Before anything that is missing: a misspelt option is most often the one that seems to be missing.
         unknown = [
             word for word in argv[1:] if word.startswith("--") and word.split("=")[0] not in command.known_options()
@@ -69,18 +72,45 @@ def _dispatch(argv: list[str]) -> int:
         if unknown:
             command.error(f"unrecognized arguments: {' '.join(unknown)}")
         options = command.parse_args(argv[1:])
-        return options.run(options)
-    if argv[0].startswith("-"):
-        parser.parse_args(argv)
-    near = difflib.get_close_matches(argv[0], commands, n=1)
-    near = [LIGHTNING_WORDS[argv[0]]] if argv[0] in LIGHTNING_WORDS else near
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}."
-    raise InputError(f"'{argv[0]}' is no command of latentode; {hint}")
+        with speaking(is_quiet=options.quiet, is_json=getattr(options, "json", False)):
+            return options.run(options)
+    if name.startswith("-"):
+        parser.parse_known_args(argv)
+        home = next((key for key, command in commands.items() if name in command.known_options()), None)
+        if home:
+            raise InputError(
+                f"{name} is an option of a command and stands behind its name: `latentode {home} ... {name}`."
+            )
+        raise InputError(unknown_option(name, parser.known_options(), "latentode"))
+    hint = f" (did you mean '{LIGHTNING_WORDS[name]}'?)" if name in LIGHTNING_WORDS else did_you_mean(name, commands)
+    raise InputError(
+        f"'{name}' is no command of latentode{hint}" + ("." if hint else f"; choose one of {', '.join(commands)}.")
+    )
+
+
+class MainParser(Parser):
+    """Shows the commands in groups, by what they are for."""
+
+    def format_help(self) -> str:
+        """Give the help."""
+        helps = {name: module.SUMMARY for name, module in COMMANDS.items()}
+        grouped = [name for names in GROUPS.values() for name in names]
+        groups = {**GROUPS, "more": [name for name in helps if name not in grouped]}
+        width = max(map(len, helps))
+        lines = [f"usage: {self.prog} COMMAND ...", "", str(self.description)]
+        for title, names in groups.items():
+            if names:
+                lines += ["", f"{title}:", *(f"  {name:{width}}  {helps[name]}" for name in names)]
+        lines += [
+            "",
+            f"`{self.prog} COMMAND --help` tells a command's options; `{self.prog} --version` tells the version.",
+        ]
+        return "\n".join([*lines, "", str(self.epilog), ""])
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """Give the main parser and one per command."""
-    parser = Parser(
+    parser = MainParser(
         prog="latentode",
         description="Forecast irregular, partly observed time series with continuous-time models.",
         epilog="example:\n  latentode demo\n  latentode fit --data.path data.csv --run_dir runs/mine\n"
@@ -95,7 +125,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example:\n  {module.EXAMPLE}"
         )
         module.add_options(command)
-        command.add_argument("--traceback", action="store_true", help="show where an error came from")
+        add_output(command, has_json=getattr(module, "HAS_JSON", True))
         command.set_defaults(run=module.run)
         commands[name] = command
     return parser, commands

@@ -84,6 +84,36 @@ def _in_nanoseconds(text: Any, name: str) -> int:
     return round(sum((float(n) if "." in n else int(n or 1)) * _UNITS_NS[unit] for n, unit in parts))
 
 
+# Steps that people think in, in nanoseconds: seconds, minutes, hours, days.
+_STEPS = [
+    n * _UNITS_NS[u]
+    for u, ns in {
+        "s": (1, 5, 15, 30),
+        "min": (1, 5, 15, 30),
+        "h": (1, 2, 3, 6, 12),
+        "d": (1, 2, 7, 14, 30, 90, 365),
+    }.items()
+    for n in ns
+]
+
+
+def suggest_step(horizon: float, time_kind: str) -> str:
+    """Suggest a step that divides a horizon into some five to twenty parts, as a user would write it.
+
+    Args:
+        horizon: as `parse_duration` gives it.
+        time_kind: "datetime" or "number".
+
+    >>> suggest_step(7 * 86_400_000_000_000, "datetime"), suggest_step(730.0, "number")
+    ('12h', '73')
+    """
+    if time_kind == "number":
+        return format_duration(float(f"{horizon / 10:.2g}"), time_kind)
+    return format_duration(
+        max((step for step in _STEPS if step * 10 <= horizon), default=max(horizon // 10, 1)), time_kind
+    )
+
+
 def format_duration(value: float, time_kind: str) -> str:
     """Write a duration as `parse_duration` reads it.
 

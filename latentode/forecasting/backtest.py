@@ -27,6 +27,7 @@ from latentode.forecasting.report import scores_frame
 from latentode.metrics import PitCounts, Totals, check_metrics
 from latentode.models.fitted import FittedModel
 from latentode.models.registry import from_plain, to_plain
+from latentode.progress import track
 
 Sums = tuple[dict[str, Totals], dict[str, PitCounts]]
 
@@ -92,12 +93,14 @@ def backtest(
             )
         parts = unseen
     sums: dict[int, Sums] = {}
-    for back, windows in zip(backs, parts, strict=True):
-        if len(windows) == 0:
-            continue
-        say(f"origin {back} {'horizons' if back > 1 else 'horizon'} before the end: {len(windows):,} windows")
-        scorer = _refit(fitted, table, span, back, fit or {}) if refit else fitted
-        sums[back] = _score(scorer, fitted, table, windows, names, device, span)
+    with track("backtest", sum(len(windows) > 0 for windows in parts), "origins") as advance:
+        for back, windows in zip(backs, parts, strict=True):
+            if len(windows) == 0:
+                continue
+            say(f"origin {back} {'horizons' if back > 1 else 'horizon'} before the end: {len(windows):,} windows")
+            scorer = _refit(fitted, table, span, back, fit or {}) if refit else fitted
+            sums[back] = _score(scorer, fitted, table, windows, names, device, span)
+            advance()
     if not sums:
         raise DataError(
             f"{table.source}: no origin is left to score; give fewer or shorter horizons"

@@ -32,6 +32,7 @@ from latentode.forecasting.leaderboard import find_losses, mean_of, number_or_da
 from latentode.metrics import Totals
 from latentode.models.fitted import FittedModel
 from latentode.models.recipe import Recipe
+from latentode.progress import track
 
 SCORED = ("mse", "mae", "mae_mean", "crps", "nll", "coverage_80", "coverage_95")
 # Of which a record also has the ratio to the blend's; a density has none, its zero being that of the unit.
@@ -128,32 +129,36 @@ def run_benchmark(
     splits = settings.splits or protocol.splits[:1]
     runs: list[dict[str, Any]] = []
     n_reused = 0
-    for split in splits:
-        # Built once for all models, and only where one is still to be run.
-        task: Task | None = None
-        for recipe in read_recipes(settings.models):
-            for seed in settings.seeds if recipe.is_trained else settings.seeds[:1]:
-                name = f"{settings.dataset}-{protocol.name}-{recipe.name}-{split}-{seed}"
-                folder = out.with_name(f"{out.name}.runs") / name
-                wanted = _fingerprint(settings, protocol, recipe, split, seed)
-                found = _read_record(folder, wanted)
-                if found is None:
-                    if task is None:
-                        say(f"{settings.dataset}, {protocol.name}, split {split}: reading")
-                        task = protocol.build(settings.data_dir, split)
-                    start = time.perf_counter()
-                    try:
-                        found = run_once(settings, protocol, task, recipe, split, seed, folder, wanted)
-                    except LatentODEError as error:
-                        # One model that breaks down must not cost the others their figures; it is tried again next time.
-                        found = _failed(settings, protocol, recipe, split, seed, error)
-                    took = f"{time.perf_counter() - start:.0f} s"
-                else:
-                    n_reused += 1
-                    took = "read back"
-                runs.append(found)
-                write_json(out, summarise(runs, protocol))
-                say(f"{recipe.name}, split {split}, seed {seed}: {_headline(found)} ({took})")
+    n_runs = sum(len(settings.seeds) if recipe.is_trained else 1 for recipe in read_recipes(settings.models))
+    with track("benchmark", n_runs * len(splits), "runs") as advance:
+        for split in splits:
+            # Built once for all models, and only where one is still to be run.
+            task: Task | None = None
+            for recipe in read_recipes(settings.models):
+                for seed in settings.seeds if recipe.is_trained else settings.seeds[:1]:
+                    name = f"{settings.dataset}-{protocol.name}-{recipe.name}-{split}-{seed}"
+                    advance(0, f"{recipe.name}, split {split}, seed {seed}")
+                    folder = out.with_name(f"{out.name}.runs") / name
+                    wanted = _fingerprint(settings, protocol, recipe, split, seed)
+                    found = _read_record(folder, wanted)
+                    if found is None:
+                        if task is None:
+                            say(f"{settings.dataset}, {protocol.name}, split {split}: reading")
+                            task = protocol.build(settings.data_dir, split)
+                        start = time.perf_counter()
+                        try:
+                            found = run_once(settings, protocol, task, recipe, split, seed, folder, wanted)
+                        except LatentODEError as error:
+                            # One model that breaks down must not cost the others their figures; it is tried again next time.
+                            found = _failed(settings, protocol, recipe, split, seed, error)
+                        took = f"{time.perf_counter() - start:.0f} s"
+                    else:
+                        n_reused += 1
+                        took = "read back"
+                    runs.append(found)
+                    write_json(out, summarise(runs, protocol))
+                    say(f"{recipe.name}, split {split}, seed {seed}: {_headline(found)} ({took})")
+                    advance()
     if n_reused:
         say(f"{n_reused} of {len(runs)} runs were there already; remove {out.name}.runs to compute them anew.")
     return summarise(runs, protocol)

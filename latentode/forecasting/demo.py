@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from latentode.data.datasets import pbcseq
 from latentode.data.settings import DataSettings
@@ -15,7 +16,6 @@ from latentode.errors import InputError
 from latentode.files import write_frame
 from latentode.forecasting.forecast import Forecast
 from latentode.forecasting.predict import Ask, predict
-from latentode.forecasting.report import print_scores
 from latentode.models import LatentODE
 from latentode.models.fitted import FittedModel
 from latentode.plots import save_figure
@@ -25,16 +25,19 @@ EVERY = 30.0  # days between two forecast times
 N_SHOWN, SHOWN_CHANNELS = 3, ("bili", "albumin", "protime")
 
 
-def run_demo(out: Path, *, seed: int = 0, max_epochs: int | None = None) -> int:
+def run_demo(
+    out: Path, *, seed: int = 0, max_epochs: int | None = None, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Fit the bundled data, score held-out patients, forecast them, draw three.
 
     Args:
         out: run folder; made where it is not there.
         seed: of weights and windows.
         max_epochs: fewer epochs than usual.
+        say: takes one line of what was done.
 
     Returns:
-        The exit status, 0.
+        The figures of the fit, as in `metrics.json`.
 
     Raises:
         InputError: `out` is a file.
@@ -44,27 +47,24 @@ def run_demo(out: Path, *, seed: int = 0, max_epochs: int | None = None) -> int:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder with --out.")
     out.mkdir(parents=True, exist_ok=True)
-    console = Console(highlight=False)
     table = read_table(pbcseq.path())
-    console.print(
+    say(
         f"{table.n_series} patients with irregular blood tests ({len(table.schema.channels)} channels, "
         f"{table.report.n_values:,} values); forecasting two years ahead for patients that the model never saw"
     )
     fit = FitSettings(seed=seed) if max_epochs is None else FitSettings(seed=seed, max_epochs=max_epochs)
     settings = DataSettings(**{**SETTINGS.__dict__, "path": str(pbcseq.path())})
     fitted, metrics = fit_network(LatentODE(), settings, fit, out)
-    print_scores(metrics["test"], console=console)
     forecast, truth = forecast_heldout(fitted, table)
     write_frame(out / "forecast.csv", forecast.to_frame())
     chosen = _most_observed(forecast, truth)
     figure = forecast.plot([forecast.history.series_ids[i] for i in chosen], SHOWN_CHANNELS, truth=truth)
     save_figure(figure, out / "forecast.png")
     write_frame(out / "data.csv", table.to_frame())
-    console.print(f"fitted in {metrics['seconds']:.0f} s; the run folder is {out}")
-    console.print(f"forecast of {len(np.unique(forecast.series))} patients: {out / 'forecast.csv'}")
-    console.print(f"picture of three of them: {out / 'forecast.png'}")
-    console.print(f"next: latentode fit --data.path YOUR.csv --run_dir runs/mine (a table such as {out / 'data.csv'})")
-    return 0
+    say(f"fitted in {metrics['seconds']:.0f} s; the run folder is {out}")
+    say(f"forecast of {len(np.unique(forecast.series))} patients: {out / 'forecast.csv'}")
+    say(f"picture of three of them: {out / 'forecast.png'}")
+    return metrics
 
 
 def forecast_heldout(fitted: FittedModel, table: Table) -> tuple[Forecast, Table]:

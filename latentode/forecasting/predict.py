@@ -22,6 +22,7 @@ from latentode.forecasting.forecast import QUANTILES, Forecast, check_levels
 from latentode.metrics.quantiles import quantile
 from latentode.models.fitted import READ_AT_ONCE, FittedModel
 from latentode.models.units import Mapped, in_user_units
+from latentode.progress import track
 
 # Targets, and values of histories, per forward pass, which bounds the memory of long lists of times; on a CPU, what stays in its caches
 # takes a third less time.
@@ -285,10 +286,12 @@ class Asked:
         """
         shape = (len(self.queries.time), len(self.fitted.reader(self.table).target_channels))
         mean, std, quantiles = np.empty(shape), np.empty(shape), np.empty((*shape, len(levels)))
-        for part in self._answers():
-            found = torch.stack([quantile(part.distribution, level) for level in levels], -1)
-            mean[part.here], std[part.here] = part.pick(part.distribution.mean), part.pick(part.distribution.stddev)
-            quantiles[part.here] = part.pick(found)
+        with track("forecasting", len(self.queries.time), "times") as advance:
+            for part in self._answers():
+                found = torch.stack([quantile(part.distribution, level) for level in levels], -1)
+                mean[part.here], std[part.here] = part.pick(part.distribution.mean), part.pick(part.distribution.stddev)
+                quantiles[part.here] = part.pick(found)
+                advance(len(part.here))
         _check_finite(self.table, self.queries, mean, std, quantiles)
         return mean, std, quantiles
 

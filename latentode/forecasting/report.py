@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from latentode.metrics import METRICS
+from latentode.progress import make_console
 
 AVERAGES = {"macro": "mean over channels", "pooled": "mean over values"}
 MAX_COLUMNS = 7
-WIDTH = 120
 MAX_DETAILS = 5
 # A baseline that is scored as the model itself differs from its twin by rounding at most.
 ROUNDING = 1e-6
@@ -28,7 +28,7 @@ def print_scores(scores: dict[str, Any], *, console: Console | None = None) -> N
         scores: what `FittedModel.score` gave.
         console: where to print.
     """
-    console = console or _console()
+    console = console or make_console()
     names = _columns(scores)
     rows = {"this model": scores, **{name.replace("_", " "): row for name, row in scores["baselines"].items()}}
     grid = _grid("held-out error", names)
@@ -77,7 +77,7 @@ def print_details(scores: dict[str, Any], *, console: Console | None = None) -> 
         scores: what `FittedModel.score` gave.
         console: where to print.
     """
-    console = console or _console()
+    console = console or make_console()
     names = _columns(scores)[:MAX_DETAILS]
     blend = scores["baselines"].get("blend", {})
     bins = scores.get("bins", [])
@@ -90,12 +90,6 @@ def print_details(scores: dict[str, Any], *, console: Console | None = None) -> 
         _add_detail(grid, channel, names, row, blend.get("channels", {}).get(channel, {}))
     console.print(grid)
     console.print("of this model; to blend: its squared error over the blend's", style="dim")
-
-
-def _console() -> Console:
-    """Give a console that is wide enough for numbers where nobody sees how wide it is."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def verdict(scores: dict[str, Any]) -> str:

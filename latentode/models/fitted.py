@@ -30,6 +30,7 @@ from latentode.models.conformal import CalibratedModel
 from latentode.models.interfaces import ForecastModel, Part
 from latentode.models.registry import BASELINES, from_plain, make_model, to_plain
 from latentode.models.units import in_error_units
+from latentode.progress import track
 
 FORMAT = 2
 READ_AT_ONCE = 256  # windows per batch where nothing is learned
@@ -208,15 +209,17 @@ class FittedModel:
         pit = {name: PitCounts.zero(len(self.schema.channels)) for name in models}
         # Model time is in fitted horizons.
         per_horizon = self.spans.horizon / (horizon or self.spans.horizon)
-        for batch in read_batches(self.reader(table), windows):
-            batch = batch.to(device)
-            lead = batch.lead_time() * per_horizon
-            targets = (batch.error_target(), batch.target_channel, batch.target_observed)
-            with torch.no_grad():
-                for name, model in models.items():
-                    forecast = in_error_units(model(batch), batch.target_channel, self.scaler)
-                    totals[name].add(forecast, *targets, lead=lead, series=batch.series)
-                    pit[name].add(forecast, *targets)
+        with track("scoring", len(windows), "windows") as advance:
+            for batch in read_batches(self.reader(table), windows):
+                batch = batch.to(device)
+                lead = batch.lead_time() * per_horizon
+                targets = (batch.error_target(), batch.target_channel, batch.target_observed)
+                with torch.no_grad():
+                    for name, model in models.items():
+                        forecast = in_error_units(model(batch), batch.target_channel, self.scaler)
+                        totals[name].add(forecast, *targets, lead=lead, series=batch.series)
+                        pit[name].add(forecast, *targets)
+                advance(len(batch))
         return totals, pit
 
     def _no_totals(self, names: Sequence[str], n_series: int, series_names: Sequence[str]) -> Totals:

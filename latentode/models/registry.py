@@ -50,6 +50,21 @@ def make_model(name: str) -> ForecastModel:
     return MODELS[name]()
 
 
+def name_model(model: ForecastModel) -> str:
+    """Give a model's short name; that of its class where it has none."""
+    return next((name for name, cls in MODELS.items() if type(model) is cls), type(model).__name__)
+
+
+def foreign_modules(plain: Any) -> list[str]:
+    """Give the modules, sorted, that building what `to_plain` gave imports beside latentode's own."""
+    if isinstance(plain, list):
+        return sorted({module for entry in plain for module in foreign_modules(entry)})
+    if not isinstance(plain, dict):
+        return []
+    module = str(plain.get("class", "")).rpartition(".")[0]
+    return sorted({*([module] if module else []), *foreign_modules(list(plain.get("settings", {}).values()))})
+
+
 def to_plain(part: Part) -> dict[str, Any]:
     """Write a model as plain values: its class and the settings that its constructor takes, parts in turn.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from latentode.progress import track
 
 _log = logging.getLogger(__name__)
 
@@ -77,48 +78,32 @@ class EffortWatch(pl.Callback):
 
 
 class EpochProgress(pl.Callback):
-    """Shows one bar over the epochs with the best validation error; on a pipe it writes nothing but warnings."""
+    """Shows how many epochs are done, with the best validation score, where somebody waits (`latentode.progress`)."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
         self.best = float("inf")
-        self.progress: Progress | None = None
+        self.open = ExitStack()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the bar: only here does the trainer know how many batches an epoch has."""
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[error]}"),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        total = (trainer.max_epochs or 0) * max(int(trainer.num_training_batches), 1)
-        self.task = self.progress.add_task("fitting", total=total, error="")
-        self.progress.start()
+        """Begin: only here does the trainer know how many batches an epoch has."""
+        n_epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        work = track("fitting", n_epochs, "epochs", done=trainer.current_epoch)
+        # The end of training takes it away, or its failure: a callback is told of either.
+        self.advance = self.open.enter_context(work)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Move on by one batch."""
-        if self.progress:
-            self.progress.advance(self.task)
+        self.advance(1 / max(int(trainer.num_training_batches), 1))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the best error so far."""
         self.best = min(self.best, float(trainer.callback_metrics.get("val_score", float("inf"))))
-        if self.progress:
-            self.progress.update(
-                self.task, error=f"epoch {trainer.current_epoch + 1}, best validation score {self.best:.4f}"
-            )
+        self.advance(0, f"best validation score {self.best:.4f}")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away."""
-        self._stop()
+        """Take it away."""
+        self.open.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self.progress:
-            self.progress.stop()
+        self.open.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 import time
@@ -14,13 +13,16 @@ from jsonargparse import ArgumentError
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from latentode.data.settings import DataSettings
+from latentode.data.settings import DataSettings, check_choice
 from latentode.errors import InputError
 from latentode.files import write_whole
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, finish, quiet_lightning, run_callbacks
 from latentode.training.loggers import log_settings, make_loggers
+from latentode.training.refusals import explain
 from latentode.training.task import ForecastingTask
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
 class ForecastingCLI(LightningCLI):
@@ -78,6 +80,8 @@ class ForecastingCLI(LightningCLI):
         self.run_dir = choose_run_dir(self.config["run_dir"], settings)
         trainer = dict(self.config_init["trainer"])
         trainer["logger"] = self.loggers = make_loggers(trainer["logger"], self.run_dir)
+        if isinstance(trainer["accelerator"], str):
+            check_choice("--trainer.accelerator", trainer["accelerator"], ACCELERATORS)
         own = run_callbacks(self.run_dir, self.config["patience"], show_progress=not trainer["enable_progress_bar"])
         if self.loggers:
             own.append(LearningRateMonitor(logging_interval="epoch"))
@@ -140,7 +144,9 @@ def choose_run_dir(chosen: str | None, settings: DataSettings) -> Path:
         if Path(chosen).exists() and not Path(chosen).is_dir():
             raise InputError(f"run_dir {chosen} is a file; name a folder.")
         return Path(chosen)
-    name = Path(settings.path).name.split(".")[0] if settings.path else "run"
+    stem = Path(settings.path).resolve().name.split(".")[0] if settings.path else ""
+    # Letters of any script, digits, and what needs no quotes in a shell.
+    name = re.sub(r"[^\w-]+", "_", stem).strip("_-") or "run"
     n = 1
     while (Path("runs") / f"{name}-{n}").exists():
         n += 1
@@ -197,21 +203,6 @@ def build_cli(command: str, arguments: list[str]) -> ForecastingCLI:
             load_from_checkpoint_support=False,
         )
     except ArgumentError as error:
-        raise InputError(_explain(str(error), known, command)) from error
+        raise InputError(explain(str(error), known, command)) from error
     finally:
         sys.argv = argv
-
-
-def _explain(message: str, known: list[str], command: str) -> str:
-    """Turn the parser's message into one sentence that names the nearest option."""
-    text = " ".join(message.split())
-    unknown = re.search(r"(?:[Uu]nrecognized arguments?|Unknown option).*?(--[\w.]+)", text) or re.search(
-        r"[Kk]ey ['\"]?([\w.]+)['\"]? is not expected", text
-    )
-    if unknown:
-        option = unknown[1] if unknown[1].startswith("--") else f"--{unknown[1]}"
-        near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-        starting = [name for name in known if name.startswith(option)]
-        hint = f"did you mean {(starting or near)[0]}?" if starting or near else "see `latentode fit --help.all`."
-        return f"{option} is no option of `latentode {command}`; {hint}"
-    return f"{text[:600].rstrip('.')}; see `latentode {command} --help` or --help.all."

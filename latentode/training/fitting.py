@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import time
 import warnings
@@ -17,13 +18,15 @@ import yaml
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
+from latentode.data.durations import suggest_step
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
 from latentode.errors import RunError
 from latentode.files import write_json, write_whole
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel, load_plain
-from latentode.models.registry import as_class_path, to_plain
+from latentode.models.registry import as_class_path, foreign_modules, name_model, to_plain
+from latentode.progress import showing_progress, track
 from latentode.training.callbacks import EffortWatch, EpochLog, EpochProgress
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
@@ -106,7 +109,7 @@ def fit_network(
         The fitted model with its best weights, and the figures that stand in `metrics.json`.
     """
     write_config(run_dir / "config.yaml", network, settings, fit)
-    with quiet_lightning():
+    with quiet_lightning(), showing_progress(show_progress):
         pl.seed_everything(fit.seed, workers=True, verbose=False)
         module = ForecastingDataModule(settings, data, seed=fit.seed)
         task = ForecastingTask(network, fit.learning_rate, fit.weight_decay)
@@ -160,7 +163,8 @@ def finish(
     content = load_plain(best)
     task.load_state_dict(content["state_dict"], strict=False)
     fitted.network.to("cpu")
-    fitted.calibrate(data.validation_batches())
+    with track("calibrating on validation"):
+        fitted.calibrate(data.validation_batches())
     data.notes += fitted.network.remarks()
     data.release()
     # What Lightning asks of a checkpoint, so that `validate --ckpt_path` takes it; its optimiser is in last.ckpt.
@@ -178,9 +182,23 @@ def finish(
         "known_columns": list(data.examples.table.schema.known_columns),
         "calendar": list(data.examples.table.schema.calendar),
         "notes": data.notes,
+        **_origin(fitted, data),
     }
     write_json(run_dir / "metrics.json", metrics)
     return fitted, metrics
+
+
+def _origin(fitted: FittedModel, data: ForecastingDataModule) -> dict[str, Any]:
+    """Give what the fit was made of and when: what an index of runs and the next command are written from."""
+    schema = data.examples.table.schema
+    return {
+        "model": name_model(fitted.network),
+        "modules": foreign_modules(to_plain(fitted.network)),
+        "data": data.settings.path,
+        "query_columns": [*([schema.id_column] if schema.id_column else []), schema.time_column, *schema.known_columns],
+        "step": suggest_step(data.examples.spans.horizon, schema.time_kind),
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 @contextmanager

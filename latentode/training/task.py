@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +13,9 @@ from latentode.data.batch import Batch
 from latentode.errors import SolveError
 from latentode.models import Dynamics, ForecastModel
 from latentode.models.fitted import FittedModel
-from latentode.models.interfaces import Path
+from latentode.models.interfaces import Path as LatentPath
 from latentode.models.registry import make_model
+from latentode.progress import track
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.metrics import ForecastError
 from latentode.training.rescue import Rescue
@@ -55,7 +57,8 @@ class ForecastingTask(pl.LightningModule):
 
         Before the trainer starts, and not in `setup`: the callback that averages weights copies the module before its `setup` is called.
         """
-        data.setup("fit")
+        with track(f"reading {Path(data.settings.path).name}" if data.settings.path else "reading the data"):
+            data.setup("fit")
         # Back to the start of the seeded stream: what was drawn before (a parser, a progress bar) must not change the weights.
         seed = torch.initial_seed()
         torch.manual_seed(seed)
@@ -72,8 +75,9 @@ class ForecastingTask(pl.LightningModule):
         if data.examples.stream is not None:
             # The table of the examples is a sample.
             self.fitted.digest = data.examples.digest()
-        self.fitted.measure_naive_error(data.preparation_batches())
-        self.network.prepare(data.preparation_batches(), data.validation_batches())
+        with track("fitting what the network builds on"):
+            self.fitted.measure_naive_error(data.preparation_batches())
+            self.network.prepare(data.preparation_batches(), data.validation_batches())
         n_channels, flat = len(data.examples.table.schema.channels), self.fitted.flat_channels()
         self.error = ForecastError(n_channels, left_out=flat)
         self.score, self.common = (
@@ -105,7 +109,7 @@ class ForecastingTask(pl.LightningModule):
         # A training without a planned end is solved as stated from the start.
         fraction = min(self.current_epoch / planned, 1.0) if planned > 0 else 1.0
         for part in self.network.modules():
-            if isinstance(part, Dynamics | Path):
+            if isinstance(part, Dynamics | LatentPath):
                 part.at_progress(fraction)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:

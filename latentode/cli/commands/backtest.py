@@ -13,9 +13,11 @@ from latentode.cli.parser import (
     check_outputs,
     choose_device,
     count,
+    give,
     say,
     show_progress,
     show_scores,
+    tell,
     words,
 )
 from latentode.errors import InputError
@@ -46,7 +48,6 @@ def run(options: argparse.Namespace) -> int:
     from latentode.forecasting.backtest import backtest, backtest_frame
     from latentode.forecasting.predict import read_history
     from latentode.forecasting.runs import load_run
-    from latentode.metrics import METRICS
 
     check_outputs(report=options.out, picture=options.plot)
     origins = count(options.origins, "origins")
@@ -71,23 +72,30 @@ def run(options: argparse.Namespace) -> int:
         say=show_progress,
     )
     say([*table.report.notes, *report["notes"]])
-    print(
+    tell(
         f"{options.data}: {len(report['origins'])} origins, {report['n_windows']:,} windows, {report['n_values']:,} values"
     )
+    give(report, lambda: _show(report))
+    if options.out:
+        out = Path(options.out)
+        write_json(out, report)
+        write_frame(out.with_suffix(".csv"), backtest_frame(report))
+        tell(f"{out}: all figures; {out.with_suffix('.csv')}: the same as a table")
+    if options.plot:
+        from latentode.plots import plot_scores, save_figure
+
+        save_figure(plot_scores(report, title="over all origins"), Path(options.plot))
+        tell(f"{options.plot}: picture")
+    return OK
+
+
+def _show(report: dict[str, Any]) -> None:
+    """Print the scores over all origins, and a line for each."""
+    from latentode.metrics import METRICS
+
     show_scores(report, details=True)
     scored = [name for name in METRICS if name in report]
     shown = [name for name in scored if METRICS[name].is_headline] or scored
     for one in report["origins"]:
         ahead = f"{one['origin']} horizon{'s' if one['origin'] > 1 else ''} before the end"
         print(f"  {ahead}: " + ", ".join(f"{name} {one[name]:.4g}" for name in shown))
-    if options.out:
-        out = Path(options.out)
-        write_json(out, report)
-        write_frame(out.with_suffix(".csv"), backtest_frame(report))
-        print(f"{out}: all figures; {out.with_suffix('.csv')}: the same as a table")
-    if options.plot:
-        from latentode.plots import plot_scores, save_figure
-
-        save_figure(plot_scores(report, title="over all origins"), Path(options.plot))
-        print(f"{options.plot}: picture")
-    return OK

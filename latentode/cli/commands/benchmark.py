@@ -8,7 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latentode.cli.parser import OK, Parser, check_outputs, choose_device, count, number, show_progress, words
+from latentode.cli.parser import (
+    OK,
+    Parser,
+    check_outputs,
+    choose_device,
+    count,
+    give,
+    number,
+    show_progress,
+    tell,
+    words,
+)
 from latentode.errors import InputError
 from latentode.files import write_whole
 
@@ -70,31 +81,50 @@ def run(options: argparse.Namespace) -> int:
     settings = replace(settings, splits=_splits(options.splits, choose_protocol(settings).splits))
     protocol = choose_protocol(settings)
     out = Path(options.out)
-    print(f"{settings.dataset}, protocol {protocol.name}: {protocol.rules}")
+    tell(f"{settings.dataset}, protocol {protocol.name}: {protocol.rules}")
     records = run_benchmark(settings, out, say=show_progress)
     text = leaderboard(records)
     write_whole(out.with_suffix(".md"), lambda part: part.write_text(text, encoding="utf-8"))
     figure = plot_leaderboard(records, title=f"{settings.dataset}, {protocol.name}")
     save_figure(figure, out.with_suffix(".png"))
-    print(text)
-    print(f"{out}: {len(records)} records; {out.with_suffix('.md')}: leaderboard; {out.with_suffix('.png')}: picture")
+    give(records, lambda: print(text))
+    tell(f"{out}: {len(records)} records; {out.with_suffix('.md')}: leaderboard; {out.with_suffix('.png')}: picture")
     return OK
 
 
 def _list(was_asked: bool) -> int:
     from latentode.data.datasets import DATASETS
-    from latentode.models.registry import MODELS
 
     if not was_asked:
         raise InputError(f"benchmark needs the name of a data set: {', '.join(DATASETS)}.")
+    give(_offered(), lambda: _show_offered(_offered()))
+    return OK
+
+
+def _offered() -> dict[str, Any]:
+    """Give data sets with their protocols, and models."""
+    from latentode.data.datasets import DATASETS
+    from latentode.models.registry import MODELS
+
+    found: dict[str, Any] = {}
     for name, module in DATASETS.items():
         # Formulas are written for a page of documentation; on a terminal their marks are in the way.
         summary = re.sub(r":math:`([^`]*)`", r"\1", (module.__doc__ or "").splitlines()[0])
-        print(f"{name}: {summary}")
-        for key, protocol in module.PROTOCOLS.items():
-            print(f"    --protocol {key}: splits {', '.join(map(str, protocol.splits))}; {protocol.average} averages")
-    print(f"models: {', '.join(MODELS)}, or a YAML file of one")
-    return OK
+        protocols = {
+            key: {"splits": list(protocol.splits), "average": protocol.average}
+            for key, protocol in module.PROTOCOLS.items()
+        }
+        found[name] = {"summary": summary, "protocols": protocols}
+    return {"datasets": found, "models": list(MODELS)}
+
+
+def _show_offered(offered: dict[str, Any]) -> None:
+    for name, dataset in offered["datasets"].items():
+        print(f"{name}: {dataset['summary']}")
+        for key, protocol in dataset["protocols"].items():
+            splits = ", ".join(map(str, protocol["splits"]))
+            print(f"    --protocol {key}: splits {splits}; {protocol['average']} averages")
+    print(f"models: {', '.join(offered['models'])}, or a YAML file of one")
 
 
 def _observing(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentode.cli.parser import OK, Parser, add_data_settings, check_outputs, number
+from latentode.cli.parser import OK, Parser, add_data_settings, check_outputs, give, number, say, tell
 
 if TYPE_CHECKING:
     from latentode.data.describe import Description
@@ -27,9 +25,6 @@ def add_options(parser: Parser) -> None:
     add_data_settings(
         parser, skip=("path", "batch_size", "windows_per_epoch", "streaming", "max_history", "history"), prefix="--"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print plain JSON, the fields of latentode.data.Description"
-    )
     parser.add_argument("--plot", help="picture of the table to write (.png, .pdf, .svg)")
 
 
@@ -40,10 +35,8 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(picture=options.plot)
     table, settings = _read_described(options)
     description = describe(table, settings)
-    if options.json:
-        print(json.dumps(description.to_dict(), indent=2))
-    else:
-        _print_description(description)
+    give(description.to_dict(), lambda: _print_description(description))
+    say(description.notes)
     if options.plot:
         _plot_overview(table, Path(options.plot))
     return OK
@@ -64,7 +57,7 @@ def _plot_overview(table: Table, path: Path) -> None:
         shown.marks, shown.gaps, shown.shares, gap_unit=shown.gap_unit, time_label=label, title=title
     )
     save_figure(figure, path)
-    print(f"picture: {path}", file=sys.stderr)
+    tell(f"{path}: picture")
 
 
 def _list_categories(names: Sequence[str]) -> str:
@@ -100,11 +93,12 @@ def _split_names(text: str) -> list[str]:
 
 
 def _print_description(d: Description) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as Grid
 
-    console = Console(highlight=False)
+    from latentode.progress import make_console
+
+    console = make_console()
     print(f"{d.source}: {d.n_series:,} series, {d.n_rows:,} rows, {d.n_values:,} values")
     print(
         f"  {d.observed_share:.0%} of the cells are observed; times from {d.first} to {d.last}, median span {d.median_span}"
@@ -130,5 +124,3 @@ def _print_description(d: Description) -> None:
         print(f"  {name}: known in the future; query tables hold it")
     if d.calendar:
         print(f"  {d.settings['time_column']}: a model reads {', '.join(d.calendar)} of every time (--data.calendar)")
-    for note in d.notes:
-        print(f"note: {note}")

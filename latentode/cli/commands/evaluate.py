@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latentode.cli.parser import OK, Parser, add_device, check_outputs, choose_device, say, show_scores, words
+from latentode.cli.parser import (
+    OK,
+    Parser,
+    add_device,
+    check_outputs,
+    choose_device,
+    give,
+    say,
+    show_scores,
+    tell,
+    words,
+)
 from latentode.files import write_frame, write_json
 
 SUMMARY = "score a run and the baselines on held-out windows"
@@ -45,16 +56,16 @@ def run(options: argparse.Namespace) -> int:
                 f"{report['n_seen']:,} of the windows lie in what the model was trained or validated on, so these errors flatter."
             ]
         )
-    print(f"{options.data}: {which}, {report['n_windows']:,} windows, {report['n_values']:,} values")
-    show_scores(report, details=True)
+    tell(f"{options.data}: {which}, {report['n_windows']:,} windows, {report['n_values']:,} values")
+    give(report, lambda: show_scores(report, details=True))
     if options.out:
         out = Path(options.out)
         write_json(out, report)
         write_frame(out.with_suffix(".csv"), scores_frame(report))
-        print(f"{out}: all figures; {out.with_suffix('.csv')}: the same as a table")
+        tell(f"{out}: all figures; {out.with_suffix('.csv')}: the same as a table")
     if options.plot:
         from latentode.plots import plot_scores, save_figure
 
         save_figure(plot_scores(report, title=which), Path(options.plot))
-        print(f"{options.plot}: picture")
+        tell(f"{options.plot}: picture")
     return OK

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
+from typing import Any
 
 from latentode.cli.parser import (
     OK,
     Parser,
     add_data_settings,
+    give,
     say,
     show_scores,
+    tell,
 )
 
 SUMMARY = "fit a model and leave a run folder"
@@ -45,16 +50,39 @@ def run_lightning(command: str, arguments: list[str]) -> int:
     run_dir, figures, notes = run_command(command, arguments)
     say(notes)
     if command == "validate":
-        for name, value in figures.items():
-            print(f"{name} {value:.6g}")
+        give(figures, lambda: print("\n".join(f"{name} {value:.6g}" for name, value in figures.items())))
         return OK
-    show_scores(figures["test"] if figures["test"]["n_windows"] else figures["validation"])
-    print(f"{figures['horizon']}; {figures['n_epochs']} epochs in {figures['seconds']:.0f} s")
-    print(f"run folder: {run_dir}")
-    # A model with known columns has to be told what they will be.
-    times = "--queries QUERIES" if figures["known_columns"] else "--every STEP"
-    print(f"next: latentode forecast {run_dir} --history DATA {times} --out forecast.csv --plot forecast.png")
+    following = next_command(run_dir, figures)
+    give({"run_dir": str(run_dir), "next": following, **figures}, lambda: _show(figures), brief=str(run_dir))
+    tell(f"{figures['horizon']}; {figures['n_epochs']} epochs in {figures['seconds']:.0f} s")
+    tell(f"run folder: {run_dir}")
+    if figures["known_columns"]:
+        # A model with known columns has to be told what they will be.
+        tell(
+            f"next: write the times to forecast into queries.csv, with the columns {','.join(figures['query_columns'])}, and"
+        )
+        tell(f"  {following}")
+    else:
+        tell(f"next: {following}")
     return OK
+
+
+def _show(figures: dict[str, Any]) -> None:
+    show_scores(figures["test"] if figures["test"]["n_windows"] else figures["validation"])
+
+
+def next_command(run_dir: Path, figures: dict[str, Any]) -> str:
+    """Write the command that forecasts with a run, quoted so that it can be pasted.
+
+    Args:
+        run_dir: the run folder.
+        figures: of the fit.
+    """
+    times = ["--queries", "queries.csv"] if figures["known_columns"] else ["--every", figures["step"]]
+    allowed = [word for module in figures["modules"] for word in ("--allow-module", module)]
+    history = ["--history", figures["data"] or "data.csv"]
+    outputs = ["--out", "forecast.csv", "--plot", "forecast.png"]
+    return shlex.join(["latentode", "forecast", str(run_dir), *history, *times, *outputs, *allowed])
 
 
 def run(options: argparse.Namespace) -> int:

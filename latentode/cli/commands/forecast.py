@@ -11,8 +11,11 @@ from latentode.cli.parser import (
     add_device,
     check_outputs,
     choose_device,
+    count,
+    give,
     number,
     say,
+    tell,
 )
 from latentode.files import write_frame
 
@@ -36,7 +39,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--origin", help="forecast every series from this time; later rows are not read")
     parser.add_argument("--quantiles", help="levels, comma-separated (0.025,0.05,0.1,...,0.95,0.975)")
     parser.add_argument("--layout", default="long", choices=("long", "wide"), help="of the output (%(default)s)")
-    parser.add_argument("--samples", type=int, help="whole trajectories to draw, written to OUT.samples.parquet")
+    parser.add_argument("--samples", metavar="N", help="whole trajectories to draw, written to OUT.samples.parquet")
     parser.add_argument("--out", required=True, help="CSV to write, or Parquet by its suffix")
     parser.add_argument("--plot", help="picture to write: .png, .pdf or .svg")
     add_device(parser)
@@ -54,29 +57,39 @@ def run(options: argparse.Namespace) -> int:
     levels = QUANTILES
     if options.quantiles:
         levels = tuple(number(part, "quantiles") for part in options.quantiles.split(","))
+    n_samples = None if options.samples is None else count(options.samples, "samples")
     check_outputs(options.out, picture=options.plot)
     fitted = load_run(options.run_folder, allow_modules=options.allow_module)
     forecast = predict(fitted, options.history, ask, quantiles=levels, device=choose_device(options.device))
     say(forecast.notes)
     frame = forecast.to_frame(options.layout)
     write_frame(Path(options.out), frame)
-    print(
-        f"{options.out}: {len(frame):,} rows, {len(forecast.time):,} times of {len(set(forecast.series.tolist())):,} series"
-    )
-    if options.samples is not None:
+    n_series = len(set(forecast.series.tolist()))
+    tell(f"{options.out}: {len(frame):,} rows, {len(forecast.time):,} times of {n_series:,} series")
+    if n_samples is not None:
         samples = Path(f"{options.out}.samples.parquet")
-        write_frame(samples, forecast.sample(options.samples, seed=fitted.seed))
+        write_frame(samples, forecast.sample(n_samples, seed=fitted.seed))
         whole = (
-            f"{options.samples} trajectories per series"
+            f"{n_samples:,} trajectories per series"
             if forecast.has_trajectories
             else (
-                f"{options.samples} draws per forecast, every value for itself: validation held too few to tell how they hang together"
+                f"{n_samples:,} draws per forecast, every value for itself: validation held too few to tell how they hang together"
             )
         )
-        print(f"{samples}: {whole}")
+        tell(f"{samples}: {whole}")
     if options.plot:
         from latentode.plots import save_figure
 
         save_figure(forecast.plot(), Path(options.plot))
-        print(f"{options.plot}: picture")
+        tell(f"{options.plot}: picture")
+    written = {
+        "out": options.out,
+        "samples": None if n_samples is None else f"{options.out}.samples.parquet",
+        "plot": options.plot,
+        "n_rows": len(frame),
+        "n_times": len(forecast.time),
+        "n_series": n_series,
+        "notes": list(forecast.notes),
+    }
+    give(written, lambda: None)
     return OK

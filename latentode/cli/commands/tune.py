@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from latentode.cli.parser import OK, Parser, check_outputs, count, number, show_progress, show_scores
+from latentode.cli.commands.fit import next_command
+from latentode.cli.parser import OK, Parser, check_outputs, count, give, number, show_scores, tell
 from latentode.errors import InputError, did_you_mean
 
 SUMMARY = "search for the settings of a fit that forecast best, and leave the best fit as a run"
@@ -77,13 +78,18 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         final_epochs=None if options.final_epochs is None else count(options.final_epochs, "--final_epochs"),
     )
     run_dir = options.run_dir or "runs/tuned"
-    study = tune(options.space, run_dir, arguments, settings=settings, resume=options.resume, say=show_progress)
-    _show(study, Path(run_dir))
+    study = tune(options.space, run_dir, arguments, settings=settings, resume=options.resume, say=tell)
+    metrics = json.loads((Path(run_dir) / "metrics.json").read_text(encoding="utf-8"))
+    following = next_command(Path(run_dir), metrics)
+    content = {"run_dir": run_dir, "next": following, **study, "test": metrics["test"]}
+    give(content, lambda: _show(study, metrics), brief=run_dir)
+    tell(f"run folder: {run_dir} (trials.csv, study.json: all trials)")
+    tell(f"next: {following}")
     if options.plot:
         from latentode.plots import plot_study, save_figure
 
         save_figure(plot_study(study), Path(options.plot))
-        print(f"{options.plot}: picture")
+        tell(f"{options.plot}: picture")
     return OK
 
 
@@ -96,7 +102,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _show(study: dict[str, Any], run_dir: Path) -> None:
+def _show(study: dict[str, Any], metrics: dict[str, Any]) -> None:
     """Print the trials, best first, what mattered, and how good the best one is."""
     from rich.console import Console
     from rich.table import Table
@@ -129,11 +135,7 @@ def _show(study: dict[str, Any], run_dir: Path) -> None:
     print(
         f"best: trial {best['number']}, {', '.join(f'{key} {_value(value)}' for key, value in best['params'].items())}"
     )
-    metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
     show_scores(metrics["test"] if metrics["test"]["n_windows"] else metrics["validation"])
-    print(f"run folder: {run_dir} (trials.csv, study.json: all trials)")
-    times = "--queries QUERIES" if metrics["known_columns"] else "--every STEP"
-    print(f"next: latentode forecast {run_dir} --history DATA {times} --out forecast.csv --plot forecast.png")
 
 
 def _value(value: Any) -> str:
