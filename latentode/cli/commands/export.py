@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from latentode.cli.parser import OK, Parser, check_outputs, count, number, say, words
+from latentode.cli.parser import OK, Parser, check_outputs, count, give, number, say, tell, words
 from latentode.errors import InputError
 
 SUMMARY = "write a run as a program of torch.export, which forecasts without latentode"
@@ -53,15 +54,18 @@ def run(options: argparse.Namespace) -> int:
     table = read_history(fitted, data)
     say(table.report.notes)
     record = export(fitted, table, options.out, levels=levels, n_steps=n_steps, tolerance=tolerance)
-    agreement = record["agreement"]
+    give(record, lambda: _show(record, options.out))
+    tell(f"{Path(options.out).with_suffix('.json')}: inputs, outputs and units")
+    return OK
+
+
+def _show(record: dict[str, Any], out: str) -> None:
+    agreement, solver = record["agreement"], record["solver"]
     print(
-        f"{options.out}: forecasts {', '.join(record['target_channels'])}; within {agreement['largest']:.1e} deviations of the run's "
+        f"{out}: forecasts {', '.join(record['target_channels'])}; within {agreement['largest']:.1e} deviations of the run's "
         f"forecasts of {agreement['n_windows']} windows"
     )
-    if record["solver"]:
-        solver = record["solver"]
+    if solver:
         print(
             f"solves by {solver['n_steps']} steps of {solver['method']} to every query, where the run adapts its steps"
         )
-    print(f"{Path(options.out).with_suffix('.json')}: inputs, outputs and units")
-    return OK

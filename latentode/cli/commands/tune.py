@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latentode.cli.commands.fit import next_command
-from latentode.cli.parser import OK, Parser, check_outputs, count, give, number, show_scores, tell
+from latentode.cli.parser import OK, Parser, check_outputs, count, give, number, show_progress, show_scores, tell
 from latentode.errors import InputError, did_you_mean
 
 SUMMARY = "search for the settings of a fit that forecast best, and leave the best fit as a run"
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         final_epochs=None if options.final_epochs is None else count(options.final_epochs, "--final_epochs"),
     )
     run_dir = options.run_dir or "runs/tuned"
-    study = tune(options.space, run_dir, arguments, settings=settings, resume=options.resume, say=tell)
+    study = tune(options.space, run_dir, arguments, settings=settings, resume=options.resume, say=show_progress)
     metrics = json.loads((Path(run_dir) / "metrics.json").read_text(encoding="utf-8"))
     following = next_command(Path(run_dir), metrics)
     content = {"run_dir": run_dir, "next": following, **study, "test": metrics["test"]}
