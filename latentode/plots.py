@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from latentode.errors import InputError
 from latentode.files import write_whole
@@ -101,7 +101,9 @@ def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
     for low, high, name, alpha in BANDS:
         below, above = _level(forecast, low), _level(forecast, high)
         if below is not None and above is not None:
-            axis.fill_between(forecast["time"], below, above, color=BLUE, alpha=alpha, lw=0, label=f"{name} of outcomes")
+            axis.fill_between(
+                forecast["time"], below, above, color=BLUE, alpha=alpha, lw=0, label=f"{name} of outcomes"
+            )
     middle = "q0.5" if "q0.5" in forecast else "mean"
     style = "-" if len(forecast) > 1 else "o"
     axis.plot(forecast["time"], forecast[middle], style, color=BLUE, lw=1.6, ms=4, label="forecast")
@@ -486,6 +488,101 @@ def plot_leaderboard(records: Sequence[dict[str, Any]], *, metric: str = "mse", 
     axis.set_xlabel(f"{metric} on the test part (± 1 sd over runs{single}); lower is better", fontsize=9)
     _finish(figure, title)
     return figure
+
+
+def plot_study(study: dict[str, Any], *, title: str | None = None, max_settings: int = 6) -> Figure:
+    """Draw a tuning: how its scores came down, what they depended on, and the score by each of the settings that mattered most.
+
+    Args:
+        study: as `study.json` holds it: `trials` with `number, state, score, epochs, params`, and `importance` by setting.
+        title: of the figure.
+        max_settings: settings that get a panel, the most important first.
+    """
+    trials, importance = study["trials"], study["importance"]
+    names = list(dict.fromkeys([*importance, *(key for row in trials for key in row["params"])]))
+    shown = names[:max_settings]
+    n_rows = -(-len(shown) // 3)
+    figure = Figure(figsize=(9.6, 2.9 * (1 + n_rows)), layout="constrained")
+    top, bottom = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=(1, max(n_rows, 0.01)))))
+    course, shares = top.subplots(1, 2)
+    _draw_course(course, trials)
+    _draw_importance(shares, importance)
+    ended = [row for row in trials if row["state"] == "complete"]
+    for i, key in enumerate(shown):
+        _draw_setting(bottom.add_subplot(n_rows, 3, i + 1), key, ended, has_label=i % 3 == 0)
+    _finish(figure, title)
+    return figure
+
+
+def _draw_course(axis: Axes, trials: Sequence[dict[str, Any]]) -> None:
+    ended = [row for row in trials if row["state"] == "complete"]
+    number = [row["number"] for row in ended]
+    score = [row["score"] for row in ended]
+    axis.plot(number, score, "o", color=BLUE, ms=4, label="trial")
+    if ended:
+        last = trials[-1]["number"]
+        axis.step(
+            [*number, last],
+            [*np.minimum.accumulate(score), min(score)],
+            where="post",
+            color=ORANGE,
+            lw=1.2,
+            label="best so far",
+        )
+    cut = [(row["number"], min(row["epochs"])) for row in trials if row["state"] == "pruned" and row["epochs"]]
+    if cut:
+        axis.plot(*zip(*cut, strict=True), "o", mfc="none", color=GREY, ms=4, label="ended early (its best epoch)")
+    failed = [row["number"] for row in trials if row["state"] == "failed"]
+    if failed:
+        # At the upper edge, whatever the scores are: a failed trial has none.
+        axis.plot(
+            failed, [0.97] * len(failed), "x", color=GREY, ms=5, transform=axis.get_xaxis_transform(), label="failed"
+        )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("trial", fontsize=9)
+    axis.set_ylabel("score (lower is better)", fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _draw_importance(axis: Axes, importance: dict[str, float]) -> None:
+    if not importance:
+        axis.text(0.5, 0.5, "too few trials to tell\nwhat scores depended on", ha="center", va="center", fontsize=9)
+        axis.set_axis_off()
+        return
+    place = range(len(importance))
+    axis.barh(place, list(importance.values()), color=BLUE, height=0.6)
+    axis.set_yticks(place, [_last_words(key) for key in importance])
+    axis.invert_yaxis()
+    axis.set_xlabel("share of how much scores differ", fontsize=9)
+
+
+def _draw_setting(axis: Axes, key: str, ended: Sequence[dict[str, Any]], *, has_label: bool) -> None:
+    """Draw the scores by one setting: numbers along an axis, what is none in columns."""
+    value = [row["params"][key] for row in ended]
+    score = [row["score"] for row in ended]
+    if all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+        axis.plot(value, score, "o", color=BLUE, ms=4)
+        if len(set(value)) <= 5:
+            axis.set_xticks(sorted(set(value)))
+        positive = [x for x in value if x > 0]
+        if len(set(value)) > 5 and len(positive) == len(value) and max(positive) > 4 * min(positive):
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        words = sorted({str(x) for x in value})
+        axis.plot([words.index(str(x)) for x in value], score, "o", color=BLUE, ms=4)
+        axis.set_xticks(range(len(words)), [_shorten(word.rsplit(".", 1)[-1], 16) for word in words])
+        axis.set_xlim(-0.5, len(words) - 0.5)
+    axis.set_xlabel(_last_words(key), fontsize=9)
+    if has_label:
+        axis.set_ylabel("score", fontsize=9)
+
+
+def _last_words(key: str) -> str:
+    """Give the last two words of a dotted key, which tell the part and its setting."""
+    return ".".join([word for word in key.split(".") if word != "init_args"][-2:])
 
 
 def _finish(figure: Figure, title: str | None) -> None:

@@ -15,7 +15,7 @@ from latentode.cli.commands import COMMANDS, GROUPS
 from latentode.cli.parser import FAILURE, OK, USAGE, Parser, add_output, speaking, unknown_option
 from latentode.errors import DataError, InputError, LatentODEError, RunError, Stopped, did_you_mean
 
-LIGHTNING = ("fit", "validate")
+LIGHTNING = ("fit", "validate", "tune")
 # What Lightning's own command line would call them.
 LIGHTNING_WORDS = {"test": "evaluate", "predict": "forecast"}
 

@@ -83,7 +83,7 @@ def smooth(batch: Batch, n_lags: int) -> Tensor:
 
 def sum_by_channel(x_BNK: Tensor, batch: Batch) -> Tensor:
     """Sum what belongs to the tokens of each channel, `(B, C, K)`; what belongs to padding has to be 0."""
-    n_batch, n_channels = len(batch), batch.n_channels
+    n_batch, n_channels = batch.token_channel.shape[0], batch.n_channels
     cell = torch.arange(n_batch, device=x_BNK.device)[:, None] * n_channels + batch.token_channel
     # Row by row: some five times as fast on a CPU as a scatter of single elements.
     summed = x_BNK.new_zeros(n_batch * n_channels, x_BNK.shape[-1]).index_add(0, cell.flatten(), x_BNK.flatten(0, 1))
@@ -139,7 +139,7 @@ def extremes(batch: Batch) -> tuple[Tensor, Tensor]:
     """Give the least and the greatest value of every channel of every history, `(B, C)` each; 0 where there is none."""
     n_channels = batch.n_channels
     slot = _slot(batch)
-    empty = batch.token_value.new_zeros(len(batch), n_channels + 1)
+    empty = batch.token_value.new_zeros(slot.shape[0], n_channels + 1)
     # Without the zero of the start: a channel that was only ever above it has its own least value.
     low, high = (
         empty.scatter_reduce(1, slot, batch.token_value, which, include_self=False)[:, :n_channels]

@@ -88,7 +88,7 @@ class LatentPath(Path):
             return pick(z_BQD, batch.target_row)
         queries = batch.channel_queries()
         z_BMD = z0.new_zeros(batch.target_row.numel(), z0.shape[-1])
-        if len(queries.place):
+        if queries.place.shape[0] > 0:
             pair = queries.series * batch.n_channels + queries.channel
             z0_PD, context_PE = (x.flatten(0, 1).index_select(0, pair) for x in (z0, posterior.channel_context))
             if posterior.t0 is None:

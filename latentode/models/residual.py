@@ -242,7 +242,7 @@ class ResidualModel(CalibratedModel):
         residual = self.residual(reading.batch, frame)
         place = frame.base + reading.season
         mean = self.residual_weight[channel] * residual.mean
-        if self.companion is not None and bool(self.companion_share.any()):
+        if self.companion is not None and (torch.compiler.is_exporting() or bool(self.companion_share.any())):
             other = (self.companion.raw(batch).mean - place) / frame.unit
             mean = torch.lerp(mean, other, self.companion_share[channel])
         # Weight and share are on the mean alone: the distribution about it keeps its shape.

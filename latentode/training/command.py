@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -19,8 +20,17 @@ from latentode.data.settings import DataSettings, check_choice
 from latentode.errors import InputError, LatentODEError
 from latentode.training.checkpoints import SAVE_EVERY
 from latentode.training.datamodule import ForecastingDataModule
-from latentode.training.fitting import TRAINER_DEFAULTS, FitSettings, carry_out, quiet_lightning, run_callbacks
+from latentode.training.fitting import (
+    TRAINER_DEFAULTS,
+    End,
+    FitSettings,
+    carry_out,
+    finish,
+    quiet_lightning,
+    run_callbacks,
+)
 from latentode.training.launching import all_processes
+from latentode.training.loggers import log_settings, make_loggers
 from latentode.training.plain_checkpoints import PlainCheckpointIO, find_checkpoint, refuse_unfit
 from latentode.training.refusals import explain
 from latentode.training.run_folder import CONFIG
@@ -58,7 +68,17 @@ class ForecastingCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add trainer, model and data."""
-        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.add_class_arguments(
+            pl.Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={"logger"}
+        )
+        # Built by us: by its type, a logger would have to be told where to write.
+        parser.add_argument(
+            "--trainer.logger",
+            # Plain, and not `Any`, of which jsonargparse would build the class itself.
+            type=bool | dict[str, Any] | list[str | dict[str, Any]] | str | None,
+            default=False,
+            help="class path of a logger, such as pytorch_lightning.loggers.CSVLogger, one with init_args, or a list of these",
+        )
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         parser.add_lightning_class_args(ForecastingTask, "model")
         parser.add_class_arguments(DataSettings, "data")
@@ -110,7 +130,7 @@ class ForecastingCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; the run folder is chosen here, since the callbacks write into it."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         settings: DataSettings = self.config_init["data"]
         seed = self.config["seed_everything"]
         self.datamodule = ForecastingDataModule(settings, seed=seed)
@@ -118,6 +138,7 @@ class ForecastingCLI(LightningCLI):
         self.run_dir = choose_run_dir(self.config["run_dir"], settings)
         self.stop = StopRequest()
         trainer = {**self.config_init["trainer"], **self.trainer_settings}
+        trainer["logger"] = self.loggers = make_loggers(trainer["logger"], self.run_dir)
         if isinstance(trainer["accelerator"], str):
             check_choice("--trainer.accelerator", trainer["accelerator"], ACCELERATORS)
         own = run_callbacks(
@@ -127,6 +148,8 @@ class ForecastingCLI(LightningCLI):
             show_progress=not trainer["enable_progress_bar"],
             save_every=self.config["save_every"],
         )
+        if self.loggers:
+            own.append(LearningRateMonitor(logging_interval="epoch"))
         trainer["callbacks"] = [*_as_list(trainer["callbacks"]), *own]
         trainer["plugins"] = [*_as_list(trainer["plugins"]), PlainCheckpointIO(self.run_dir)]
         trainer["default_root_dir"] = trainer["default_root_dir"] or self.run_dir
@@ -148,8 +171,11 @@ class ForecastingCLI(LightningCLI):
             "device": trainer["accelerator"] if isinstance(trainer["accelerator"], str) else "auto",
         }
 
-    def fit(self) -> dict[str, Any] | None:
+    def fit(self, end: End = finish) -> dict[str, Any] | None:
         """Train, keep the best weights, leave the run folder; of several processes the first writes, and gives figures.
+
+        Args:
+            end: what is done after training.
 
         Raises:
             InputError: options contradict each other or those that the run was begun with.
@@ -161,32 +187,35 @@ class ForecastingCLI(LightningCLI):
         start = "resume" if self.config["resume"] else "overwrite" if self.config["overwrite"] else "new"
         if start == "resume":
             self._check_same_options()
+        if self.trainer.is_global_zero:
+            log_settings(self.loggers, {key: self.config[key] for key in self.config.keys()})  # noqa: SIM118  a namespace is no dict
         done = carry_out(
             self.model,
             self.datamodule,
             self.trainer,
             self.run_dir,
             stop=self.stop,
-            config=self._described(self.config),
+            config=self.describe(self.config),
             fit=self._fit_settings(),
             start=start,
+            end=end,
         )
         return None if done is None else done[1]
 
-    def _described(self, config: Namespace) -> str:
+    def describe(self, config: Namespace) -> str:
         """Give the settings as YAML, without those that are of one call alone."""
         kept = config.clone()
         for name in OF_ONE_CALL:
             kept.pop(name, None)
-        return self.parser.dump(kept, skip_none=False, skip_validation=True)
+        return self.parser.dump(kept, skip_unset=False, skip_validation=True)
 
     def _check_same_options(self) -> None:
         """Refuse options other than those that the run was begun with."""
         path = self.run_dir / CONFIG
         if not path.is_file():
             return
-        begun = _flat(yaml.safe_load(self._described(self.parser.parse_args(["--config", str(path)]))))
-        now = _flat(yaml.safe_load(self._described(self.config)))
+        begun = _flat(yaml.safe_load(self.describe(self.parser.parse_args(["--config", str(path)]))))
+        now = _flat(yaml.safe_load(self.describe(self.config)))
         for name in sorted(begun.keys() | now.keys()):
             # Where it is computed and where the table lies may change; that the table is the same is checked when it is read.
             if name in MAY_CHANGE or begun.get(name) == now.get(name):
@@ -263,7 +292,7 @@ def run_command(
     if command == "fit" and "--resume" in arguments:
         shown = [*begun_with(arguments), *shown]
     with quiet_lightning():
-        cli = _build(command, shown, trainer)
+        cli = build_cli(command, shown, trainer)
         if command == "fit" and cli.config["engine"] == "ray" and trainer is None:
             return _run_on_ray(cli, shown)
         with all_processes(cli.trainer, [command, *shown, "--run_dir", str(cli.run_dir)]):
@@ -301,7 +330,17 @@ def begun_with(arguments: list[str]) -> list[str]:
     return []
 
 
-def _build(command: str, arguments: list[str], trainer: dict[str, Any] | None = None) -> ForecastingCLI:
+def build_cli(command: str, arguments: list[str], trainer: dict[str, Any] | None = None) -> ForecastingCLI:
+    """Read the arguments of `command` and build task, data and trainer from them.
+
+    Args:
+        command: as the messages call it.
+        arguments: of the command line.
+        trainer: settings that stand above YAML and options.
+
+    Raises:
+        InputError: see `run_command`.
+    """
     known: list[str] = []
 
     class Parser(LightningArgumentParser):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -64,6 +64,16 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+
+
+class End(Protocol):
+    """What is done after training; None where nothing is to be left."""
+
+    def __call__(
+        self, task: ForecastingTask, data: ForecastingDataModule, run_dir: Path, *, seconds: float
+    ) -> tuple[FittedModel, dict[str, Any]] | None:
+        """Finish a run; arguments as for `finish`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -185,6 +195,7 @@ def carry_out(
     fit: dict[str, Any],
     start: Start,
     go_on: str | None = None,
+    end: End | None = None,
 ) -> tuple[FittedModel, dict[str, Any]] | None:
     """Train and finish a run in its folder, which is nobody else's meanwhile; a fit that was killed goes on as if nothing had happened.
 
@@ -197,6 +208,7 @@ def carry_out(
         start: "new" where the folder must not hold a run, "resume" to go on with it (a finished one is read back; where there is none, one
             is begun), "overwrite" to replace it.
         go_on: how to go on, to be said where the fit is stopped; None: by which command.
+        end: what is done after training; None: `finish`.
 
     Returns:
         As `fit_network`; None in a process that is not the first of those that train together.
@@ -233,7 +245,7 @@ def carry_out(
         if not trainer.is_global_zero:
             return None
         before = sum(log.seconds_before for log in trainer.callbacks if isinstance(log, EpochLog))  # pyright: ignore[reportAttributeAccessIssue]
-        return finish(task, data, run_dir, seconds=before + time.perf_counter() - begun)
+        return (end or finish)(task, data, run_dir, seconds=before + time.perf_counter() - begun)
 
 
 @contextmanager
@@ -274,9 +286,15 @@ def _with_nan(value: Any) -> Any:
 
 
 def finish(
-    task: ForecastingTask, data: ForecastingDataModule, run_dir: Path, *, seconds: float
+    task: ForecastingTask, data: ForecastingDataModule, run_dir: Path, *, seconds: float, scores_test: bool = True
 ) -> tuple[FittedModel, dict[str, Any]]:
     """Take the best weights, let validation decide the rest, score, and write `metrics.json` and `best.ckpt` whole, in this order.
+
+    Args:
+        task, data: after training.
+        run_dir: of the checkpoints.
+        seconds: that training took.
+        scores_test: False leaves the test part alone: whoever chooses among many fits must not have seen it.
 
     Raises:
         RunError: training ended before its first validation.
@@ -293,7 +311,7 @@ def finish(
     data.release()
     metrics = {
         "validation": fitted.score(data.examples.table, data.validation),
-        "test": fitted.score(data.examples.table, data.examples.test),
+        "test": fitted.score(data.examples.table, data.examples.test) if scores_test else None,
         "n_parameters": sum(p.numel() for p in fitted.network.parameters()),
         # Not `current_epoch`, which a fit that went on after its last epoch did not come to raise.
         "n_epochs": int(task.trainer.fit_loop.epoch_progress.current.processed),  # pyright: ignore[reportAttributeAccessIssue]

@@ -41,6 +41,8 @@ class ForecastingTask(pl.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.fitted: FittedModel | None = None
+        # Of a score that fits of other settings can be compared by (`trial.py`), per channel; None: there is no such score.
+        self.common_unit: Tensor | None = None
         self.rescue = Rescue()
         # Sums that processes add up: Lightning's own means of several processes round the sizes of batches.
         self.train_loss, self.nfe = (MeanMetric(nan_strategy="disable") for _ in range(2))
@@ -86,7 +88,10 @@ class ForecastingTask(pl.LightningModule):
             self.network.prepare(data.preparation_batches(), data.validation_batches())
         n_channels, flat = len(data.examples.table.schema.channels), self.fitted.flat_channels()
         self.error = ForecastError(n_channels, left_out=flat)
-        self.score = ForecastError(n_channels, average="balanced", left_out=flat, unit=self.network.error_unit())
+        self.score, self.common = (
+            ForecastError(n_channels, average="balanced", left_out=flat, unit=unit)
+            for unit in (self.network.error_unit(), self.common_unit)
+        )
 
     def on_fit_start(self) -> None:
         """End after one epoch where there is nothing to train."""
@@ -199,6 +204,8 @@ class ForecastingTask(pl.LightningModule):
         """Add the batch to the validation error; where the field cannot be solved it is infinite."""
         self.has_begun = True
         errors = {"val_mse": self.error, "val_score": self.score}
+        if self.common_unit is not None:
+            errors["val_common"] = self.common
         try:
             if len(batch):
                 forecast = self.network(batch)

@@ -8,18 +8,34 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import backtest, benchmark, completion, demo, describe, evaluate, fit, forecast, latent, runs, validate
+from . import (
+    backtest,
+    benchmark,
+    completion,
+    demo,
+    describe,
+    evaluate,
+    export,
+    fit,
+    forecast,
+    latent,
+    runs,
+    tune,
+    validate,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "describe": describe,
     "fit": fit,
     "validate": validate,
+    "tune": tune,
     "forecast": forecast,
     "latent": latent,
     "evaluate": evaluate,
     "backtest": backtest,
     "benchmark": benchmark,
+    "export": export,
     "runs": runs,
     "completion": completion,
 }
@@ -27,8 +43,8 @@ COMMANDS: dict[str, ModuleType] = {
 # As `latentode --help` shows them; one that is in no group stands at the end.
 GROUPS: dict[str, list[str]] = {
     "to begin with": ["demo", "describe"],
-    "fit": ["fit", "validate", "runs"],
-    "forecast": ["forecast", "latent"],
+    "fit": ["fit", "validate", "tune", "runs"],
+    "forecast": ["forecast", "latent", "export"],
     "how good is it": ["evaluate", "backtest", "benchmark"],
     "your shell": ["completion"],
 }

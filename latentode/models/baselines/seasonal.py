@@ -42,6 +42,7 @@ class Seasonal(ShrunkBaseline):
         """Make the buffers: periods in table time `(P,)`, profiles `(P, C, bins)`, elected period `(C,)`, weights `(C, 2)`."""
         super().setup(schema)
         n_channels = len(schema.channels)
+        self._held: list[tuple[int, float]] = []
         self._calendar = CALENDAR if schema.time_kind == "datetime" else ()
         n_periods = len(self._calendar) + N_PEAKS
         self.register_buffer("period", torch.ones(n_periods, dtype=torch.float64))
@@ -89,9 +90,16 @@ class Seasonal(ShrunkBaseline):
         """Give the profile's value at model times of channels, both `(B, X)`."""
         bins = torch.zeros_like(channel)
         which = choice[channel]
-        for i in choice.unique().tolist():
-            bins = torch.where(which == i, phase_bin(batch, time, float(self.period[i])), bins)
+        for i, period in self._held or self._elected(choice):
+            bins = torch.where(which == i, phase_bin(batch, time, period), bins)
         return self.profile[which, channel, bins]
+
+    def _elected(self, choice: Tensor) -> list[tuple[int, float]]:
+        return [(i, float(self.period[i])) for i in choice.unique().tolist()]
+
+    def hold(self) -> None:
+        """Hold the elected periods as numbers from now on: a program that is exported cannot ask its buffers which they are."""
+        self._held = self._elected(self.choice)
 
 
 def phase_bin(batch: Batch, time: Tensor, period: float) -> Tensor:

@@ -70,7 +70,7 @@ class AugmentedField(Dynamics):
         return self._hand_on(self.dynamics.carry_from(t0_B, wide, context_BE, sample_T, t_T))
 
     def _widen(self, z0_BD: Tensor, context_BE: Tensor) -> Tensor:
-        start_BX = self.to_start(context_BE) if self.learned_start else z0_BD.new_zeros(len(z0_BD), self.n_extra)
+        start_BX = self.to_start(context_BE) if self.learned_start else z0_BD.new_zeros(z0_BD.shape[0], self.n_extra)
         return torch.cat([z0_BD, start_BX.to(z0_BD.dtype)], -1)
 
     def _hand_on(self, z: Tensor) -> Tensor:
