@@ -29,6 +29,7 @@ BAND_LEVELS = (0.5, *(level for low, high, *_ in BANDS for level in (low, high))
 PICTURES = (".png", ".pdf", ".svg")
 STROKES = ("-", "--", "-.")
 MAX_SERIES, MAX_CHANNELS, MAX_BARS, MAX_PATHS = 3, 4, 40, 4
+MAX_PANELS, N_COLUMNS = 12, 3  # of one channel
 MAX_STEP = 0.15  # between two levels, for one between them to be read off
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7")
 
@@ -40,38 +41,51 @@ def plot_forecast(
     series: Sequence[Any] | None = None,
     channels: Sequence[str] | None = None,
     *,
+    log_channels: Sequence[str] = (),
     time_label: str = "time",
     title: str | None = None,
 ) -> Figure:
-    """Draw history, median, central bands and truth, one panel per series (rows) and channel (columns).
+    """Draw history, median, central bands and truth, one panel per series (rows) and channel (columns); of one channel a panel per series.
 
     Args:
         history, truth: observed values, columns `series_id, time, channel, value`.
-        forecast: the long forecast table; bands are drawn for the levels that it has.
-        series, channels: what to draw, in order; left out, the first three series and the first four channels.
+        forecast: the long forecast table; bands are drawn for the levels that it has, and for those that lie close between two that it has.
+        series, channels: what to draw, in order; left out, the first few, and how many there are is said.
+        log_channels: channels that are drawn on a logarithmic axis.
         time_label: of the horizontal axis.
         title: of the figure.
 
     Raises:
         InputError: a series or channel is not in the forecast.
     """
-    series = _choose(series, list(forecast["series_id"]), MAX_SERIES, "series")
+    n_series, n_channels = (forecast[name].nunique() for name in ("series_id", "channel"))
     channels = _choose(channels, list(forecast["channel"]), MAX_CHANNELS, "channel")
-    figure = Figure(figsize=(1.2 + 3.4 * len(channels), 1.1 + 2.3 * len(series)), layout="constrained")
-    axes = figure.subplots(len(series), len(channels), sharex="row", squeeze=False)
-    for i, one in enumerate(series):
-        for j, channel in enumerate(channels):
-            axis = axes[i, j]
-            parts = [_pick(frame, one, channel) for frame in (history, forecast, truth)]
-            _draw_panel(axis, *parts)
-            if i == 0:
-                axis.set_title(channel, fontsize=10)
-            if i == len(series) - 1:
-                axis.set_xlabel(time_label, fontsize=9)
-        axes[i, 0].set_ylabel(f"series {one}", fontsize=9)
+    is_grid = len(channels) == 1
+    series = _choose(series, list(forecast["series_id"]), MAX_PANELS if is_grid else MAX_SERIES, "series")
+    n_columns = min(len(series), N_COLUMNS) if is_grid else len(channels)
+    n_rows = -(-len(series) // n_columns) if is_grid else len(series)
+    figure = Figure(figsize=(1.2 + 3.4 * n_columns, 1.1 + 2.3 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, sharex=False if is_grid else "row", squeeze=False)
+    panels = [(one, channel) for one in series for channel in channels]
+    for place, (axis, (one, channel)) in enumerate(zip(axes.flat, panels, strict=False)):
+        i, j = divmod(place, n_columns)
+        parts = [_pick(frame, one, channel) for frame in (history, forecast, truth)]
+        _draw_panel(axis, *parts, is_log=channel in log_channels)
+        head, side = (f"series {one}", channel) if is_grid else (channel, f"series {one}")
+        if i == 0 or is_grid:
+            axis.set_title(_shorten(head, 32), fontsize=10, parse_math=False)
+        if j == 0:
+            axis.set_ylabel(_shorten(side), fontsize=9, parse_math=False)
+        if i == n_rows - 1:
+            axis.set_xlabel(time_label, fontsize=9, parse_math=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     _add_legend(figure, axes)
+    if len(series) < n_series or len(channels) < n_channels:
+        shown = f"{len(series):,} of {n_series:,} series, {len(channels):,} of {n_channels:,} channels"
+        title = shown if title is None else f"{title} ({shown})"
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 
 
@@ -96,7 +110,11 @@ def _pick(frame: pd.DataFrame | None, series: Any, channel: str) -> pd.DataFrame
     return part
 
 
-def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
+def _draw_panel(
+    axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame, *, is_log: bool
+) -> None:
+    if is_log:
+        axis.set_yscale("log")
     axis.plot(history["time"], history["value"], ".-", color=GREY, ms=4, lw=0.7, alpha=0.9, label="history")
     for low, high, name, alpha in BANDS:
         below, above = _level(forecast, low), _level(forecast, high)
@@ -115,7 +133,7 @@ def _draw_panel(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
         locator = AutoDateLocator(minticks=3, maxticks=6)
         axis.xaxis.set_major_locator(locator)
         axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    _limit_view(axis, history, forecast, truth)
+    _limit_view(axis, history, forecast, truth, is_log=is_log)
     axis.grid(alpha=0.25, lw=0.5)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
@@ -135,7 +153,9 @@ def _level(forecast: pd.DataFrame, level: float) -> np.ndarray | None:
     return low * (1 - share) + high * share
 
 
-def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame) -> None:
+def _limit_view(
+    axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth: pd.DataFrame, *, is_log: bool
+) -> None:
     """Show the last part of a long history: three times as much past as future, so that the forecast can be seen."""
     if len(forecast) == 0 or len(history) == 0:
         return
@@ -150,6 +170,10 @@ def _limit_view(axis: Axes, history: pd.DataFrame, forecast: pd.DataFrame, truth
     shown = [history.loc[history["time"] >= first, "value"], truth.get("value", pd.Series(dtype=float))]
     quantiles = [forecast[name] for name in forecast if name in ("mean", "q0.025", "q0.1", "q0.9", "q0.975")]
     values = np.concatenate([np.asarray(part, dtype=np.float64) for part in (*shown, *quantiles)])
+    if is_log:
+        values = values[values > 0]
+        axis.set_ylim(float(values.min()) / 1.3, float(values.max()) * 1.3)
+        return
     low, high = float(values.min()), float(values.max())
     pad = 0.06 * (high - low) or 1.0
     axis.set_ylim(low - pad, high + pad)

@@ -147,3 +147,23 @@ def test_a_learning_curve_marks_the_epoch_that_was_kept():
     assert list(validation.get_xdata()) == [1, 2, 3]
     assert list(kept.get_xydata()[0]) == [2, 1.5]
     assert len(plots.plot_learning(log.assign(nfe=[10, 12, 14])).axes) == 2
+
+
+def test_of_one_channel_many_series_share_the_page_and_the_rest_is_counted():
+    history, forecast = frames(np.arange(10.0), np.arange(10.0, 15.0), n_series=20)
+    figure = plot_forecast(history, forecast, channels=["x"])
+    assert len(figure.axes) == 12
+    assert figure.axes[3].get_title() == "series s3"
+    assert figure.get_suptitle() == "12 of 20 series, 1 of 2 channels"
+    assert plot_forecast(history, forecast, series=["s0", "s1"]).get_suptitle() == "2 of 20 series, 2 of 2 channels"
+
+
+def test_a_channel_on_a_logarithmic_axis_shows_all_that_is_positive():
+    history, forecast = frames(np.arange(10.0), np.arange(10.0, 15.0))
+    history["value"] = np.exp(history["value"])
+    forecast[["mean", "q0.1", "q0.5", "q0.9"]] = [1.0, 0.1, 1.0, 100.0]
+    figure = plot_forecast(history, forecast, log_channels=["y"])
+    assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"] * 2
+    low, high = figure.axes[1].get_ylim()
+    assert 0 < low < 0.1
+    assert high > 100

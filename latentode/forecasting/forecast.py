@@ -103,6 +103,7 @@ class Forecast:
         notes: what was assumed or is unusual, one sentence each.
         is_smoothed: which queries lie at or before the origin, so that they were answered from both sides, bool `(P,)`; None: none does.
         has_trajectories: whether the model knows how what it says of a series hangs together over times and channels.
+        origin: of each series of the history, as in `Table.time`, `(S,)`; None: nothing of the history lies after it.
     """
 
     schema: Schema
@@ -118,6 +119,7 @@ class Forecast:
     notes: tuple[str, ...] = field(default=())
     is_smoothed: np.ndarray | None = None
     has_trajectories: bool = False
+    origin: np.ndarray | None = None
 
     def __repr__(self) -> str:
         n_series = len(np.unique(self.series))
@@ -175,27 +177,32 @@ class Forecast:
         *,
         truth: Table | None = None,
     ) -> Figure:
-        """Draw history, forecast and band.
+        """Draw history, forecast and bands.
 
         Args:
             series: ids to draw; left out, the first few.
             channels: to draw; left out, the first few.
-            truth: observations after the origin, to be drawn beside the forecast.
+            truth: observations after the origin, to be drawn beside the forecast; left out, what the history holds after it.
         """
         from latentode.plots import plot_forecast
 
+        is_later = np.zeros(len(self.history.time), dtype=bool)
+        if self.origin is not None:
+            is_later = self.history.time > self.origin[self.history.row_series]
         return plot_forecast(
-            _observations(self.history),
+            _observations(self.history, ~is_later),
             self.to_frame(),
-            None if truth is None else _observations(truth),
+            _observations(self.history, is_later) if truth is None else _observations(truth),
             series,
             channels,
+            log_channels=self.schema.log_channels,
         )
 
 
-def _observations(table: Table) -> pd.DataFrame:
-    """Give the observed values as `series_id, time, channel, value`."""
-    row, channel = np.nonzero(~np.isnan(table.values))
+def _observations(table: Table, chosen: np.ndarray | None = None) -> pd.DataFrame:
+    """Give the observed values as `series_id, time, channel, value`, those of the chosen rows, bool `(R,)`."""
+    is_there = ~np.isnan(table.values)
+    row, channel = np.nonzero(is_there if chosen is None else is_there & chosen[:, None])
     return pd.DataFrame(
         {
             "series_id": table.series_ids[table.row_series[row]],

@@ -150,6 +150,7 @@ def predict(
         tuple(notes),
         asked.is_smoothed,
         asked.has_trajectories,
+        asked.windows.origin,
     )
 
 

@@ -394,3 +394,13 @@ def test_a_gpu_that_is_not_there_is_not_used_in_silence(fitted, frame):
     with pytest.raises(InputError, match="device"):
         clone(fitted).set_params(device="abacus")._torch_device()
     fitted.set_params(device="cpu")
+
+
+def test_what_came_after_an_earlier_origin_is_drawn_as_what_happened(frame):
+    forecaster = Forecaster("blend", horizon=3.0, device="cpu", show_progress=False).fit(frame)
+    origin = float(frame["time"].quantile(0.6))
+    axis = forecaster.predict(frame, every=0.5, origin=origin).plot(series=["s0"]).axes[0]
+    lines = {line.get_label(): line.get_xdata() for line in axis.lines}
+    assert lines["history"].max() <= origin < lines["what happened"].min()
+    later = forecaster.predict(frame, every=0.5).plot(series=["s0"]).axes[0]
+    assert "what happened" not in [line.get_label() for line in later.lines]

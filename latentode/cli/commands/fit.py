@@ -12,6 +12,7 @@ from latentode.cli.parser import (
     OK,
     Parser,
     add_data_settings,
+    check_outputs,
     give,
     say,
     show_scores,
@@ -32,6 +33,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the run of --run_dir")
     parser.add_argument("--save_every", metavar="SECONDS", help="between checkpoints within an epoch (60)")
     add_data_settings(parser, skip=(), prefix="--data.")
+    parser.add_argument("--plot", metavar="PICTURE", help="learning curves to write: .png, .pdf or .svg")
     group = parser.add_argument_group("model and training (all of them: --help.all)")
     group.add_argument(
         "--model.network", metavar="NAME", help="latent_ode, blend, ..., or a class path with its settings"
@@ -56,6 +58,7 @@ def run_lightning(command: str, arguments: list[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from latentode.training.command import run_command
 
+    picture, arguments = take_picture(command, arguments)
     run_dir, figures, notes = run_command(command, arguments)
     if figures is None:
         # Another process of this training has them.
@@ -76,7 +79,25 @@ def run_lightning(command: str, arguments: list[str]) -> int:
         tell(f"  {following}")
     else:
         tell(f"next: {following}")
+    if picture:
+        import pandas as pd
+
+        from latentode.plots import plot_learning, save_figure
+
+        save_figure(plot_learning(pd.read_csv(run_dir / "log.csv"), title=str(run_dir)), Path(picture))
+        tell(f"{picture}: picture")
     return OK
+
+
+def take_picture(command: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Give the picture that `fit` is to draw, once it is known that it can be written, and the arguments that are Lightning's."""
+    if command != "fit":
+        return None, arguments
+    own = Parser(add_help=False)
+    own.add_argument("--plot")
+    known, rest = own.parse_known_args(arguments)
+    check_outputs(picture=known.plot)
+    return known.plot, rest
 
 
 def _show(figures: dict[str, Any]) -> None:
