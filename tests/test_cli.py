@@ -471,7 +471,7 @@ def test_all_kinds_of_columns_go_from_a_csv_to_a_forecast(tmp_path):
     roles = ["--data.channels=[y,p,lead]", "--data.target_channels=[y,p]", "--data.static_columns=[kind,age]"]
     roles += ["--data.known_columns=[dose]", "--data.log_channels=[p]", "--data.scaling=robust"]
     done = succeed("fit", "--data.path", "data.csv", "--run_dir", "run", *roles, *QUICK, cwd=tmp_path)
-    assert "--queries QUERIES" in done.stdout
+    assert "--queries queries.csv" in done.stdout
     history = frame.assign(kind=frame["kind"].replace("A", "a ward that training never saw"))
     history.to_csv(tmp_path / "h.csv", index=False)
     last = frame.groupby("series_id")["time"].max()

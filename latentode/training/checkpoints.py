@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
+from torchmetrics import MaxMetric, Metric
 
 from latentode.errors import RunError
 from latentode.training.stopping import StopNow, StopRequest
@@ -105,6 +106,8 @@ class RunCheckpoint(Checkpoint):
         Raises:
             RunError: the best weights that it speaks of are not there.
         """
+        if trainer.state.fn != "fit":
+            return
         state = checkpoint["run"]
         self.best_score = state["best_score"]
         self._gathered, self._figures = state["gathered"], state["figures"]
@@ -122,27 +125,34 @@ class RunCheckpoint(Checkpoint):
         """
         results = trainer.fit_loop.epoch_loop._results
         for name in [name for name in self._gathered if name in results]:
-            metric, before = results[name], self._gathered.pop(name)
+            logged, before = results[name], self._gathered.pop(name)
+            metric = _sums_of(logged)
             for key, value in before.items():
                 now = getattr(metric, key)
                 value = value.to(now.device)
-                is_extreme = key == "value" and (metric.meta.is_max_reduction or metric.meta.is_min_reduction)
-                setattr(metric, key, metric.meta.reduce_fx(now, value) if is_extreme else now + value)
+                if isinstance(metric, MaxMetric):
+                    value = torch.maximum(now, value)
+                elif key == "value" and (logged.meta.is_max_reduction or logged.meta.is_min_reduction):
+                    value = logged.meta.reduce_fx(now, value)
+                else:
+                    value = now + value
+                setattr(metric, key, value)
             metric._computed = None
 
 
 def _gathered(trainer: pl.Trainer) -> dict[str, dict[str, Tensor]]:
     """Give what the epoch has gathered so far of what is logged, by name."""
     results = trainer.fit_loop.epoch_loop._results
+    logged = {name: _sums_of(metric) for name, metric in results.items() if metric.meta.on_epoch}
     return {
-        name: {
-            key: getattr(metric, key).detach().clone()
-            for key in ("value", "cumulated_batch_size")
-            if key in metric._defaults
-        }
-        for name, metric in results.items()
-        if metric.is_tensor and metric.meta.on_epoch
+        name: {key: getattr(metric, key).detach().clone() for key in metric._defaults}
+        for name, metric in logged.items()
     }
+
+
+def _sums_of(logged: Any) -> Metric:
+    """Give what has gathered a logged figure: a metric that was given to Lightning, or its own around a tensor."""
+    return logged if logged.is_tensor else logged.value
 
 
 def _may_go_on_from_here(trainer: pl.Trainer) -> bool:

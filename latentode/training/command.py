@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +18,9 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from latentode.data.plain import parse_yaml
 from latentode.data.settings import DataSettings, check_choice
-from latentode.errors import InputError, LatentODEError
+from latentode.errors import InputError, LatentODEError, RunError
 from latentode.training.checkpoints import SAVE_EVERY
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.fitting import (
@@ -37,6 +40,8 @@ from latentode.training.run_folder import CONFIG
 from latentode.training.stopping import StopRequest
 from latentode.training.task import ForecastingTask
 
+# What a run folder may name the classes of without being asked.
+OWN_PACKAGES = ("latentode", "pytorch_lightning")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 OF_ONE_CALL = ("config", "resume", "overwrite", "ckpt_path", "save_every")
 MAY_CHANGE = (
@@ -290,7 +295,8 @@ def run_command(
     """
     shown = [argument.replace("--help.all", "--help") for argument in arguments]
     if command == "fit" and "--resume" in arguments:
-        shown = [*begun_with(arguments), *shown]
+        shown, allowed = take_allowed(shown)
+        shown = [*begun_with(shown, allowed), *shown]
     with quiet_lightning():
         cli = build_cli(command, shown, trainer)
         if command == "fit" and cli.config["engine"] == "ray" and trainer is None:
@@ -298,6 +304,14 @@ def run_command(
         with all_processes(cli.trainer, [command, *shown, "--run_dir", str(cli.run_dir)]):
             figures = cli.fit() if command == "fit" else cli.validate()
     return cli.run_dir, figures, cli.datamodule.notes
+
+
+def take_allowed(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Give the arguments without `--allow-module MODULE`, and the modules."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--allow-module", action="append", default=[])
+    known, rest = own.parse_known_args(arguments)
+    return rest, known.allow_module
 
 
 def _run_on_ray(cli: ForecastingCLI, arguments: list[str]) -> tuple[Path, dict[str, Any], list[str]]:
@@ -308,7 +322,32 @@ def _run_on_ray(cli: ForecastingCLI, arguments: list[str]) -> tuple[Path, dict[s
     return cli.run_dir, figures, figures["notes"]
 
 
-def begun_with(arguments: list[str]) -> list[str]:
+def check_class_paths(path: Path, allow_modules: Sequence[str]) -> None:
+    """Refuse the settings of a run folder that would import what nobody has named: the folder may be a stranger's.
+
+    Raises:
+        RunError: a class is neither latentode's nor Lightning's nor of a module in `allow_modules`.
+    """
+    left = [parse_yaml(path.read_text(encoding="utf-8"), str(path))]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        if not isinstance(value, dict):
+            continue
+        left += value.values()
+        found = [value.get("class_path")]
+        logger = value.get("logger")
+        found += logger if isinstance(logger, list) else [logger]
+        for name in found:
+            module = name.rpartition(".")[0] if isinstance(name, str) else ""
+            if module and module.split(".")[0] not in OWN_PACKAGES and module not in allow_modules:
+                raise RunError(
+                    f"{path} names the class {name}; going on imports the module {module}: allow it with --allow-module {module}."
+                )
+
+
+def begun_with(arguments: list[str], allow_modules: Sequence[str]) -> list[str]:
     """Give the option that reads the settings of the run that is to be gone on with, before all others.
 
     Raises:
@@ -322,6 +361,7 @@ def begun_with(arguments: list[str]) -> list[str]:
         raise InputError("--resume goes on with a run; name its folder with --run_dir RUN.")
     path = Path(run_dir) / CONFIG
     if path.is_file():
+        check_class_paths(path, allow_modules)
         return ["--config", str(path)]
     if len(arguments) <= (2 if "=" in word else 3):
         raise InputError(

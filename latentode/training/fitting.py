@@ -36,7 +36,7 @@ from latentode.training.checkpoints import BEST, LAST, SAVE_EVERY, RunCheckpoint
 from latentode.training.datamodule import ForecastingDataModule
 from latentode.training.examples import Examples
 from latentode.training.launching import check_processes
-from latentode.training.plain_checkpoints import PlainCheckpointIO
+from latentode.training.plain_checkpoints import PlainCheckpointIO, refuse_unfit
 from latentode.training.run_folder import (
     METRICS,
     check_same_run,
@@ -216,14 +216,16 @@ def carry_out(
     Raises:
         RunError: the folder is in use or holds a run, or a run that is to be gone on with was begun with other settings.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     # Of processes that train together, the first one cares for the folder.
     holding = hold_folder(run_dir) if rank_zero_only.rank == 0 else nullcontext()
     with holding, _stoppable(stop, go_on or f"go on with: {resume_command(run_dir)}"):
         is_resumed = start == "resume" and (run_dir / LAST).is_file()
         if start == "resume" and (is_resumed or is_finished(run_dir)):
             data.setup("fit")
-            check_same_run(run_dir / (LAST if is_resumed else BEST), _identity(task, data, fit))
+            begun = run_dir / (LAST if is_resumed else BEST)
+            with refuse_unfit(begun, lambda: False):
+                check_same_run(begun, _identity(task, data, fit))
             if is_finished(run_dir):
                 return _read_back(task, run_dir)
         elif rank_zero_only.rank == 0 and start == "new":
@@ -236,16 +238,15 @@ def carry_out(
             remove_run(run_dir)
             write_config(run_dir, config)
         check_processes(task, trainer)
-        if is_resumed:
-            check_same_weights(run_dir / LAST, task)
-        with stop.training():
-            trainer.fit(
-                task, datamodule=data, ckpt_path=(run_dir / LAST).absolute() if is_resumed else None, weights_only=True
-            )
+        checkpoint = (run_dir / LAST).absolute() if is_resumed else None
+        with refuse_unfit(checkpoint, lambda: task.has_begun), stop.training():
+            if checkpoint:
+                check_same_weights(checkpoint, task)
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if not trainer.is_global_zero:
             return None
         before = sum(log.seconds_before for log in trainer.callbacks if isinstance(log, EpochLog))  # pyright: ignore[reportAttributeAccessIssue]
-        return (end or finish)(task, data, run_dir, seconds=before + time.perf_counter() - begun)
+        return (end or finish)(task, data, run_dir, seconds=before + time.perf_counter() - started)
 
 
 @contextmanager

@@ -330,11 +330,11 @@ def _read_yaml(data: bytes, folder: Path) -> Any:
 
 @cache
 def _command() -> Any:
-    from latentode.training.command import _build
+    from latentode.training.command import build_cli
     from latentode.training.fitting import quiet_lightning
 
     with quiet_lightning():
-        return _build("fit", ["--trainer.accelerator", "cpu"])
+        return build_cli("fit", ["--trainer.accelerator", "cpu"])
 
 
 def _read_config(data: bytes, folder: Path) -> Any:

@@ -150,12 +150,12 @@ def test_what_cannot_be_brought_to_the_format_of_today_says_how_to_fit_it_again(
 
 
 def test_formats_are_brought_on_one_after_the_other(prepared, tmp_path, monkeypatch):
-    path = rewritten(prepared, tmp_path / "best.ckpt", lambda content: content["latentode"].update(seed="one"))
-    steps = {FORMAT: lambda plain, content: {**plain, "seed": f"{plain['seed']} two"}}
-    steps[FORMAT + 1] = lambda plain, content: {**plain, "seed": f"{plain['seed']} three"}
+    path = rewritten(prepared, tmp_path / "best.ckpt", lambda content: content["latentode"].update(seed=1))
+    steps = {FORMAT: lambda plain, content: {**plain, "seed": 10 * plain["seed"] + 2}}
+    steps[FORMAT + 1] = lambda plain, content: {**plain, "seed": 10 * plain["seed"] + 3}
     monkeypatch.setattr(module, "FORMAT", FORMAT + 2)
     monkeypatch.setattr(module, "MIGRATIONS", steps)
-    assert FittedModel.load(path).seed == "one two three"
+    assert FittedModel.load(path).seed == 123
 
 
 def test_a_run_of_the_first_format_forecasts_what_it_did():

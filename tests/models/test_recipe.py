@@ -14,7 +14,7 @@ from latentode.models import MODELS, AttentionEncoder, LatentODE, LinearField, Q
 from latentode.models.recipe import Recipe, _build
 from latentode.models.registry import to_plain
 from latentode.training import FitSettings
-from latentode.training.fitting import write_config
+from latentode.training.fitting import describe
 from tests.models.conftest import whole_loss
 
 FOLDER = Path(__file__).parents[2] / "configs" / "models"
@@ -90,8 +90,7 @@ def test_a_record_holds_what_builds_its_model_again(tmp_path, name):
 
 def test_a_run_folders_config_holds_a_recipe(tmp_path):
     model = LatentODE(encoder=AttentionEncoder(states="series"), n_members=2)
-    write_config(tmp_path / "config.yaml", model, DataSettings(), FitSettings())
-    network = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["network"]
+    network = yaml.safe_load(describe(model, DataSettings(), FitSettings()))["model"]["network"]
     assert Recipe.read(write(tmp_path, yaml.safe_dump(network))).plain == to_plain(model)
 
 

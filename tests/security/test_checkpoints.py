@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.server
 import io
 import pickle
+import shutil
 import threading
 import zipfile
 
 import pytest
 import torch
+import yaml
 
 from latentode import Forecaster
 from latentode.cli import main
@@ -43,13 +45,14 @@ def as_run(folder, content):
 def ways_in(setting, run, tmp_path):
     """Give every command that reads a checkpoint."""
     ask = ("--every", "1", "--out", tmp_path / "out.csv")
+    shutil.copyfile(setting.run / "config.yaml", run / "config.yaml")
     return {
         "forecast": ("forecast", run, "--history", setting.data, *ask),
         "evaluate": ("evaluate", run, "--data", setting.data),
         "backtest": ("backtest", run, "--data", setting.data),
         "refit": ("backtest", run, "--data", setting.data, "--refit"),
         "validate": ("validate", *setting.options, "--ckpt_path", run / "best.ckpt"),
-        "fit": ("fit", *setting.options, "--run_dir", tmp_path / "new", "--ckpt_path", run / "last.ckpt"),
+        "fit": ("fit", "--run_dir", run, "--resume"),
     }
 
 
@@ -106,11 +109,11 @@ def test_class_paths_in_hyperparameters_are_passed_over(setting, marker, tmp_pat
     }
     content["datamodule_hyper_parameters"] = {"_instantiator": f"{EVIL}.run"}
     content["hparams_name"] = "kwargs"
-    run = as_run(tmp_path / "run", _unfinished(content))
+    run = as_run(tmp_path / "run", content)
     ways = ways_in(setting, run, tmp_path)
     # The weights are those of a run, so that they are taken; what is beside them is nobody's business.
     assert main([str(word) for word in ways["validate"]]) == 0
-    assert main([str(word) for word in (*ways["fit"], "--trainer.max_epochs", "4")]) == 0
+    assert main([str(word) for word in ways["fit"]]) == 0
 
 
 @pytest.mark.parametrize(
@@ -203,8 +206,9 @@ def test_an_address_is_refused_and_not_asked(setting, refuse, tmp_path, scheme):
         where = (
             f"{setting.run}/last.ckpt" if scheme in ("file", "local") else f"127.0.0.1:{server.server_port}/last.ckpt"
         )
-        for command in (("validate",), ("fit", "--run_dir", tmp_path / "new")):
-            assert "address" in refuse(*command, *setting.options, "--ckpt_path", f"{scheme}://{where}")
+        address = (*setting.options, "--ckpt_path", f"{scheme}://{where}")
+        assert "address" in refuse("validate", *address)
+        assert "--resume" in refuse("fit", "--run_dir", tmp_path / "new", *address)
         server.shutdown()
     assert not asked
     assert not (tmp_path / "new").exists()
@@ -234,7 +238,7 @@ def test_a_checkpoint_that_training_goes_on_from_removes_nothing(setting, tmp_pa
     (victim / "folder").mkdir(parents=True)
     (victim / "file.ckpt").write_text("mine")
     content = setting.content()
-    evil = form.format(victim, inside=tmp_path / "runs" / "new")
+    evil = form.format(victim, inside=tmp_path / "run")
     # What Lightning's own ModelCheckpoint keeps: of files it no longer wants it removes the paths that stand here.
     names = ("best_model_path", "kth_best_model_path", "last_model_path")
     state = {name: evil for name in names} | {
@@ -244,19 +248,9 @@ def test_a_checkpoint_that_training_goes_on_from_removes_nothing(setting, tmp_pa
     for name in [*content["callbacks"], _model_checkpoint_key()]:
         if name.startswith("ModelCheckpoint"):
             content["callbacks"][name] = state | {"best_model_score": torch.tensor(1e9)}
-    run = as_run(tmp_path / "run", _unfinished(content))
-    new = tmp_path / "runs" / "new"
-    arguments = [
-        "fit",
-        *setting.options,
-        "--trainer.max_epochs",
-        "5",
-        "--run_dir",
-        new,
-        "--ckpt_path",
-        run / "last.ckpt",
-    ]
-    assert main([str(word) for word in arguments]) == 0
+    run = as_run(tmp_path / "run", content)
+    shutil.copyfile(setting.run / "config.yaml", run / "config.yaml")
+    assert main(["fit", "--run_dir", str(run), "--resume"]) == 0
     assert (victim / "file.ckpt").read_text() == "mine"
     assert (victim / "folder").is_dir()
 
@@ -267,14 +261,6 @@ def _model_checkpoint_key():
     return ModelCheckpoint(monitor="val_score").state_key
 
 
-def _unfinished(content):
-    """Let the schedule of a finished training go on."""
-    for schedule in content["lr_schedulers"]:
-        schedule["total_steps"] = 10_000
-        schedule["_schedule_phases"][1]["end_step"] = 9_999
-    return content
-
-
 def test_a_checkpoint_that_does_not_fit_is_refused_in_a_sentence(setting, refuse, tmp_path):
     def damage(name, change):
         content = setting.content()
@@ -283,7 +269,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_a_sentence(setting, refuse
         return refuse(*ways_in(setting, run, tmp_path)["fit"])
 
     assert "does not fit" in damage("optimiser", lambda c: c["optimizer_states"][0].update(param_groups=[]))
-    assert "does not fit" in damage("weights", lambda c: c["state_dict"].clear())
+    assert "another version" in damage("weights", lambda c: c["state_dict"].clear())
     assert "no checkpoint" in damage("version", lambda c: c.update({"pytorch-lightning_version": "x; import os"}))
     assert "no checkpoint" in damage("no run", lambda c: c.pop("latentode"))
 
@@ -385,6 +371,18 @@ def test_a_link_of_a_run_folder_is_not_written_through(setting, tmp_path):
 
     for name in ("config.yaml", "metrics.json", "best.ckpt", "last.ckpt", "log.csv"):
         (run / f".{name}.{os.getpid()}.part").symlink_to(secret)
-    assert main(["fit", *setting.options, "--run_dir", str(run)]) == 0
+    assert main(["fit", *setting.options, "--run_dir", str(run), "--overwrite"]) == 0
     assert secret.read_text() == "mine"
     assert not (run / "best.ckpt").is_symlink()
+
+
+def test_a_run_that_is_gone_on_with_imports_what_is_named_alone(setting, marker, refuse, tmp_path):
+    run = as_run(tmp_path / "run", setting.content())
+    config = yaml.safe_load((setting.run / "config.yaml").read_text())
+    config["model"]["network"]["init_args"]["dynamics"] = {"class_path": f"{EVIL}.Model"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert f"--allow-module {EVIL}" in refuse("fit", "--run_dir", run, "--resume")
+    config = yaml.safe_load((setting.run / "config.yaml").read_text())
+    config["trainer"]["logger"] = [f"{EVIL}.run"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert f"--allow-module {EVIL}" in refuse("fit", "--run_dir", run, "--resume", "--allow-module", f"{EVIL}_not")

@@ -31,6 +31,13 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--patience", help="epochs without improvement before training ends (30)")
     parser.add_argument("--resume", action="store_true", help="go on with the run of --run_dir, with its settings")
     parser.add_argument("--overwrite", action="store_true", help="replace the run of --run_dir")
+    parser.add_argument(
+        "--allow-module",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="own module that --resume may import, where the run's settings name it",
+    )
     parser.add_argument("--save_every", metavar="SECONDS", help="between checkpoints within an epoch (60)")
     add_data_settings(parser, skip=(), prefix="--data.")
     parser.add_argument("--plot", metavar="PICTURE", help="learning curves to write: .png, .pdf or .svg")
