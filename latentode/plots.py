@@ -42,6 +42,7 @@ def plot_forecast(
     channels: Sequence[str] | None = None,
     *,
     log_channels: Sequence[str] = (),
+    n_series: int | None = None,
     time_label: str = "time",
     title: str | None = None,
 ) -> Figure:
@@ -52,13 +53,15 @@ def plot_forecast(
         forecast: the long forecast table; bands are drawn for the levels that it has, and for those that lie close between two that it has.
         series, channels: what to draw, in order; left out, the first few, and how many there are is said.
         log_channels: channels that are drawn on a logarithmic axis.
+        n_series: how many series there are, where the forecast is of some of them.
         time_label: of the horizontal axis.
         title: of the figure.
 
     Raises:
         InputError: a series or channel is not in the forecast.
     """
-    n_series, n_channels = (forecast[name].nunique() for name in ("series_id", "channel"))
+    n_series = n_series or len(set(forecast["series_id"].tolist()))
+    n_channels = len(set(forecast["channel"].tolist()))
     channels = _choose(channels, list(forecast["channel"]), MAX_CHANNELS, "channel")
     is_grid = len(channels) == 1
     series = _choose(series, list(forecast["series_id"]), MAX_PANELS if is_grid else MAX_SERIES, "series")

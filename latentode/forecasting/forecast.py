@@ -176,6 +176,7 @@ class Forecast:
         channels: Sequence[str] | None = None,
         *,
         truth: Table | None = None,
+        n_series: int | None = None,
     ) -> Figure:
         """Draw history, forecast and bands.
 
@@ -183,6 +184,7 @@ class Forecast:
             series: ids to draw; left out, the first few.
             channels: to draw; left out, the first few.
             truth: observations after the origin, to be drawn beside the forecast; left out, what the history holds after it.
+            n_series: how many series there are, where the forecast is of some of them.
         """
         from latentode.plots import plot_forecast
 
@@ -196,6 +198,7 @@ class Forecast:
             series,
             channels,
             log_channels=self.schema.log_channels,
+            n_series=n_series,
         )
 
 

@@ -29,7 +29,7 @@ from latentode.data.schema import count
 from latentode.data.tables import Queries, read_queries
 from latentode.data.times import format_times
 from latentode.errors import InputError
-from latentode.files import guard_text, write_json, write_whole
+from latentode.files import guard_text, make_folder, write_json, write_whole
 from latentode.forecasting.forecast import QUANTILES, Forecast, Rows, check_levels
 from latentode.forecasting.histories import Histories
 from latentode.forecasting.parts import Asking, Part, answer_here, cut, read_columns, read_facts
@@ -203,6 +203,7 @@ def forecast_some(
         (),
         asked.is_smoothed,
         asked.has_trajectories,
+        asked.windows.origin,
     )
 
 
@@ -276,8 +277,12 @@ def _begin(folder: Path, out: Path, manifest: dict[str, Any], *, resume: bool) -
             path.unlink(missing_ok=True)
         return n_parts
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    write_json(found, manifest)
+    make_folder(folder)
+    try:
+        write_json(found, manifest)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing is in it that one could go on with
+        raise
     return 0
 
 

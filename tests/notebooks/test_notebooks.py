@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 FOLDER = Path(__file__).parent.parent.parent / "notebooks"
@@ -20,6 +21,8 @@ def test_the_notebook_runs(path, tmp_path, monkeypatch):
     namespace = {"__name__": "__main__"}
     for i, source in enumerate(sources):
         exec(compile(source, f"{path.name}, code cell {i}", "exec"), namespace)
+        # As a notebook does once it has shown what a cell has drawn.
+        plt.close("all")
 
 
 def test_there_is_a_notebook():

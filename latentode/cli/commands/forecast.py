@@ -20,7 +20,7 @@ from latentode.cli.parser import (
     tell,
 )
 
-PLOTTED = 64  # series at most
+PLOTTED = 12  # series at most
 SUMMARY = "forecast every series of a history"
 EXAMPLE = (
     "latentode forecast runs/mine --history data.csv --every 6h --horizon 7d --out forecast.csv --plot forecast.png"
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
             device=device,
             n_series=PLOTTED,
         )
-        save_figure(shown.plot(), Path(options.plot))
+        save_figure(shown.plot(n_series=written.n_series), Path(options.plot))
         tell(f"{options.plot}: picture")
     result = {
         "out": options.out,
