@@ -29,7 +29,7 @@ from latentode.data.schema import count
 from latentode.data.tables import Queries, read_queries
 from latentode.data.times import format_times
 from latentode.errors import InputError
-from latentode.files import guard_text, make_folder, write_json, write_whole
+from latentode.files import LOCK, guard_text, hold_folder, write_json, write_whole
 from latentode.forecasting.forecast import QUANTILES, Forecast, Rows, check_levels
 from latentode.forecasting.histories import Histories
 from latentode.forecasting.parts import Asking, Part, answer_here, cut, read_columns, read_facts
@@ -103,7 +103,8 @@ def write_forecast(
 
     Raises:
         DataError, InputError, SolveError: see `predict`; or an interrupted forecast is there and is not to be, or cannot be, resumed.
-        OSError: the disk is full, or the folder cannot be written into.
+        RunError: another process is writing this very file.
+        WriteError: the disk is full, or the folder cannot be written into.
     """
     out, levels = Path(out), check_levels(quantiles)
     check_ask(fitted, ask)
@@ -126,44 +127,45 @@ def write_forecast(
         out.with_name(f".{out.name}.parts"),
     )
     parts = cut(histories, n_asked, n_figures, queries)
-    n_kept = _begin(asking.folder, out, _manifest(fitted, asking, parts, queries), resume=resume)
-    left = [part for part in parts if not asking.path(part.number).exists()]
-    kept = {part.number for part in parts} - {part.number for part in left}
-    advance(sum(part.series.stop - part.series.start for part in parts if part.number in kept))
-    for n_series in engine(asking, fitted, left):
-        advance(n_series)
-    facts = [read_facts(asking.path(part.number)) for part in parts]
-    notes = [*histories.notes, *merge_notes(fact["notes"] for fact in facts), *(queries.notes if queries else ())]
-    noted = sum((Noted(fact["n_later"], fact["n_far"]) for fact in facts), Noted())
-    notes += [*noted.sentences(fitted, ask), *note_left_out(head.schema, channels)]
-    assembly = _Assembly(
-        asking,
-        [part.number for part in parts],
-        channels,
-        any(fact["is_any_smoothed"] for fact in facts),
-        min((fact["step"] for fact in facts), default=1),
-        queries is not None,
-    )
-    samples = None
-    if n_samples:
-        samples = out.with_name(f"{out.name}.samples.parquet")
-        _put(samples, asking.folder, assembly.samples())
-    guarded = Guarded()
-    rows = assembly.rows(layout)
-    if is_safe and out.suffix != ".parquet":
-        rows = ((guarded.guard(part), series) for part, series in rows)
-    n_rows, n_times, n_series = _put(out, asking.folder, rows)
-    shutil.rmtree(asking.folder)
-    return Written(
-        n_rows,
-        n_times,
-        n_series,
-        n_kept,
-        tuple(notes),
-        all(fact["has_trajectories"] for fact in facts),
-        samples,
-        guarded.n_texts,
-    )
+    with hold_folder(asking.folder):
+        n_kept = _begin(asking.folder, out, _manifest(fitted, asking, parts, queries), resume=resume)
+        left = [part for part in parts if not asking.path(part.number).exists()]
+        kept = {part.number for part in parts} - {part.number for part in left}
+        advance(sum(part.series.stop - part.series.start for part in parts if part.number in kept))
+        for n_series in engine(asking, fitted, left):
+            advance(n_series)
+        facts = [read_facts(asking.path(part.number)) for part in parts]
+        notes = [*histories.notes, *merge_notes(fact["notes"] for fact in facts), *(queries.notes if queries else ())]
+        noted = sum((Noted(fact["n_later"], fact["n_far"]) for fact in facts), Noted())
+        notes += [*noted.sentences(fitted, ask), *note_left_out(head.schema, channels)]
+        assembly = _Assembly(
+            asking,
+            [part.number for part in parts],
+            channels,
+            any(fact["is_any_smoothed"] for fact in facts),
+            min((fact["step"] for fact in facts), default=1),
+            queries is not None,
+        )
+        samples = None
+        if n_samples:
+            samples = out.with_name(f"{out.name}.samples.parquet")
+            _put(samples, asking.folder, assembly.samples())
+        guarded = Guarded()
+        rows = assembly.rows(layout)
+        if is_safe and out.suffix != ".parquet":
+            rows = ((guarded.guard(part), series) for part, series in rows)
+        n_rows, n_times, n_series = _put(out, asking.folder, rows)
+        shutil.rmtree(asking.folder)
+        return Written(
+            n_rows,
+            n_times,
+            n_series,
+            n_kept,
+            tuple(notes),
+            all(fact["has_trajectories"] for fact in facts),
+            samples,
+            guarded.n_texts,
+        )
 
 
 def forecast_some(
@@ -258,7 +260,7 @@ _WHAT = {
 
 
 def _begin(folder: Path, out: Path, manifest: dict[str, Any], *, resume: bool) -> int:
-    """Make the folder of parts, or look at what is in it; gives how many parts are there."""
+    """Begin in the folder of parts, which is held, or look at what is in it; gives how many parts are there."""
     found = folder / MANIFEST
     n_parts = len([path for path in folder.glob("*.arrow") if "samples" not in path.name])
     if n_parts and found.is_file():
@@ -273,11 +275,10 @@ def _begin(folder: Path, out: Path, manifest: dict[str, Any], *, resume: bool) -
             raise InputError(
                 f"{out} was begun {other[0]} and cannot be gone on with; remove {folder} to begin anew, or ask as before."
             )
-        for path in folder.glob(".*.part"):
-            path.unlink(missing_ok=True)
         return n_parts
-    shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder)
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            path.unlink()
     try:
         write_json(found, manifest)
     except OSError:

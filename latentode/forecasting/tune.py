@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 from latentode.errors import InputError, LatentODEError, RunError
-from latentode.files import write_json, write_whole
+from latentode.files import hold_folder, write_json, write_whole
 from latentode.forecasting.runs import CHECKPOINT, FILES
 from latentode.forecasting.search_space import Setting, as_option, as_text, check_keys, check_optuna, read_space
 
@@ -100,13 +100,14 @@ def tune(
 
     Raises:
         InputError: Optuna is missing, the space or an argument is wrong, or `run_dir` holds a study that was not to be gone on with.
-        RunError: the study in `run_dir` is of other settings or another table, or no trial has come to an end.
+        RunError: the study in `run_dir` is of other settings or another table, or in use, or no trial has come to an end.
         DataError: nothing trainable is in the table.
     """
     check_optuna()
     settings = settings or TuneSettings()
     tuning = Tuning.open(space, Path(run_dir), list(arguments), settings, resume=resume)
-    return tuning.run(say)
+    with hold_folder(tuning.run_dir):
+        return tuning.run(say)
 
 
 @dataclass

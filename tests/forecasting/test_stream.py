@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from latentode import Forecaster, read_table
-from latentode.errors import DataError, InputError
+from latentode.errors import DataError, InputError, RunError
+from latentode.files import hold_folder
 from latentode.forecasting import histories as histories_module
 from latentode.forecasting import parts as parts_module
 from latentode.forecasting.histories import ParquetHistories, WholeHistories, open_histories
@@ -431,3 +432,12 @@ def test_a_folder_that_can_only_be_read_is_a_sentence(run_folder, path, small_di
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert "Read-only file system" in fail_once(start(run_folder, path, small_disk / "f.csv"))
     assert not list(small_disk.iterdir())
+
+
+def test_a_file_that_is_being_written_is_nobody_elses(forecaster, path, tmp_path):
+    histories = open_histories(forecaster.fitted_, path)
+    out = tmp_path / "forecast.csv"
+    with hold_folder(tmp_path / ".forecast.csv.parts"), pytest.raises(RunError, match=r"in use by process \d+"):
+        write_forecast(forecaster.fitted_, histories, Ask(every=3.0), out)
+    write_forecast(forecaster.fitted_, histories, Ask(every=3.0), out)
+    assert {path.name for path in tmp_path.iterdir()} == {"forecast.csv"}
