@@ -132,26 +132,8 @@ def predict(
     """
     levels = check_levels(quantiles)
     asked, notes = ask_about(fitted, history, ask, device)
-    table, queries = asked.table, asked.queries
-    mean, std, found = asked.compute(levels)
-    names = forecast_channels(fitted, table)
-    notes += note_left_out(table.schema, names)
-    return Forecast(
-        table.schema,
-        queries.series,
-        queries.time,
-        names,
-        mean,
-        std,
-        levels,
-        found,
-        table,
-        asked.draw,
-        tuple(notes),
-        asked.is_smoothed,
-        asked.has_trajectories,
-        asked.windows.origin,
-    )
+    notes += note_left_out(asked.table.schema, forecast_channels(fitted, asked.table))
+    return asked.forecast(levels, notes)
 
 
 def forecast_channels(fitted: FittedModel, table: Table) -> tuple[str, ...]:
@@ -351,6 +333,30 @@ class Asked:
     is_smoothed: np.ndarray
     device: torch.device | str
     first_series: int = 0
+
+    def forecast(self, levels: tuple[float, ...], notes: Sequence[str] = ()) -> Forecast:
+        """Answer.
+
+        Raises:
+            SolveError: the forecast is not finite.
+        """
+        mean, std, quantiles = self.compute(levels)
+        return Forecast(
+            self.table.schema,
+            self.queries.series,
+            self.queries.time,
+            forecast_channels(self.fitted, self.table),
+            mean,
+            std,
+            levels,
+            quantiles,
+            self.table,
+            self.draw,
+            tuple(notes),
+            self.is_smoothed,
+            self.has_trajectories,
+            self.windows.origin,
+        )
 
     def compute(self, levels: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give mean, std `(P, K)` and quantiles `(P, K, L)` in the user's units.

@@ -190,23 +190,7 @@ def forecast_some(
         given = Queries(place, queries.time[which], (), known)
     table = histories.pick(series.tolist())
     asked, _ = ask_table(fitted, table, ask, given, device)
-    mean, std, found = asked.compute(levels)
-    return Forecast(
-        table.schema,
-        asked.queries.series,
-        asked.queries.time,
-        forecast_channels(fitted, table),
-        mean,
-        std,
-        levels,
-        found,
-        table,
-        asked.draw,
-        (),
-        asked.is_smoothed,
-        asked.has_trajectories,
-        asked.windows.origin,
-    )
+    return asked.forecast(levels)
 
 
 def _read_queries(fitted: FittedModel, histories: Histories, ask: Ask) -> Queries | None:
