@@ -103,12 +103,13 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """Keep a folder for oneself; the hold ends with the process, however that ends, and what a killed one left half written is removed.
 
     Args:
-        folder: made where it is not there.
+        folder: made where it is not there, and removed again if nothing is in it in the end.
 
     Raises:
         RunError: another process holds it; the message names it.
         WriteError: the folder cannot be written into.
     """
+    was_there = folder.exists()
     make_folder(folder)
     path = folder / LOCK
     descriptor = _lock(path)
@@ -119,6 +120,9 @@ def hold_folder(folder: Path) -> Iterator[None]:
     finally:
         # Removed while it is held, so that nobody else's is removed.
         path.unlink(missing_ok=True)
+        if not was_there:
+            with contextlib.suppress(OSError):  # something is in it, or it is gone already
+                folder.rmdir()
         os.close(descriptor)
 
 

@@ -24,7 +24,7 @@ from latentode.data.durations import suggest_step
 from latentode.data.plain import read_json
 from latentode.data.settings import DataSettings
 from latentode.data.tables import Table
-from latentode.errors import RunError, Stopped
+from latentode.errors import LatentODEError, RunError, Stopped
 from latentode.files import hold_folder, write_json
 from latentode.models import ForecastModel
 from latentode.models.fitted import FittedModel
@@ -38,6 +38,7 @@ from latentode.training.examples import Examples
 from latentode.training.launching import check_processes
 from latentode.training.plain_checkpoints import PlainCheckpointIO, refuse_unfit
 from latentode.training.run_folder import (
+    CONFIG,
     METRICS,
     check_same_run,
     check_same_weights,
@@ -232,7 +233,13 @@ def carry_out(
             refuse_run(run_dir)
         if start != "overwrite":
             write_config(run_dir, config)
-        task.build(data, fit)
+        try:
+            task.build(data, fit)
+        except LatentODEError:
+            # A table that is not there, or nothing to learn: that was no run, and leaves none.
+            if start == "new" and rank_zero_only.rank == 0:
+                (run_dir / CONFIG).unlink(missing_ok=True)
+            raise
         if start == "overwrite":
             # Not before the table was read: where it is not there, the run of before still is.
             remove_run(run_dir)

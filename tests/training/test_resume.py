@@ -207,3 +207,9 @@ def test_the_run_that_went_on_is_the_forecaster_of_one_that_did_not(tmp_path):
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
     with pytest.raises(InputError, match="run_dir"):
         forecaster.fit(make_table(), resume=True)
+
+
+def test_a_fit_that_cannot_begin_leaves_no_run(tmp_path):
+    with pytest.raises(DataError, match="no such data file"):
+        fit_network(LatentODE(), DataSettings(path=str(tmp_path / "nothing.csv")), FitSettings(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
