@@ -53,7 +53,17 @@ def at_home(home, monkeypatch):
 
 COMMAND_LINES = {
     "describe": ["describe", "my data (1).csv"],
-    "fit": ["fit", "--data.path", "my data (1).csv", "--model.network", "blend", "--run_dir", "again", *QUICK],
+    "fit": [
+        "fit",
+        "--data.path",
+        "my data (1).csv",
+        "--model.network",
+        "blend",
+        "--run_dir",
+        "again",
+        "--overwrite",
+        *QUICK,
+    ],
     "validate": ["validate", "--config", "runs/my_data_1-1/config.yaml", "--ckpt_path", "runs/my_data_1-1/best.ckpt"],
     "forecast": ["forecast", "runs/my_data_1-1", "--history", "my data (1).csv", "--every", "1", "--out", "f.csv"],
     "evaluate": ["evaluate", "runs/my_data_1-1", "--data", "my data (1).csv"],
