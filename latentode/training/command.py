@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from latentode.data.plain import parse_yaml
+from latentode.data.plain import parse_yaml, read_text
 from latentode.data.settings import DataSettings, check_choice
 from latentode.errors import InputError, LatentODEError, RunError
 from latentode.training.checkpoints import SAVE_EVERY
@@ -328,7 +328,7 @@ def check_class_paths(path: Path, allow_modules: Sequence[str]) -> None:
     Raises:
         RunError: a class is neither latentode's nor Lightning's nor of a module in `allow_modules`.
     """
-    left = [parse_yaml(path.read_text(encoding="utf-8"), str(path))]
+    left = [parse_yaml(read_text(path), str(path))]
     while left:
         value = left.pop()
         if isinstance(value, list):
