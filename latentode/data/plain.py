@@ -179,3 +179,15 @@ def shorten(value: Any, limit: int = 60) -> str:
 def is_finite(value: Any) -> bool:
     """Say whether a value is a finite number (no bool)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Give nested names with values by dotted names; an empty one is a value.
+
+    >>> flatten({"data": {"horizon": 3, "known": {}}})
+    {'data.horizon': 3, 'data.known': {}}
+    """
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = [flatten(inner, f"{prefix}.{key}" if prefix else str(key)) for key, inner in value.items()]
+    return {name: entry for part in parts for name, entry in part.items()}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from latentode.data.plain import flatten
 from latentode.errors import InputError, LatentODEError, RunError
 from latentode.files import hold_folder, write_json, write_whole
 from latentode.forecasting.runs import CHECKPOINT, FILES
@@ -166,7 +167,9 @@ class Tuning:
         """Give what must stay the same for trials to be of one study."""
         space = {f"space {s.key}": json.loads(json.dumps([*s.extremes(), s.is_log, s.step])) for s in self.space}
         fit = {
-            f"fit {key}": value for key, value in _flat(yaml.safe_load(self.setup.config)).items() if key != "data.path"
+            f"fit {key}": value
+            for key, value in flatten(yaml.safe_load(self.setup.config)).items()
+            if key != "data.path"
         }
         return {"table": self.setup.digest, "seed": self.settings.seed, "pruner": self.settings.pruner, **space, **fit}
 
@@ -392,17 +395,6 @@ def _best(study: Study) -> FrozenTrial | None:
     """Give the complete trial with the lowest score, of equal ones the first."""
     ended = [trial for trial in study.trials if trial.state.name == "COMPLETE" and trial.value is not None]
     return min(ended, key=lambda trial: (trial.value, trial.number), default=None)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Give nested mappings as one, by dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        name: entry
-        for key, inner in value.items()
-        for name, entry in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def _thin_out(folder: Path) -> None:

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from latentode.data.plain import parse_yaml, read_text
+from latentode.data.plain import flatten, parse_yaml, read_text
 from latentode.data.settings import DataSettings, check_choice
 from latentode.errors import InputError, LatentODEError, RunError
 from latentode.training.checkpoints import SAVE_EVERY
@@ -219,8 +219,8 @@ class ForecastingCLI(LightningCLI):
         path = self.run_dir / CONFIG
         if not path.is_file():
             return
-        begun = _flat(yaml.safe_load(self.describe(self.parser.parse_args(["--config", str(path)]))))
-        now = _flat(yaml.safe_load(self.describe(self.config)))
+        begun = flatten(yaml.safe_load(self.describe(self.parser.parse_args(["--config", str(path)]))))
+        now = flatten(yaml.safe_load(self.describe(self.config)))
         for name in sorted(begun.keys() | now.keys()):
             # Where it is computed and where the table lies may change; that the table is the same is checked when it is read.
             if name in MAY_CHANGE or begun.get(name) == now.get(name):
@@ -242,14 +242,6 @@ class ForecastingCLI(LightningCLI):
                 self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
             )
         return dict(figures[0]) if self.trainer.is_global_zero else None
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Give nested settings by their dotted names."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config}
-    parts = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in config.items()]
-    return {name: value for part in parts for name, value in part.items()}
 
 
 def _as_list(callbacks: Any) -> list[Any]:
